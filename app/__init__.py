@@ -1,0 +1,1 @@
+"""HTTP, command line and offline API: what a person or a client meets."""

@@ -1,0 +1,28 @@
+"""The seam between whoever speaks to clients and the engine: in process, or over a socket."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from ..scheduler.request import Request, TokenOutput
+
+
+class OutputStream(Protocol):
+    """Outputs of one request, in order."""
+
+    async def next(self) -> Sequence[TokenOutput]:
+        """All that has arrived since the last call, at least one; waits if there is nothing.
+
+        Not to be called again after an output with a finish reason. Raises EngineDeadError.
+        """
+
+    def abort(self) -> None:
+        """Stop the request if it still runs, and forget the stream. Safe to call at any time, any number of times."""
+
+
+class EngineClient(Protocol):
+    """What a front end needs of an engine."""
+
+    def submit(self, request: Request) -> OutputStream:
+        """Queue the request. Raises EngineDeadError, or EngineOverloadedError when the queue is full."""

@@ -1,0 +1,1 @@
+"""What a step computes: plans, device state, decoder, weights, sampler."""

@@ -1,0 +1,94 @@
+"""What the scheduler asks of a device and what comes back: plain values, no torch, no policy.
+
+A plan has no phase. A prefill chunk, the rest of a prefix-cache hit and a decode are rows that differ in
+`length` only, so continuous batching, chunked prefill, overlap and graphs all see the same shape.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+from .sampling_params import SamplingParams
+
+INVALID_TOKEN = -1
+"""Stands in `StepResult.tokens` for a row whose logits were not finite."""
+
+
+class SequenceSlice(NamedTuple):
+    """One row of a step: `length` tokens of the sequence in `slot`, from position `start` on.
+
+    tokens: their ids; None means one token, `last_token[slot]`, which is already on the device.
+    new_blocks: block ids appended to the slot's block table before the row runs.
+    samples: whether a token is sampled after the last position; False for all but the last prefill chunk.
+    """
+
+    slot: int
+    start: int
+    length: int
+    tokens: Sequence[int] | None
+    new_blocks: Sequence[int]
+    samples: bool
+
+
+@dataclass(frozen=True, slots=True)
+class SlotStart:
+    """A slot changes hands: the device forgets its block table and takes these sampling settings.
+
+    seed: drawn by the scheduler if the request named none, so that a token depends on (seed, position) only.
+    stop_token_ids: ids that end the sequence; banned while fewer than `params.min_tokens` tokens are out.
+    output_tokens: what the sequence had generated before it was preempted; empty for a new one.
+    """
+
+    slot: int
+    params: SamplingParams
+    seed: int
+    stop_token_ids: frozenset[int]
+    prompt_tokens: Sequence[int]
+    output_tokens: Sequence[int]
+
+
+@dataclass(frozen=True, slots=True)
+class StepPlan:
+    """One step. Rows of length 1 come first; `starts` are applied before any row."""
+
+    rows: tuple[SequenceSlice, ...]
+    starts: tuple[SlotStart, ...] = ()
+
+
+class TokenLogprobs(NamedTuple):
+    """Log-probabilities (natural logarithm of the model's own softmax) at one sampled position.
+
+    rank: 1 for the likeliest token. top: the likeliest (token id, logprob) pairs, best first.
+    """
+
+    logprob: float
+    rank: int
+    top: tuple[tuple[int, float], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class StepResult:
+    """Sampled tokens, one for each row with `samples`, in row order; `INVALID_TOKEN` where logits were NaN.
+
+    logprobs: None if no row asked, else one entry per sampled row, None for rows that did not ask.
+    """
+
+    tokens: Sequence[int]
+    logprobs: Sequence[TokenLogprobs | None] | None = None
+
+
+class StepHandle(Protocol):
+    """A step under way."""
+
+    async def result(self) -> StepResult:
+        """Wait without blocking the event loop. Raises what the device raised."""
+
+
+class Executor(Protocol):
+    """Runs plans in the order given. `launch` returns at once; several steps may be in flight."""
+
+    def launch(self, plan: StepPlan) -> StepHandle: ...
+
+    def close(self) -> None: ...

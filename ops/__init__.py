@@ -1,0 +1,1 @@
+"""Device operations: one per file, the torch reference beside the Triton kernel."""

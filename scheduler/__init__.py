@@ -1,0 +1,1 @@
+"""What runs next: requests, sequences, policy and the step coroutine. Torch-free."""

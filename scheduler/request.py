@@ -1,0 +1,69 @@
+"""What a client asked of the engine and what it hears back, in token ids. Knows no text and no blocks."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from ..model.plan import TokenLogprobs
+from ..model.sampling_params import SamplingParams
+
+
+class FinishReason(enum.StrEnum):
+    """Why a request ended; each ends in exactly one."""
+
+    STOP = "stop"
+    LENGTH = "length"
+    ABORT = "abort"
+    ERROR = "error"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """One prompt, one completion. `n` completions are `n` requests; the prefix cache makes them cheap.
+
+    eos_token_ids: the model's own end tokens; ignored if `params.ignore_eos`.
+    max_tokens: resolved by the caller, so that prompt and output fit the model.
+    priority: lower runs earlier; equal priorities run in order of arrival.
+    cache_salt: requests with different salts share no cached blocks.
+    arrival_s: on the clock of time.monotonic.
+    """
+
+    request_id: str
+    prompt_token_ids: Sequence[int]
+    params: SamplingParams
+    max_tokens: int
+    eos_token_ids: frozenset[int] = frozenset()
+    priority: int = 0
+    cache_salt: str = ""
+    arrival_s: float = 0.0
+
+
+@dataclass(slots=True)
+class RequestTimings:
+    """Moments on the clock of time.monotonic, in seconds, and counts, of one request in the engine."""
+
+    arrival_s: float
+    scheduled_s: float = 0.0
+    first_token_s: float = 0.0
+    finished_s: float = 0.0
+    num_cached_tokens: int = 0
+    num_preemptions: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class TokenOutput:
+    """What one step brought for one request; the last one has a finish reason.
+
+    stop_reason: the stop token id that ended it, None for the end-of-sequence token and other reasons.
+    timings: with the last output only.   error: one sentence, when finish_reason is ERROR.
+    """
+
+    request_id: str
+    token_ids: Sequence[int] = ()
+    logprobs: Sequence[TokenLogprobs] = ()
+    finish_reason: FinishReason | None = None
+    stop_reason: int | None = None
+    timings: RequestTimings | None = None
+    error: str | None = field(default=None)
