@@ -1,0 +1,143 @@
+"""What goes wrong, as types. Knows nothing of HTTP libraries: a status is a number, a body is a mapping.
+
+OctavoError
+  StartupError              one sentence; the command line prints it and exits with 2
+  RequestError              one request is at fault, or cannot be served
+    ContextLengthError      400 context_length_exceeded, with the numbers
+    ModelNotFoundError      404 model_not_found
+    AuthenticationError     401 invalid_api_key
+    BodyTooLargeError       413 request_too_large
+    EngineOverloadedError   503 server_overloaded, with Retry-After
+    GenerationError         500 generation_failed: this request failed in the engine, others live on
+    EngineDeadError         500 engine_dead: nothing can be served any more
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+class OctavoError(Exception):
+    """Base of everything that octavo raises on purpose."""
+
+
+class StartupError(OctavoError):
+    """The server or model cannot start; the message is one sentence for a person at a terminal."""
+
+
+class RequestError(OctavoError):
+    """An error with the shape of the OpenAI API.
+
+    param: the field at fault, as a path (`messages[0].content`), if one is.
+    code: a word that programs compare.   retry_after_s: whole seconds for the Retry-After header.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        param: str | None = None,
+        code: str = "invalid_value",
+        status: int = 400,
+        type: str = "invalid_request_error",
+        retry_after_s: int | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.param = param
+        self.code = code
+        self.status = status
+        self.type = type
+        self.retry_after_s = retry_after_s
+
+    def body(self) -> dict[str, Any]:
+        """The JSON body: `{"error": {"message", "type", "param", "code"}}`."""
+        return {"error": {"message": self.message, "type": self.type, "param": self.param, "code": self.code}}
+
+
+class ContextLengthError(RequestError):
+    """The prompt, or the prompt and the completion asked for, is longer than the model.
+
+    num_prompt_tokens may be a lower bound when the prompt was refused before tokenizing (`at_least`).
+    param: the field that holds the prompt if the prompt alone is too long, else the one that sets max_tokens.
+    """
+
+    def __init__(
+        self,
+        max_model_len: int,
+        num_prompt_tokens: int,
+        max_tokens: int | None = None,
+        *,
+        param: str | None = None,
+        at_least: bool = False,
+    ) -> None:
+        self.max_model_len = max_model_len
+        self.num_prompt_tokens = num_prompt_tokens
+        self.max_tokens = max_tokens
+        self.prompt_alone = num_prompt_tokens >= max_model_len
+        limit = f"This model's maximum context length is {max_model_len} tokens."
+        if self.prompt_alone or max_tokens is None:
+            bound = "at least " if at_least else ""
+            asked = (
+                f"your prompt has {bound}{num_prompt_tokens} tokens, which leaves no room for a completion"
+            )
+            advice = "Please shorten the prompt."
+        else:
+            asked = (
+                f"you requested {num_prompt_tokens + max_tokens} tokens "
+                f"({num_prompt_tokens} in the prompt, {max_tokens} for the completion)"
+            )
+            advice = f"Please shorten the prompt, or set max_tokens to at most {max_model_len - num_prompt_tokens}."
+        super().__init__(
+            f"{limit} However, {asked}. {advice}",
+            param=param or ("prompt" if self.prompt_alone or max_tokens is None else "max_tokens"),
+            code="context_length_exceeded",
+        )
+
+
+class ModelNotFoundError(RequestError):
+    """The request names a model that is not served here."""
+
+    def __init__(self, model: str) -> None:
+        super().__init__(
+            f"The model {model!r} does not exist.", param="model", code="model_not_found", status=404
+        )
+
+
+class AuthenticationError(RequestError):
+    """No API key, or a wrong one."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, code="invalid_api_key", status=401, type="authentication_error")
+
+
+class BodyTooLargeError(RequestError):
+    """The request body is larger than the server reads."""
+
+    def __init__(self, max_bytes: int) -> None:
+        super().__init__(
+            f"The request body must be at most {max_bytes} bytes.", code="request_too_large", status=413
+        )
+
+
+class EngineOverloadedError(RequestError):
+    """The queue is full; the client should come back later."""
+
+    def __init__(self, message: str, *, retry_after_s: int = 1) -> None:
+        super().__init__(
+            message, code="server_overloaded", status=503, type="server_error", retry_after_s=retry_after_s
+        )
+
+
+class GenerationError(RequestError):
+    """The engine failed at this one request."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, code="generation_failed", status=500, type="server_error")
+
+
+class EngineDeadError(RequestError):
+    """The engine has stopped; the message carries the cause in one line."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, code="engine_dead", status=500, type="server_error")
