@@ -87,7 +87,8 @@ class ContextLengthError(RequestError):
                 f"you requested {num_prompt_tokens + max_tokens} tokens "
                 f"({num_prompt_tokens} in the prompt, {max_tokens} for the completion)"
             )
-            advice = f"Please shorten the prompt, or set max_tokens to at most {max_model_len - num_prompt_tokens}."
+            room = max_model_len - num_prompt_tokens
+            advice = f"Please shorten the prompt, or set max_tokens to at most {room}."
         super().__init__(
             f"{limit} However, {asked}. {advice}",
             param=param or ("prompt" if self.prompt_alone or max_tokens is None else "max_tokens"),
