@@ -1,0 +1,161 @@
+"""Every setting of an engine and of a server: name, default, rule and line of help, declared once.
+
+The command line, YAML files and `LLM` keywords are made from these classes; only app/cli.py reads the
+environment. A setting whose feature does not exist yet is refused here, never passed over.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from .settings import (
+    LENGTH,
+    SIZE_BYTES,
+    SWITCH,
+    SettingError,
+    choice,
+    integer,
+    number,
+    setting,
+    text,
+    texts,
+    validate,
+)
+
+_FRACTION = number("in (0, 1]", lambda v: 0 < v <= 1, "SHARE")
+_SECONDS = number("of seconds, not negative", lambda v: v >= 0, "S")
+_POSITIVE_SECONDS = number("of seconds above 0", lambda v: v > 0, "S")
+_MILLISECONDS = number("of milliseconds above 0", lambda v: v > 0, "MS")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineConfig:
+    """A model and how it is run. Raises SettingError, a ValueError, for a wrong value."""
+
+    model: str = setting(
+        "demo", text("MODEL"), "a hub id, a directory in the Hugging Face layout, a .gguf file, or demo"
+    )
+    device: str = setting(
+        "auto", choice("auto", "cuda", "cpu"), "where the model runs; auto takes the GPU if there is one"
+    )
+    dtype: str = setting(
+        "auto", choice("auto", "bfloat16", "float16", "float32"), "type of weights, activations and KV cache"
+    )
+    max_model_len: int | str | None = setting(
+        None,
+        LENGTH,
+        "tokens of prompt and output together; auto is the most that memory allows",
+        default_text="the model's own length",
+    )
+    gpu_memory_utilization: float = setting(
+        0.9, _FRACTION, "share of the device's memory that octavo may use, weights included"
+    )
+    kv_cache_memory_bytes: int | None = setting(
+        None, SIZE_BYTES, "size of the KV cache", default_text="what --gpu-memory-utilization leaves"
+    )
+    num_gpu_blocks_override: int | None = setting(
+        None, integer(1), "number of KV blocks, whatever memory says", default_text="computed"
+    )
+    block_size: int = setting(16, integer(1), "tokens in a KV block, a power of two")
+    max_num_batched_tokens: int | None = setting(
+        None, integer(1), "tokens that one step may carry", default_text="by device"
+    )
+    max_num_seqs: int | None = setting(
+        None, integer(1), "sequences that run at once", default_text="by device"
+    )
+    max_queued_requests: int | None = setting(
+        8192, integer(1), "waiting requests beyond which new ones get 503; none is no bound"
+    )
+    itl_target_ms: float | None = setting(
+        None,
+        _MILLISECONDS,
+        "inter-token latency that chunk sizes aim for",
+        default_text="none",
+        only=None,
+        because="chunk sizes follow no latency target yet; lower --max-num-batched-tokens instead",
+    )
+    enable_chunked_prefill: bool = setting(True, SWITCH, "split long prompts over several steps")
+    enable_prefix_caching: bool = setting(True, SWITCH, "reuse the KV blocks of prompts that begin alike")
+    overlap: bool = setting(True, SWITCH, "launch a step before the previous one's tokens are read")
+    load_format: str = setting(
+        "auto",
+        choice("auto", "safetensors", "gguf", "dummy"),
+        "format of the weights; dummy makes random ones, to measure speed",
+    )
+    quantization: str | None = setting(
+        None,
+        text("METHOD"),
+        "method of the checkpoint's quantization",
+        default_text="none",
+        only=None,
+        because="this version computes in full precision (GGUF files are dequantized while they load)",
+    )
+    kv_cache_dtype: str = setting(
+        "auto",
+        choice("auto", "fp8"),
+        "type of the KV cache; auto is the model's",
+        only="auto",
+        because="this version keeps keys and values in the model's own type",
+    )
+    tensor_parallel_size: int = setting(
+        1, integer(1), "devices that share the model", only=1, because="this version runs on one device"
+    )
+    enforce_eager: bool = setting(False, SWITCH, "never capture CUDA graphs")
+    skip_tokenizer_init: bool = setting(False, SWITCH, "load no tokenizer; prompts are token ids")
+    seed: int | None = setting(
+        None,
+        integer(-(2**63), 2**63 - 1),
+        "seed of requests that name none",
+        default_text="a fresh one at every start",
+    )
+
+    def __post_init__(self) -> None:
+        validate(self)
+        if self.block_size & (self.block_size - 1):
+            raise SettingError("block_size", f"must be a power of two, got {self.block_size}")
+        if self.kv_cache_memory_bytes is not None and self.num_gpu_blocks_override is not None:
+            raise SettingError(
+                "kv_cache_memory_bytes", "cannot be given together with num_gpu_blocks_override"
+            )
+        tokens, seqs = self.max_num_batched_tokens, self.max_num_seqs
+        if tokens is not None and seqs is not None and tokens < seqs:
+            raise SettingError(
+                "max_num_batched_tokens", f"must be at least max_num_seqs ({seqs}), got {tokens}"
+            )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerConfig:
+    """How a served model meets its clients. Raises SettingError, a ValueError, for a wrong value."""
+
+    host: str = setting("127.0.0.1", text("HOST"), "address to listen on")
+    port: int = setting(8000, integer(0, 65535), "port to listen on; 0 takes a free one")
+    served_model_name: tuple[str, ...] = setting(
+        (), texts("NAME"), "names that clients may use for the model", default_text="MODEL as given"
+    )
+    api_key: tuple[str, ...] = setting(
+        (), texts("KEY"), "keys that clients may present", default_text="$OCTAVO_API_KEY, or none needed"
+    )
+    frontends: int = setting(
+        0,
+        integer(0),
+        "HTTP processes; 0 serves from the engine's own",
+        only=0,
+        because="this version serves HTTP from the engine's own process",
+    )
+    request_timeout: float | None = setting(
+        None,
+        _POSITIVE_SECONDS,
+        "longest that a request may take",
+        default_text="no limit",
+        only=None,
+        because="this version has no deadlines",
+    )
+    drain_timeout: float = setting(
+        30.0, _SECONDS, "time that running requests get to finish when the server is stopped"
+    )
+    strict: bool = setting(False, SWITCH, "refuse request fields that nobody knows")
+    dry_run: bool = setting(False, SWITCH, "print how memory would be divided, and exit")
+
+    def __post_init__(self) -> None:
+        validate(self)

@@ -1,0 +1,135 @@
+"""Results of the offline API, with vLLM's names, so that a script moves by changing its import."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from ..model.plan import TokenLogprobs
+from ..scheduler.request import FinishReason, RequestTimings
+
+
+@dataclass(frozen=True, slots=True)
+class Logprob:
+    """One token's log-probability (natural logarithm) at one position.
+
+    rank: 1 for the likeliest.   decoded_token: None without a tokenizer.
+    """
+
+    logprob: float
+    rank: int | None = None
+    decoded_token: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class CompletionOutput:
+    """One completion of a prompt.
+
+    text: without the stop string that ended it, unless `include_stop_str_in_output`; empty without detokenizing.
+    token_ids: every generated token, the one that ended it included.
+    cumulative_logprob, logprobs: None unless asked for; per position {token id: Logprob}, the sampled one first.
+    finish_reason: "stop", "length", "abort", "error", or None while it runs.
+    stop_reason: the stop string or stop token id; None for the end-of-sequence token and other reasons.
+    error: one sentence when finish_reason is "error".
+    """
+
+    index: int
+    text: str
+    token_ids: Sequence[int]
+    cumulative_logprob: float | None = None
+    logprobs: Sequence[dict[int, Logprob]] | None = None
+    finish_reason: str | None = None
+    stop_reason: str | int | None = None
+    error: str | None = None
+
+    def finished(self) -> bool:
+        """Whether nothing more will come."""
+        return self.finish_reason is not None
+
+
+@dataclass(frozen=True, slots=True)
+class RequestOutput:
+    """A prompt and its completions, in the order of their indices.
+
+    prompt: None if the prompt was given as token ids.
+    metrics: moments on the clock of time.monotonic, of the first completion; None until it has finished.
+    num_cached_tokens: prompt tokens that the prefix cache supplied; None until known.
+    """
+
+    request_id: str
+    prompt: str | None
+    prompt_token_ids: Sequence[int]
+    outputs: list[CompletionOutput] = field(default_factory=list)
+    finished: bool = False
+    metrics: RequestTimings | None = None
+    num_cached_tokens: int | None = None
+
+
+class CompletionBuilder:
+    """Gathers one completion as it arrives. Knows token ids and text, not where they come from."""
+
+    def __init__(self, index: int, wants_logprobs: bool) -> None:
+        self._index = index
+        self._texts: list[str] = []
+        self._token_ids: list[int] = []
+        self._logprobs: list[TokenLogprobs] | None = [] if wants_logprobs else None
+        self.finish_reason: FinishReason | None = None
+        self.stop_reason: str | int | None = None
+        self.timings: RequestTimings | None = None
+        self.error: str | None = None
+
+    def add(self, text: str, token_ids: Sequence[int], logprobs: Sequence[TokenLogprobs]) -> None:
+        """Append what a delta brought."""
+        self._texts.append(text)
+        self._token_ids.extend(token_ids)
+        if self._logprobs is not None:
+            self._logprobs.extend(logprobs)
+
+    def finish(
+        self,
+        reason: FinishReason,
+        stop_reason: str | int | None = None,
+        timings: RequestTimings | None = None,
+        error: str | None = None,
+    ) -> None:
+        """Note why it ended."""
+        self.finish_reason, self.stop_reason, self.timings, self.error = reason, stop_reason, timings, error
+
+    @property
+    def token_ids(self) -> Sequence[int]:
+        """Tokens so far; not to be changed."""
+        return self._token_ids
+
+    def build(self, token_text: Callable[[int], str] | None) -> CompletionOutput:
+        """The completion so far; later additions do not change it."""
+        logprobs = cumulative = None
+        if self._logprobs is not None:
+            cumulative = sum(entry.logprob for entry in self._logprobs)
+            logprobs = [
+                _position(token_id, entry, token_text)
+                for token_id, entry in zip(self._token_ids, self._logprobs, strict=True)
+            ]
+        return CompletionOutput(
+            index=self._index,
+            text="".join(self._texts),
+            token_ids=list(self._token_ids),
+            cumulative_logprob=cumulative,
+            logprobs=logprobs,
+            finish_reason=None if self.finish_reason is None else self.finish_reason.value,
+            stop_reason=self.stop_reason,
+            error=self.error,
+        )
+
+
+def _position(
+    token_id: int, entry: TokenLogprobs, token_text: Callable[[int], str] | None
+) -> dict[int, Logprob]:
+    """vLLM's shape of one position: the sampled token first, then the likeliest."""
+
+    def described(token: int, logprob: float, rank: int) -> Logprob:
+        return Logprob(logprob, rank, None if token_text is None else token_text(token))
+
+    position = {token_id: described(token_id, entry.logprob, entry.rank)}
+    for rank, (token, logprob) in enumerate(entry.top, start=1):
+        position.setdefault(token, described(token, logprob, rank))
+    return position
