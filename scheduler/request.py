@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from typing import NamedTuple
 
 from ..model.plan import TokenLogprobs
 from ..model.sampling_params import SamplingParams
@@ -52,8 +53,7 @@ class RequestTimings:
     num_preemptions: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class TokenOutput:
+class TokenOutput(NamedTuple):
     """What one step brought for one request; the last one has a finish reason.
 
     stop_reason: the stop token id that ended it, None for the end-of-sequence token and other reasons.
@@ -66,4 +66,4 @@ class TokenOutput:
     finish_reason: FinishReason | None = None
     stop_reason: int | None = None
     timings: RequestTimings | None = None
-    error: str | None = field(default=None)
+    error: str | None = None

@@ -1,0 +1,61 @@
+"""A step plan while it is put together: rows can be taken back. Knows no policy and no blocks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence as Ids
+
+from ..model.plan import SequenceSlice, SlotStart, StepPlan
+from .sequence import Sequence
+
+
+class StepDraft:
+    """Rows and their sequences; `budget` is how many tokens the step may still take.
+
+    preempted: somebody lost its place for this step, so nobody new comes in.
+    """
+
+    __slots__ = ("_chunk_owners", "_chunks", "_owners", "_rows", "budget", "preempted", "starts")
+
+    def __init__(self, budget: int) -> None:
+        self.budget = budget
+        self.preempted = False
+        self.starts: list[SlotStart] = []
+        self._rows: list[SequenceSlice] = []  # of length 1
+        self._owners: list[Sequence] = []
+        self._chunks: list[SequenceSlice] = []
+        self._chunk_owners: list[Sequence] = []
+
+    def add_decode(self, sequence: Sequence, position: int, new_blocks: Ids[int]) -> None:
+        """Compute on the token that the device sampled last, and sample the next."""
+        self._rows.append(SequenceSlice(sequence.slot, position, 1, None, new_blocks, True))
+        self._owners.append(sequence)
+        sequence.num_scheduled = position + 1
+        sequence.num_pending += 1
+        self.budget -= 1
+
+    def add_prefill(self, sequence: Sequence, start: int, length: int, new_blocks: Ids[int]) -> None:
+        """Compute `length` known tokens, and sample if they are the last known."""
+        end = start + length
+        samples = end == sequence.num_prefill
+        row = SequenceSlice(sequence.slot, start, length, sequence.token_ids[start:end], new_blocks, samples)
+        rows, owners = (self._rows, self._owners) if length == 1 else (self._chunks, self._chunk_owners)
+        rows.append(row)
+        owners.append(sequence)
+        sequence.num_scheduled = end
+        sequence.num_pending += samples
+        self.budget -= length
+
+    def remove(self, sequence: Sequence) -> None:
+        """Take the row of `sequence` back, if it has one."""
+        for rows, owners in ((self._rows, self._owners), (self._chunks, self._chunk_owners)):
+            if sequence in owners:
+                index = owners.index(sequence)
+                row = rows.pop(index)
+                del owners[index]
+                sequence.num_scheduled = row.start
+                sequence.num_pending -= row.samples
+                self.budget += row.length
+
+    def build(self) -> tuple[StepPlan, list[Sequence]]:
+        """The plan and, row by row, whose it is; without rows there is nothing to launch."""
+        return StepPlan((*self._rows, *self._chunks), tuple(self.starts)), self._owners + self._chunk_owners

@@ -1,0 +1,301 @@
+"""Decides what each step computes and files what it brought. Knows no tensors and no clients.
+
+`schedule` may be called again before the plan before it has committed (overlap). What that plan samples is
+then not known yet: a decode row names no token, the device takes the one it sampled. A sequence may so run a
+step past its end; `commit` drops the surplus.
+"""
+
+from __future__ import annotations
+
+import itertools
+import random
+import time
+from collections import deque
+
+from ..cache.block_pool import BlockPool
+from ..cache.block_table import BlockTable
+from ..cache.config import CacheConfig
+from ..cache.prefix_cache import PrefixCache, hash_chain, root_hash
+from ..model.plan import INVALID_TOKEN, SlotStart, StepPlan, StepResult, TokenLogprobs
+from . import policy
+from .config import SchedulerConfig
+from .draft import StepDraft
+from .errors import CapacityError, QueueFullError
+from .request import FinishReason, Request, TokenOutput
+from .running import Running
+from .sequence import Sequence, SequenceStatus
+from .stats import Counters, EngineStats
+from .waiting import WaitingQueue
+
+
+class Scheduler:
+    """Continuous batching over `config.max_num_seqs` slots and one block pool."""
+
+    def __init__(self, config: SchedulerConfig, cache: CacheConfig, *, seed: int | None = None) -> None:
+        self.config = config
+        self.cache = cache
+        self.pool = BlockPool(cache.num_blocks)
+        self.prefix_cache = PrefixCache(self.pool, cache.block_size)
+        self.counters = Counters()
+        self._sequences: dict[str, Sequence] = {}
+        self._waiting = WaitingQueue()
+        self._running = Running(config.max_num_seqs)
+        self._in_flight: deque[tuple[StepPlan, list[Sequence]]] = deque()
+        self._arrivals = itertools.count()
+        self._random = random.Random(seed)
+
+    def add(self, request: Request) -> None:
+        """Queue a request. Raises CapacityError if it can never fit, QueueFullError if too many wait."""
+        assert request.request_id not in self._sequences, f"request id {request.request_id} is in use"
+        num_prompt = len(request.prompt_token_ids)
+        max_length = min(num_prompt + request.max_tokens, self.config.max_model_len)
+        assert 0 < num_prompt < max_length, f"{num_prompt} tokens of prompt leave no room to generate"
+        # The last token is sampled but never computed on.
+        if max_length - 1 > self.cache.capacity_tokens:
+            raise CapacityError(
+                f"the request may grow to {max_length} tokens ({num_prompt} of prompt), but the KV cache "
+                f"holds {self.cache.capacity_tokens} ({self.cache.num_blocks} x {self.cache.block_size})"
+            )
+        limit = self.config.max_queued_requests
+        if limit is not None and len(self._waiting) >= limit:
+            raise QueueFullError(f"{len(self._waiting)} requests wait already, and {limit} may")
+        seed = request.params.seed if request.params.seed is not None else self._random.getrandbits(63)
+        table = BlockTable(self.pool, self.cache.block_size)
+        sequence = Sequence(request, table, max_length=max_length, order=next(self._arrivals), seed=seed)
+        self._sequences[request.request_id] = sequence
+        self._waiting.push(sequence)
+
+    def abort(self, request_id: str, reason: FinishReason = FinishReason.ABORT) -> TokenOutput | None:
+        """End a request now; its last output, or None if it is not (or no longer) here."""
+        sequence = self._sequences.get(request_id)
+        return None if sequence is None else self._finish(sequence, reason)
+
+    def request_ids(self) -> list[str]:
+        """Of all that have not ended, in order of arrival."""
+        return list(self._sequences)
+
+    # Planning a step.
+
+    def schedule(self) -> StepPlan | None:
+        """The next step, or None if nothing can be computed now."""
+        draft = StepDraft(self.config.max_num_batched_tokens)
+        self._schedule_decodes(draft)
+        for sequence in list(self._running.prefilling):
+            if sequence.status is SequenceStatus.RUNNING:
+                self._schedule_prefill(sequence, draft)
+        if not draft.preempted:
+            self._admit(draft)
+        plan, sequences = draft.build()
+        if not plan.rows:
+            return None
+        for sequence in sequences:
+            sequence.num_in_flight += 1
+        self._in_flight.append((plan, sequences))
+        self.counters.num_steps += 1
+        return plan
+
+    def _schedule_decodes(self, draft: StepDraft) -> None:
+        for sequence in list(self._running.decoding):
+            position = sequence.num_scheduled
+            if position + 1 >= sequence.max_length or sequence.status is not SequenceStatus.RUNNING:
+                continue  # its last token is in flight already, or another took its place in this very step
+            if position < sequence.table.capacity_tokens:
+                draft.add_decode(sequence, position, ())
+            elif (blocks := self._make_room(sequence, position + 1, draft)) is not None:
+                draft.add_decode(sequence, position, blocks)
+
+    def _schedule_prefill(
+        self, sequence: Sequence, draft: StepDraft, cached_blocks: list[int] | None = None
+    ) -> None:
+        start = sequence.num_scheduled
+        length = policy.prefill_length(self.config, sequence.num_prefill - start, draft.budget)
+        if length == 0:
+            return
+        blocks = self._make_room(sequence, start + length, draft)
+        if blocks is None:
+            return
+        draft.add_prefill(sequence, start, length, [*cached_blocks, *blocks] if cached_blocks else blocks)
+        if start + length == sequence.num_prefill:
+            self._running.start_decoding(sequence)
+
+    def _admit(self, draft: StepDraft) -> None:
+        """Let in who waits, in order, until somebody does not fit: nobody overtakes."""
+        while (
+            draft.budget > 0
+            and self._running.has_free_slot
+            and (sequence := self._waiting.first()) is not None
+        ):
+            if sequence.num_in_flight:
+                return  # preempted in this moment: the device still writes into its blocks
+            cached_blocks = self._find_room(sequence, draft)
+            if cached_blocks is None:
+                return
+            self._waiting.pop()
+            self._begin(sequence, cached_blocks, draft)
+
+    def _find_room(self, sequence: Sequence, draft: StepDraft) -> list[int] | None:
+        """Cached blocks that a waiting sequence starts from, held for it; None if the rest does not fit."""
+        length, size = len(sequence.token_ids), self.cache.block_size
+        if not self.config.enable_chunked_prefill and length > draft.budget:
+            return None
+        cached: list[int] = []
+        if self.cache.enable_prefix_caching:
+            self._hash_blocks(sequence, length // size)
+            cached = self.prefix_cache.match(sequence.block_hashes[: (length - 1) // size])
+        reserve = self._running.promised_blocks() + policy.admission_reserve(len(self._running))
+        if self.cache.blocks_for(length) - len(cached) + reserve > self.pool.num_free:
+            self.pool.release(reversed(cached))
+            return None
+        return cached
+
+    def _begin(self, sequence: Sequence, cached_blocks: list[int], draft: StepDraft) -> None:
+        num_cached = len(cached_blocks) * self.cache.block_size
+        sequence.table.adopt(cached_blocks)
+        self._running.enter(sequence, num_cached)
+        if sequence.timings.num_preemptions == 0:
+            sequence.timings.scheduled_s = time.monotonic()
+            sequence.timings.num_cached_tokens = num_cached
+            self.counters.prompt_tokens += sequence.num_prompt
+            self.prefix_cache.record(sequence.num_prompt, num_cached)
+        else:
+            self.counters.recomputed_tokens += sequence.num_prefill - num_cached
+        draft.starts.append(
+            SlotStart(
+                slot=sequence.slot,
+                params=sequence.request.params,
+                seed=sequence.seed,
+                stop_token_ids=sequence.stop_ids,
+                prompt_tokens=sequence.token_ids[: sequence.num_prompt],
+                output_tokens=sequence.token_ids[sequence.num_prompt :],
+            )
+        )
+        self._schedule_prefill(sequence, draft, cached_blocks)
+
+    def _make_room(self, sequence: Sequence, num_tokens: int, draft: StepDraft) -> list[int] | None:
+        """New blocks, so that a running sequence has room for `num_tokens`; preempts others if it must.
+
+        None if it has to wait a step: blocks of a sequence in flight come back when its plan commits.
+        """
+        while (blocks := sequence.table.ensure(num_tokens)) is None:
+            if self._running.returning_blocks() + self.pool.num_free >= sequence.table.missing(num_tokens):
+                return None
+            victim = policy.choose_victim(self._running)
+            if victim is None:
+                return None
+            self._preempt(victim, draft)
+            if victim is sequence:
+                return None
+        return list(blocks)
+
+    def _preempt(self, sequence: Sequence, draft: StepDraft) -> None:
+        draft.remove(sequence)
+        draft.preempted = True
+        self.counters.num_preemptions += 1
+        self._running.leave(sequence)
+        sequence.give_up()
+        self._waiting.push(sequence)
+
+    # Filing a step.
+
+    def commit(self, plan: StepPlan, result: StepResult) -> list[TokenOutput]:
+        """File the tokens of `plan`, the oldest in flight: what each living request got, in row order."""
+        launched, sequences = self._in_flight.popleft()
+        assert launched is plan, "plans commit in the order in which they were scheduled"
+        outputs: list[TokenOutput] = []
+        tokens = iter(result.tokens)
+        logprobs = iter(result.logprobs or ())
+        for row, sequence in zip(plan.rows, sequences, strict=True):
+            sequence.num_in_flight -= 1
+            if row.samples:
+                sequence.num_pending -= 1
+                token, token_logprobs = next(tokens), next(logprobs, None)
+            if sequence.status is SequenceStatus.FINISHED:
+                self.counters.surplus_tokens += row.samples
+            else:
+                self._cache_blocks(sequence, row.start + row.length)
+                if row.samples:
+                    outputs.append(self._append(sequence, token, token_logprobs))
+            if not sequence.num_in_flight:
+                self._running.committed(sequence)
+        return outputs
+
+    def _append(self, sequence: Sequence, token: int, logprobs: TokenLogprobs | None) -> TokenOutput:
+        """Add a sampled token to a sequence that has not ended; this may end it."""
+        if token == INVALID_TOKEN:
+            for block in sequence.table.blocks:
+                self.prefix_cache.forget(block)  # what led to this must not reach another request
+            return self._finish(sequence, FinishReason.ERROR, error="the model's logits were not finite")
+        sequence.token_ids.append(token)
+        self.counters.generation_tokens += 1
+        num_output = sequence.num_output
+        if num_output == 1:
+            sequence.timings.first_token_s = time.monotonic()
+        brought = ((token,), () if logprobs is None else (logprobs,))
+        if token in sequence.stop_ids and num_output > sequence.request.params.min_tokens:
+            stop_reason = None if token in sequence.request.eos_token_ids else token
+            return self._finish(sequence, FinishReason.STOP, *brought, stop_reason)
+        if len(sequence.token_ids) >= sequence.max_length:
+            return self._finish(sequence, FinishReason.LENGTH, *brought)
+        return TokenOutput(sequence.request.request_id, *brought)
+
+    def _finish(
+        self,
+        sequence: Sequence,
+        reason: FinishReason,
+        token_ids: tuple[int, ...] = (),
+        logprobs: tuple[TokenLogprobs, ...] = (),
+        stop_reason: int | None = None,
+        error: str | None = None,
+    ) -> TokenOutput:
+        if sequence.status is SequenceStatus.RUNNING:
+            self._running.leave(sequence)
+        else:
+            self._waiting.ended()
+        sequence.status = SequenceStatus.FINISHED
+        sequence.timings.finished_s = time.monotonic()
+        request_id = sequence.request.request_id
+        del self._sequences[request_id]
+        return TokenOutput(request_id, token_ids, logprobs, reason, stop_reason, sequence.timings, error)
+
+    def _cache_blocks(self, sequence: Sequence, num_computed: int) -> None:
+        """Offer the blocks that `num_computed` leading tokens fill to other sequences."""
+        num_full = num_computed // self.cache.block_size
+        if num_full <= sequence.num_named or not self.cache.enable_prefix_caching:
+            return
+        self._hash_blocks(sequence, num_full)
+        for index in range(sequence.num_named, num_full):
+            self.prefix_cache.insert(sequence.block_hashes[index], sequence.table.blocks[index])
+        sequence.num_named = num_full
+
+    def _hash_blocks(self, sequence: Sequence, num_blocks: int) -> None:
+        """Name the sequence's first `num_blocks` blocks, where it has not been done."""
+        hashes, size = sequence.block_hashes, self.cache.block_size
+        if len(hashes) < num_blocks:
+            parent = hashes[-1] if hashes else root_hash(sequence.request.cache_salt)
+            hashes += hash_chain(sequence.token_ids[len(hashes) * size : num_blocks * size], size, parent)
+
+    # Looking at it.
+
+    def stats(self) -> EngineStats:
+        """Counts and shares at this moment. O(running)."""
+        pool, counters = self.pool, self.counters
+        counters.prefix_query_tokens = self.prefix_cache.query_tokens
+        counters.prefix_hit_tokens = self.prefix_cache.hit_tokens
+        room = sum(s.table.capacity_tokens for s in self._running)
+        filled = sum(s.num_scheduled for s in self._running)
+        return EngineStats(
+            num_running=len(self._running),
+            num_waiting=len(self._waiting),
+            num_blocks=pool.num_blocks,
+            num_free_blocks=pool.num_free - pool.num_evictable,
+            num_evictable_blocks=pool.num_evictable,
+            kv_usage=pool.num_referenced / pool.num_blocks,
+            kv_waste=1 - filled / room if room else 0.0,
+            counters=counters,
+        )
+
+    def check(self) -> None:
+        """Assert what must hold between steps. O(blocks): for tests, and for an idle engine."""
+        self.pool.check()
+        self.prefix_cache.check()
+        self._running.check(self.pool)

@@ -1,0 +1,95 @@
+"""The life of one request inside the scheduler: its tokens, its blocks and how far the device has come."""
+
+from __future__ import annotations
+
+import enum
+
+from ..cache.block_table import BlockTable
+from .request import FinishReason, Request, RequestTimings
+
+
+class SequenceStatus(enum.Enum):
+    """WAITING sequences own nothing; RUNNING ones own a slot and blocks; FINISHED ones are forgotten."""
+
+    WAITING = enum.auto()
+    RUNNING = enum.auto()
+    FINISHED = enum.auto()
+
+
+class Sequence:
+    """Mutable state of one request. Counts are in tokens, positions start at 0.
+
+    position:   0                 num_scheduled        len(token_ids)
+                | in cache or flying | still to schedule | num_pending tokens being sampled |
+
+    num_prefill: positions below it get explicit tokens; later ones take the device's own last token.
+    num_in_flight: plans launched and not committed that mention the sequence.
+    num_named: leading blocks that were offered to the prefix cache.
+    A preempted or finished sequence keeps slot and blocks until the last plan that mentions it commits.
+    """
+
+    __slots__ = (
+        "block_hashes",
+        "finish_reason",
+        "max_length",
+        "num_in_flight",
+        "num_named",
+        "num_pending",
+        "num_prefill",
+        "num_prompt",
+        "num_scheduled",
+        "order",
+        "request",
+        "seed",
+        "slot",
+        "status",
+        "stop_ids",
+        "table",
+        "timings",
+        "token_ids",
+    )
+
+    def __init__(
+        self, request: Request, table: BlockTable, *, max_length: int, order: int, seed: int
+    ) -> None:
+        self.request = request
+        self.table = table
+        self.token_ids: list[int] = list(request.prompt_token_ids)
+        self.num_prompt = len(self.token_ids)
+        self.max_length = max_length
+        self.order = (request.priority, order)
+        self.seed = seed
+        stop = frozenset(request.params.stop_token_ids)
+        self.stop_ids = stop if request.params.ignore_eos else stop | request.eos_token_ids
+        self.timings = RequestTimings(request.arrival_s)
+        self.status = SequenceStatus.WAITING
+        self.finish_reason: FinishReason | None = None
+        self.block_hashes: list[bytes] = []
+        self.slot = -1
+        self.num_prefill = self.num_prompt
+        self.num_scheduled = 0
+        self.num_pending = 0
+        self.num_in_flight = 0
+        self.num_named = 0
+
+    def __lt__(self, other: Sequence) -> bool:
+        """Whether this one runs earlier: priority, then order of arrival."""
+        return self.order < other.order
+
+    @property
+    def num_output(self) -> int:
+        """Tokens generated and known."""
+        return len(self.token_ids) - self.num_prompt
+
+    def begin(self, slot: int, num_cached: int) -> None:
+        """Take a slot; the first `num_cached` positions came from the prefix cache."""
+        self.status = SequenceStatus.RUNNING
+        self.slot = slot
+        self.num_prefill = len(self.token_ids)
+        self.num_scheduled = num_cached
+        self.num_named = len(self.table)
+
+    def give_up(self) -> None:
+        """Back to the queue: everything but the tokens is lost."""
+        self.status = SequenceStatus.WAITING
+        self.timings.num_preemptions += 1
