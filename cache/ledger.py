@@ -143,8 +143,8 @@ class MemoryLedger:
         if max_model_len is not None and self.capacity_tokens < max_model_len:
             blocks = -(-max_model_len // self.block_size)
             raise MemoryFitError(
-                f"one sequence of {max_model_len:,} tokens needs {format_bytes(blocks * self.block_bytes)} of "
-                f"KV cache, but {format_bytes(self.kv_bytes)} ({self.num_blocks:,} blocks) hold "
+                f"one sequence of {max_model_len:,} tokens needs {format_bytes(blocks * self.block_bytes)} "
+                f"of KV cache, but {format_bytes(self.kv_bytes)} ({self.num_blocks:,} blocks) hold "
                 f"{self.capacity_tokens:,} tokens; lower --max-model-len to {self.capacity_tokens} "
                 f"or raise {flag}" + (f" above {utilization:g}" if chosen_by_utilization else "")
             )
