@@ -155,7 +155,46 @@ class ServerConfig:
         30.0, _SECONDS, "time that running requests get to finish when the server is stopped"
     )
     strict: bool = setting(False, SWITCH, "refuse request fields that nobody knows")
+    log_level: str = setting(
+        "info", choice("debug", "info", "warning", "error"), "least severe log lines shown"
+    )
     dry_run: bool = setting(False, SWITCH, "print how memory would be divided, and exit")
+
+    def __post_init__(self) -> None:
+        validate(self)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TerminalConfig:
+    """How `octavo chat` and `octavo complete` ask. Raises SettingError, a ValueError, for a wrong value."""
+
+    url: str | None = setting(
+        None,
+        text("URL"),
+        "ask the server at this address, for example http://localhost:8000",
+        default_text="run the model here",
+    )
+    api_key: str | None = setting(
+        None, text("KEY"), "key for the server at --url", default_text="$OCTAVO_API_KEY"
+    )
+    prompt: str | None = setting(
+        None, text("TEXT"), "answer this and exit", default_text="ask at the terminal, or read standard input"
+    )
+    system_prompt: str | None = setting(
+        None, text("TEXT"), "system message of a chat", default_text="the template's own"
+    )
+    max_tokens: int | None = setting(
+        None, integer(1), "longest answer", default_text="256 to complete, up to the model's length to chat"
+    )
+    temperature: float | None = setting(
+        None,
+        number("in [0, 2]", lambda v: 0 <= v <= 2, "T"),
+        "0 is greedy",
+        default_text="the model's own, else 1",
+    )
+    top_p: float | None = setting(
+        None, _FRACTION, "share of probability to sample from", default_text="the model's own, else 1"
+    )
 
     def __post_init__(self) -> None:
         validate(self)

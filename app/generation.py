@@ -47,7 +47,7 @@ class Generation:
     """Starts completions on one engine for one model.
 
     tokenizer: None serves token ids only.   max_model_len: tokens, prompt and output together.
-    default_params: sampling values of the model's generation_config.json; callers merge them, `start` does not.
+    default_params: sampling values of the model's generation_config.json; callers merge them, not `start`.
     """
 
     def __init__(

@@ -25,9 +25,9 @@ class Logprob:
 class CompletionOutput:
     """One completion of a prompt.
 
-    text: without the stop string that ended it, unless `include_stop_str_in_output`; empty without detokenizing.
+    text: without the stop string that ended it, unless `include_stop_str_in_output`; empty if none is decoded.
     token_ids: every generated token, the one that ended it included.
-    cumulative_logprob, logprobs: None unless asked for; per position {token id: Logprob}, the sampled one first.
+    cumulative_logprob, logprobs: None unless asked for; per position {token id: Logprob}, sampled one first.
     finish_reason: "stop", "length", "abort", "error", or None while it runs.
     stop_reason: the stop string or stop token id; None for the end-of-sequence token and other reasons.
     error: one sentence when finish_reason is "error".

@@ -1,0 +1,192 @@
+"""The command line: flags from the configuration classes, YAML files, the environment, exit codes.
+
+The only reader of the environment. Imports neither torch nor the server: a command loads what it needs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NoReturn
+
+from .. import __version__
+from .config import EngineConfig, ServerConfig, TerminalConfig
+from .errors import StartupError
+from .settings import SettingError, build, nearest, settings_of
+
+Configs = tuple[type[Any], ...]
+
+_EPILOG = "The YAML file of --config holds any of these, without the dashes in front; flags win over it."
+
+
+class UsageError(Exception):
+    """The command line is wrong; the message is one sentence."""
+
+
+class _Parser(argparse.ArgumentParser):
+    """Raises UsageError where argparse would print its usage and exit."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(message.removeprefix("argument ").replace(": expected", " needs", 1))
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run one command and return the exit code: 0, 2 for a wrong call or a failed start, 130 for Ctrl-C."""
+    command = "octavo"
+    try:
+        options = _parse(argv)
+        if options.command is None:
+            _parser().print_help()
+            return 0
+        command = f"octavo {options.command}"
+        run: Callable[[argparse.Namespace], int] = options.run
+        return run(options)
+    except SettingError as error:
+        message = f"{_flag(error.name)} {error.complaint}"
+    except (UsageError, StartupError) as error:
+        message = str(error)
+    except KeyboardInterrupt:
+        return 130
+    print(f"{command}: {message}", file=sys.stderr)
+    return 2
+
+
+def _parser() -> _Parser:
+    parser = _Parser(
+        prog="octavo", description="A streaming inference server for language models.", allow_abbrev=False
+    )
+    parser.add_argument("--version", action="version", version=f"octavo {__version__}")
+    commands = parser.add_subparsers(title="commands", dest="command", metavar="COMMAND", required=False)
+    for name, help, run, configs in (
+        ("serve", "serve a model over the OpenAI API", _serve, (EngineConfig, ServerConfig)),
+        ("chat", "talk with a model in the terminal", _terminal, (EngineConfig, TerminalConfig)),
+        ("complete", "continue texts in the terminal", _terminal, (EngineConfig, TerminalConfig)),
+    ):
+        sub = commands.add_parser(
+            name, help=help, description=help[0].upper() + help[1:] + ".", epilog=_EPILOG, allow_abbrev=False
+        )
+        sub.set_defaults(run=run, configs=configs)
+        for config in configs:
+            _add_flags(sub, config)
+        sub.add_argument("--config", metavar="FILE.yaml", help="read settings from a YAML file")
+    sub = commands.add_parser(
+        "collect-env", help="print versions and hardware, for a bug report", allow_abbrev=False
+    )
+    sub.set_defaults(run=_collect_env, configs=())
+    return parser
+
+
+def _add_flags(parser: argparse.ArgumentParser, config: type[Any]) -> None:
+    group = parser.add_argument_group(config.__name__.removesuffix("Config").lower())
+    for name, (field, described) in settings_of(config).items():
+        kind = described.kind
+        default = described.default_text or _shown(field.default)
+        help = f"{described.help} (default: {default})".replace("%", "%%")
+        if name == "model":
+            parser.add_argument("model", nargs="?", default=argparse.SUPPRESS, metavar="MODEL", help=help)
+        elif not kind.metavar:
+            switch = argparse.BooleanOptionalAction
+            group.add_argument(_flag(name), action=switch, default=argparse.SUPPRESS, help=help)
+        elif kind.many:
+            group.add_argument(
+                _flag(name),
+                action="extend",
+                nargs="+",
+                default=argparse.SUPPRESS,
+                metavar=kind.metavar,
+                help=help,
+            )
+        else:
+            group.add_argument(_flag(name), default=argparse.SUPPRESS, metavar=kind.metavar, help=help)
+
+
+def _shown(default: object) -> str:
+    if isinstance(default, bool):
+        return "on" if default else "off"
+    return "none" if default is None else str(default)
+
+
+def _flag(name: str) -> str:
+    return "MODEL" if name == "model" else "--" + name.replace("_", "-")
+
+
+def _parse(argv: Sequence[str]) -> argparse.Namespace:
+    parser = _parser()
+    commands = ("serve", "chat", "complete", "collect-env")
+    if argv and not argv[0].startswith("-") and argv[0] not in commands:
+        raise UsageError(f"{argv[0]!r} is not a command{nearest(argv[0], commands)}")
+    options, unknown = parser.parse_known_args(argv)
+    if unknown:
+        word = unknown[0]
+        if not word.startswith("-"):
+            raise UsageError(f"one MODEL at most, but {word!r} follows another")
+        name = word.split("=", 1)[0]
+        known = [_flag(field) for config in options.configs or () for field in settings_of(config)]
+        raise UsageError(f"{name} is not a flag of octavo {options.command}{nearest(name, known)}")
+    return options
+
+
+def _configs(options: argparse.Namespace) -> list[Any]:
+    """The command's configurations, from flags, then the YAML file, then the environment."""
+    classes: Configs = options.configs
+    known = {name: config for config in classes for name in settings_of(config)}
+    values: dict[type[Any], dict[str, Any]] = {config: {} for config in classes}
+    key = os.environ.get("OCTAVO_API_KEY")
+    if key:
+        values[known["api_key"]]["api_key"] = key
+    layers = [_read_yaml(options.config)] if options.config else []
+    layers.append({name: value for name, value in vars(options).items() if name in known})
+    for layer in layers:
+        for name, value in layer.items():
+            if name not in known:
+                raise UsageError(f"{options.config}: {name!r} is not a setting{nearest(name, known)}")
+            values[known[name]][name] = value
+    return [build(config, values[config]) for config in classes]
+
+
+def _read_yaml(path: str) -> Mapping[str, Any]:
+    import yaml
+
+    try:
+        with open(path, encoding="utf-8") as file:
+            content = yaml.safe_load(file)
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"--config must name a readable file, got {path!r} ({error})") from None
+    except yaml.YAMLError as error:
+        raise UsageError(
+            f"--config must name a YAML file, got {path!r} ({' '.join(str(error).split())})"
+        ) from None
+    if not isinstance(content, dict) or not all(isinstance(name, str) for name in content):
+        raise UsageError(f"--config must name a YAML file of settings (name: value), got {path!r}")
+    return {name.replace("-", "_"): value for name, value in content.items()}
+
+
+def _serve(options: argparse.Namespace) -> int:
+    engine, server = _configs(options)
+    from .serve import run
+
+    return run(engine, server)
+
+
+def _terminal(options: argparse.Namespace) -> int:
+    engine, terminal = _configs(options)
+    if terminal.url is not None:
+        _refuse_engine_flags(options)
+    from .terminal import run
+
+    return run(options.command, engine, terminal, model_given="model" in options)
+
+
+def _refuse_engine_flags(options: argparse.Namespace) -> None:
+    for name in settings_of(EngineConfig):
+        if name in options and name not in ("model", "seed"):
+            raise UsageError(f"{_flag(name)} cannot be used with --url: the server has chosen it")
+
+
+def _collect_env(options: argparse.Namespace) -> int:
+    from .collect_env import report
+
+    print(report())
+    return 0
