@@ -1,0 +1,229 @@
+"""Fields that chat and completions share, and how they become SamplingParams. Knows no prompt and no text."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+from msgspec import Meta, Struct
+
+from ..model.sampling_params import SamplingParams
+from .errors import ContextLengthError, RequestError
+from .validation import Refused
+
+MAX_LOGPROBS = 20
+MAX_CHOICES = 128
+_MAX_ID_CHARS = 128
+
+# Unset ones are taken from the model's generation_config.json, as vLLM does.
+_MODEL_DEFAULTS = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
+_PLAIN = (
+    *_MODEL_DEFAULTS,
+    "presence_penalty",
+    "frequency_penalty",
+    "min_tokens",
+    "stop",
+    "stop_token_ids",
+    "ignore_eos",
+    "include_stop_str_in_output",
+    "skip_special_tokens",
+)
+
+REFUSED: Refused = {
+    # OpenAI
+    "best_of": (1,),
+    "prompt_cache_retention": ("in_memory",),
+    "response_format": ({"type": "text"},),
+    "service_tier": ("auto", "default"),
+    "store": (False,),
+    # vLLM
+    "allowed_token_ids": (),
+    "bad_words": ([],),
+    "documents": ([],),
+    "early_stopping": (False,),
+    "ec_transfer_params": (),
+    "guided_choice": (),
+    "guided_decoding_backend": (),
+    "guided_grammar": (),
+    "guided_json": (),
+    "guided_regex": (),
+    "guided_whitespace_pattern": (),
+    "kv_transfer_params": (),
+    "length_penalty": (1,),
+    "logits_processors": ([],),
+    "logprob_token_ids": ([],),
+    "prompt_logprobs": (),
+    "repetition_detection": (),
+    "return_token_ids": (False,),
+    "return_token_offsets": (False,),
+    "return_tokens_as_token_ids": (False,),
+    "return_weight_versions": (False,),
+    "routed_experts_prompt_start": (),
+    "session_id": (),
+    "spaces_between_special_tokens": (True,),
+    "stream_interval": (1,),
+    "structured_outputs": (),
+    "thinking_token_budget": (),
+    "truncate_prompt_tokens": (),
+    "truncation_side": (),
+    "use_beam_search": (False,),
+    "vllm_xargs": ({},),
+    "watermarking": (),
+}
+"""Fields of the OpenAI API and of vLLM that both routes know and do not implement."""
+
+STREAM_OPTIONS_REFUSED: Refused = {"include_obfuscation": (False,)}
+
+
+class StreamOptions(Struct, kw_only=True):
+    """`stream_options`. continuous_usage_stats puts the running usage on every chunk; needs include_usage."""
+
+    include_usage: bool = False
+    continuous_usage_stats: bool = False
+
+
+class SamplingFields(Struct, kw_only=True):
+    """What both routes understand. Ranges are SamplingParams' affair, types are checked here.
+
+    user, metadata, safety_identifier and prompt_cache_key are labels for whoever keeps accounts: no answer
+    depends on them.
+    """
+
+    model: str | None = None
+    n: int = 1
+    temperature: float | None = None
+    top_p: float | None = None
+    top_k: int | None = None
+    min_p: float | None = None
+    repetition_penalty: float | None = None
+    presence_penalty: float | None = None
+    frequency_penalty: float | None = None
+    logit_bias: dict[str, float] | None = None
+    seed: int | None = None
+    stop: str | list[str] | None = None
+    stop_token_ids: list[int] | None = None
+    include_stop_str_in_output: bool | None = None
+    ignore_eos: bool | None = None
+    min_tokens: int | None = None
+    skip_special_tokens: bool | None = None
+    stream: bool = False
+    stream_options: StreamOptions | None = None
+    priority: Annotated[int, Meta(ge=-(2**63), lt=2**63)] = 0
+    cache_salt: str | None = None
+    request_id: str | None = None
+    user: str | None = None
+    metadata: dict[str, Any] | None = None
+    safety_identifier: str | None = None
+    prompt_cache_key: str | None = None
+
+    @property
+    def include_usage(self) -> bool:
+        """Whether a stream ends with a usage chunk."""
+        return self.stream_options is not None and self.stream_options.include_usage
+
+    @property
+    def continuous_usage(self) -> bool:
+        """Whether every chunk of a stream carries the usage so far."""
+        return (
+            self.include_usage
+            and self.stream_options is not None
+            and self.stream_options.continuous_usage_stats
+        )
+
+
+def check_common(fields: SamplingFields) -> None:
+    """Rules between fields, and the few ranges that SamplingParams does not know."""
+    _require(1 <= fields.n <= MAX_CHOICES, "n", f"in [1, {MAX_CHOICES}]", fields.n)
+    _require(fields.cache_salt != "", "cache_salt", "a non-empty string", fields.cache_salt)
+    if fields.request_id is not None and not usable_id(fields.request_id):
+        rule = f"1 to {_MAX_ID_CHARS} printable ASCII characters without spaces"
+        raise RequestError(f"request_id must be {rule}", param="request_id")
+    options = fields.stream_options
+    if options is not None and not fields.stream:
+        raise RequestError("stream_options must be left out unless stream is true", param="stream_options")
+    if options is not None and options.continuous_usage_stats and not options.include_usage:
+        message = "stream_options.continuous_usage_stats must be false unless include_usage is true"
+        raise RequestError(message, param="stream_options.continuous_usage_stats")
+
+
+def usable_id(text: str) -> bool:
+    """Whether `text` may serve as a request id, in headers and logs too."""
+    return 0 < len(text) <= _MAX_ID_CHARS and text.isascii() and text.isprintable() and " " not in text
+
+
+def sampling_params(
+    fields: SamplingFields,
+    defaults: Mapping[str, Any],
+    *,
+    max_tokens: int | None,
+    max_tokens_field: str,
+    logprobs: int | None,
+) -> SamplingParams:
+    """The fields over the model's `defaults`; raises RequestError with the field that is out of range.
+
+    max_tokens_field: the name under which the client knows max_tokens.
+    """
+    values: dict[str, Any] = {
+        name: defaults[name] for name in _MODEL_DEFAULTS if defaults.get(name) is not None
+    }
+    for name in _PLAIN:
+        value = getattr(fields, name)
+        if value is not None:
+            values[name] = value
+    try:
+        return SamplingParams(
+            n=fields.n,
+            logit_bias=_logit_bias(fields.logit_bias),
+            seed=None if fields.seed == -1 else fields.seed,
+            max_tokens=max_tokens,
+            logprobs=logprobs,
+            **values,
+        )
+    except ValueError as error:
+        message = str(error)
+        param = message.partition(" ")[0]
+        if param == "max_tokens":
+            param = max_tokens_field
+            message = message.replace("max_tokens", max_tokens_field, 1)
+        raise RequestError(message, param=param) from error
+
+
+def client_names(error: RequestError, *, prompt: str, max_tokens: str) -> RequestError:
+    """`error` from below, where fields are called `prompt` and `max_tokens`, in the words of the request."""
+    if error.param == "prompt":
+        error.param = prompt
+    elif error.param == "max_tokens" and isinstance(error, ContextLengthError):
+        error.param = max_tokens
+        error.message = error.message.replace("set max_tokens", f"set {max_tokens}")
+    return error
+
+
+def usage(num_prompt_tokens: int, num_completion_tokens: int, num_cached_tokens: int) -> dict[str, Any]:
+    """The `usage` object of a response."""
+    return {
+        "prompt_tokens": num_prompt_tokens,
+        "completion_tokens": num_completion_tokens,
+        "total_tokens": num_prompt_tokens + num_completion_tokens,
+        "prompt_tokens_details": {"cached_tokens": num_cached_tokens},
+    }
+
+
+def finite(logprob: float) -> float:
+    """JSON has no minus infinity: a token that cannot be drawn shows as -9999, as in vLLM."""
+    return max(logprob, -9999.0)
+
+
+def _logit_bias(bias: Mapping[str, float] | None) -> dict[int, float] | None:
+    if not bias:
+        return None
+    for token in bias:
+        # Not int() alone: it also takes "1_0", " 1" and digits of other scripts.
+        _require(
+            token.isascii() and token.isdigit() and len(token) < 10, "logit_bias", "keyed by token ids", token
+        )
+    return {int(token): value for token, value in bias.items()}
+
+
+def _require(holds: bool, field: str, rule: str, value: object) -> None:
+    if not holds:
+        raise RequestError(f"{field} must be {rule}, got {value!r}", param=field)

@@ -1,0 +1,134 @@
+"""/v1/completions: the request's fields and prompts, and the answer's objects. Knows no HTTP."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from ..model.plan import TokenLogprobs
+from .errors import RequestError
+from .protocol import (
+    MAX_LOGPROBS,
+    REFUSED,
+    STREAM_OPTIONS_REFUSED,
+    SamplingFields,
+    StreamOptions,
+    check_common,
+    finite,
+)
+from .validation import Refused, check_fields, convert, show, without_nulls
+
+DEFAULT_MAX_TOKENS = 16
+
+COMPLETION_REFUSED: Refused = {
+    **REFUSED,
+    "prompt_embeds": (),
+    "suffix": ("",),
+}
+
+
+class CompletionRequest(SamplingFields, kw_only=True):
+    """The fields of a completion request that are understood; `prompt` is checked by `read_prompts`."""
+
+    prompt: Any
+    max_tokens: int = DEFAULT_MAX_TOKENS
+    echo: bool = False
+    logprobs: int | None = None
+    add_special_tokens: bool = True
+
+
+class CompletionPrompts(NamedTuple):
+    """A completion request, checked: each prompt text or token ids; `ignored` the unknown fields' paths."""
+
+    request: CompletionRequest
+    prompts: list[str | list[int]]
+    ignored: list[str]
+
+
+def read_completion(body: Mapping[str, Any]) -> CompletionPrompts:
+    """Raises RequestError with the path of the field at fault."""
+    ignored = check_fields(body, CompletionRequest, COMPLETION_REFUSED)
+    options = body.get("stream_options")
+    if isinstance(options, dict):
+        ignored += check_fields(options, StreamOptions, STREAM_OPTIONS_REFUSED, "stream_options")
+        body = {**body, "stream_options": without_nulls(options)}
+    request = convert(body, CompletionRequest)
+    check_common(request)
+    _check_completion(request)
+    return CompletionPrompts(request, read_prompts(request.prompt), ignored)
+
+
+def read_prompts(prompt: Any) -> list[str | list[int]]:
+    """A str, token ids, or a list of either, as a list. Raises RequestError; an empty prompt is one."""
+    if isinstance(prompt, list) and prompt and isinstance(prompt[0], (str, list)):
+        if isinstance(prompt[0], str):
+            prompts: list[str | list[int]] = [*convert(prompt, list[str], "prompt")]
+        else:
+            prompts = [*convert(prompt, list[list[int]], "prompt")]
+        many = True
+    elif isinstance(prompt, str):
+        prompts, many = [prompt], False
+    elif isinstance(prompt, list):
+        prompts, many = [convert(prompt, list[int], "prompt")], False
+    else:
+        rule = "a string, a list of strings, a list of token ids or a list of lists of token ids"
+        raise RequestError(f"prompt must be {rule}, got {show(prompt)}", param="prompt", code="invalid_type")
+    for i, entry in enumerate(prompts):
+        if not entry:
+            path = f"prompt[{i}]" if many else "prompt"
+            raise RequestError(f"{path} must not be empty, got {show(entry)}", param=path)
+    return prompts
+
+
+def _check_completion(request: CompletionRequest) -> None:
+    if request.logprobs is not None:
+        if not 0 <= request.logprobs <= MAX_LOGPROBS:
+            message = f"logprobs must be in [0, {MAX_LOGPROBS}], got {request.logprobs}"
+            raise RequestError(message, param="logprobs")
+        if request.echo:
+            message = "logprobs must be left out when echo is true: prompts have no log-probabilities here"
+            raise RequestError(message, param="logprobs", code="unsupported_value")
+
+
+class LogprobsBuilder:
+    """The `logprobs` object of one choice, token by token; `text_offset` runs through all its chunks."""
+
+    def __init__(self, token_bytes: Callable[[int], bytes]) -> None:
+        self._token_bytes = token_bytes
+        self._offset = 0
+
+    def build(self, token_ids: Sequence[int], logprobs: Sequence[TokenLogprobs]) -> dict[str, Any]:
+        """The object for the next tokens of the choice."""
+        tokens: list[str] = []
+        offsets: list[int] = []
+        top: list[dict[str, float]] = []
+        for token_id, entry in zip(token_ids, logprobs, strict=True):
+            token = self._text(token_id)
+            tokens.append(token)
+            offsets.append(self._offset)
+            self._offset += len(token)
+            # The chosen token is always among them, so up to one more than asked for.
+            chances = {self._text(other): finite(logprob) for other, logprob in entry.top}
+            top.append({token: finite(entry.logprob)} | chances)
+        return {
+            "text_offset": offsets,
+            "token_logprobs": [finite(entry.logprob) for entry in logprobs],
+            "tokens": tokens,
+            "top_logprobs": top,
+        }
+
+    def _text(self, token_id: int) -> str:
+        return self._token_bytes(token_id).decode("utf-8", "replace")
+
+
+def completion_choice(
+    index: int, text: str, logprobs: Any, finish_reason: str | None, stop_reason: str | int | None
+) -> dict[str, Any]:
+    """One finished choice."""
+    return {
+        "index": index,
+        "text": text,
+        "logprobs": logprobs,
+        "finish_reason": finish_reason,
+        "stop_reason": stop_reason,
+    }
