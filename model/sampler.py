@@ -1,0 +1,166 @@
+"""Turns logits into tokens, for the whole batch at once, by each slot's own settings.
+
+Knows slots and which stages their rows need; the arithmetic is in ops/. Does not know when sequences end.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ..ops import sampling
+from ..ops.sampling import Column
+from .plan import SlotStart, TokenLogprobs
+from .sampling_state import SamplingState, Stage
+
+_CHANGES_LOGITS = Stage.PENALTY | Stage.BIAS | Stage.BAN
+
+
+class LogprobTensors(NamedTuple):
+    """Of the L rows that asked: chosen [L] float32, ranks [L] int64, top [L, N] float32 and top_tokens [L, N] int64,
+    best first. N is what the greediest row asked for."""
+
+    chosen: Tensor
+    ranks: Tensor
+    top: Tensor
+    top_tokens: Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Sampled:
+    """tokens: [S] int32 on the device, INVALID_TOKEN where the largest logit is not finite.
+
+    logprobs: None if no row asked.   logprob_rows, num_top: [L], on the host, the rows that asked and for how many.
+    """
+
+    tokens: Tensor
+    logprobs: LogprobTensors | None
+    logprob_rows: NDArray[np.int64]
+    num_top: NDArray[np.int64]
+
+    def logprobs_to_host(self, fetched: LogprobTensors) -> tuple[TokenLogprobs | None, ...]:
+        """One entry per row from `logprobs`, once they are in host memory; None for rows that did not ask and for
+        rows whose logits were not finite."""
+        result: list[TokenLogprobs | None] = [None] * len(self.tokens)
+        columns = (self.logprob_rows, self.num_top, *fetched)
+        for row, num_top, chosen, rank, top, tokens in zip(*(c.tolist() for c in columns), strict=True):
+            if chosen == chosen:
+                pairs = tuple(zip(tokens[:num_top], top[:num_top], strict=True))
+                result[row] = TokenLogprobs(chosen, rank, pairs)
+        return tuple(result)
+
+
+class Sampler:
+    """num_slots includes a spare one, which never starts, for padding rows. Calls must come in the order of steps."""
+
+    def __init__(self, num_slots: int, vocab_size: int, device: torch.device | str) -> None:
+        self.state = SamplingState(num_slots, vocab_size, torch.device(device))
+
+    def start(self, starts: Sequence[SlotStart]) -> None:
+        """Slots change hands: settings, seeds, bans and what penalties count."""
+        self.state.start(starts)
+
+    def sample(self, logits: Tensor, slots: Tensor, positions: Tensor, host_slots: Sequence[int]) -> Sampled:
+        """Choose a token for each row of logits [S, vocab_size] and count it where penalties need it.
+
+        slots: [S] int32.   positions: [S] int32, of the new token in its sequence.   host_slots: `slots` on the
+        host, without padding at the end; each at most once.
+        """
+        stages = self.state.row_stages(host_slots, len(logits))
+        used = Stage(int(np.bitwise_or.reduce(stages, initial=0)))
+        tokens = self._choose(logits, slots, positions, stages, used)
+        rows = np.flatnonzero(stages & Stage.LOGPROBS)
+        num_top = self.state.num_logprobs[np.asarray(host_slots, np.int64)[rows]]
+        logprobs = self._logprobs(logits, tokens, rows, num_top) if len(rows) else None
+        return Sampled(tokens.to(torch.int32), logprobs, rows, num_top)
+
+    def _choose(
+        self, logits: Tensor, slots: Tensor, positions: Tensor, stages: NDArray[np.uint8], used: Stage
+    ) -> Tensor:
+        """The tokens, [S] int64, counted."""
+        if not used & ~Stage.LOGPROBS:
+            return sampling.choose_greedy(logits)
+        settings = self.state.table.index_select(0, slots)
+        logits = logits.to(torch.float32, copy=bool(used & _CHANGES_LOGITS))
+        if used & (Stage.BIAS | Stage.BAN):
+            self._bias(logits, slots, positions, self._rows(stages, Stage.BIAS | Stage.BAN))
+        if used & Stage.PENALTY:
+            self._penalise(logits, settings, self._rows(stages, Stage.PENALTY))
+        if used & Stage.RANDOM:
+            tokens = self._draw(logits, settings, positions, stages, used)
+        else:
+            tokens = sampling.choose_greedy(logits)
+        if used & Stage.PENALTY:
+            rows = self._rows(stages, Stage.PENALTY)
+            sampling.count_tokens(self.state.history, settings[rows, Column.HISTORY], tokens[rows])
+        return tokens
+
+    def _rows(self, stages: NDArray[np.uint8], wanted: Stage) -> Tensor:
+        """Rows [N] int64 that want one of these stages."""
+        return torch.from_numpy(np.flatnonzero(stages & wanted)).to(self.state.table.device)
+
+    def _bias(self, logits: Tensor, slots: Tensor, positions: Tensor, rows: Tensor) -> None:
+        entries = self.state.biases.index_select(0, slots[rows])
+        tokens, until = entries[:, :, 0].long(), entries[:, :, 2]
+        values = entries.view(torch.float32)[:, :, 1]
+        sampling.apply_bias(logits, rows, tokens, values, until, positions[rows])
+
+    def _penalise(self, logits: Tensor, settings: Tensor, rows: Tensor) -> None:
+        floats = settings[rows].view(torch.float32)
+        sampling.apply_penalties(
+            logits,
+            rows,
+            self.state.history,
+            settings[rows, Column.HISTORY],
+            floats[:, Column.REPETITION],
+            floats[:, Column.PRESENCE],
+            floats[:, Column.FREQUENCY],
+        )
+
+    def _draw(
+        self, logits: Tensor, settings: Tensor, positions: Tensor, stages: NDArray[np.uint8], used: Stage
+    ) -> Tensor:
+        """Tokens [S] int64, drawn for rows with a temperature, the likeliest for the others."""
+        drawn = np.flatnonzero(stages & Stage.RANDOM)
+        if len(drawn) == len(stages):
+            return self._draw_all(logits, settings, positions, stages, used)
+        greedy = np.flatnonzero(~stages & Stage.RANDOM)
+        tokens = torch.empty(len(stages), dtype=torch.int64, device=logits.device)
+        rows = torch.from_numpy(greedy).to(logits.device)
+        tokens[rows] = sampling.choose_greedy(logits.index_select(0, rows))
+        rows = torch.from_numpy(drawn).to(logits.device)
+        tokens[rows] = self._draw_all(
+            logits.index_select(0, rows), settings[rows], positions[rows], stages[drawn], used
+        )
+        return tokens
+
+    def _draw_all(
+        self, logits: Tensor, settings: Tensor, positions: Tensor, stages: NDArray[np.uint8], used: Stage
+    ) -> Tensor:
+        floats = settings.view(torch.float32)
+        filters = None
+        if used & (Stage.FILTER | Stage.MIN_P):
+            rows = self._rows(stages, Stage.FILTER)
+            filters = sampling.Filters(
+                rows,
+                settings[rows, Column.TOP_K].long(),
+                floats[rows, Column.TOP_P],
+                floats[:, Column.MIN_P] if used & Stage.MIN_P else None,
+            )
+        seeds = settings[:, Column.SEED_LOW].long() & 0xFFFFFFFF
+        seeds |= settings[:, Column.SEED_HIGH].long() << 32
+        uniforms = sampling.uniform(seeds, positions)
+        return sampling.choose(logits, uniforms, floats[:, Column.TEMPERATURE], filters)
+
+    def _logprobs(
+        self, logits: Tensor, tokens: Tensor, host_rows: NDArray[np.int64], num_top: NDArray[np.int64]
+    ) -> LogprobTensors:
+        rows = torch.from_numpy(host_rows).to(logits.device)
+        count = min(int(num_top.max()), logits.shape[1])
+        return LogprobTensors(*sampling.log_probabilities(logits.index_select(0, rows), tokens[rows], count))

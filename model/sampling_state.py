@@ -1,0 +1,249 @@
+"""Sampling settings and penalties' history on the device, by slot, with a host mirror of what each slot needs.
+
+Knows how the settings are laid out for ops/sampling.py; chooses no tokens.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ..ops.sampling import MAX_COUNT, PROMPT_SEEN, Column
+from .plan import SlotStart
+
+_FOREVER = 2**31 - 1
+_BIAS_FIELDS = 3
+_FIRST_BIASES = 8
+_FIRST_HISTORY_ROWS = 4
+
+
+class Stage(enum.IntFlag):
+    """What a slot asks for beyond the likeliest token."""
+
+    RANDOM = 1
+    FILTER = 2
+    """top_k or top_p."""
+    MIN_P = 4
+    PENALTY = 8
+    BIAS = 16
+    BAN = 32
+    LOGPROBS = 64
+
+
+class SamplingState:
+    """Device tensors, indexed by slot; slots that never started are greedy and plain.
+
+    table: [num_slots, len(Column)] int32, float32 bits where Column says so; `floats` is the same memory.
+    biases: [num_slots, width, 3] int32: token, float32 bits of the addend, position from which it ends.
+    history: [rows, vocab_size] int16, see ops.sampling.PROMPT_SEEN; a slot with penalties owns a row.
+    generation: changes when `biases` or `history` grow, and with them their addresses.
+    stages, num_logprobs: on the host, by slot.
+    """
+
+    def __init__(self, num_slots: int, vocab_size: int, device: torch.device) -> None:
+        self.vocab_size = vocab_size
+        self.table = torch.zeros(num_slots, len(Column), dtype=torch.int32, device=device)
+        self.table[:, Column.HISTORY] = -1
+        self.floats = self.table.view(torch.float32)
+        self.biases = torch.zeros(num_slots, _FIRST_BIASES, _BIAS_FIELDS, dtype=torch.int32, device=device)
+        self.history = torch.zeros(0, vocab_size, dtype=torch.int16, device=device)
+        self.generation = 0
+        self.stages = np.zeros(num_slots, np.uint8)
+        self.num_logprobs = np.zeros(num_slots, np.int64)
+        self._banned_steps = np.zeros(num_slots, np.int64)
+        self._history_rows: dict[int, int] = {}
+        self._free_rows: list[int] = []
+
+    def start(self, starts: Sequence[SlotStart]) -> None:
+        """Slots change hands. One copy to the device for all of them; nothing waits for the device."""
+        if not starts:
+            return
+        slots = np.array([start.slot for start in starts], np.int32)
+        assert len(set(slots.tolist())) == len(slots), f"a slot starts twice in one step: {slots.tolist()}"
+        biases = [_biases(start, self.vocab_size) for start in starts]
+        self._mirror(slots, starts, biases)
+        history_rows = self._assign_history_rows(starts)
+        biased = [i for i, entries in enumerate(biases) if len(entries)]
+        fresh = np.array([row for row in history_rows if row >= 0], np.int32)
+        pieces = [
+            slots,
+            _settings(starts, history_rows, [len(entries) for entries in biases], self.vocab_size),
+            slots[biased],
+            self._padded_biases([biases[i] for i in biased]),
+            fresh,
+            *_histories(starts, history_rows, self.vocab_size),
+        ]
+        self._write(*_upload(pieces, self.table.device))
+
+    def row_stages(self, host_slots: Sequence[int], num_rows: int) -> NDArray[np.uint8]:
+        """The stages [num_rows] of the rows of a step, which counts as sampled; rows past host_slots are padding."""
+        slots = np.asarray(host_slots, np.int64)
+        stages = np.zeros(num_rows, np.uint8)
+        stages[: len(slots)] = self.stages[slots]
+        if np.bitwise_or.reduce(stages, initial=0) & Stage.BAN:
+            self._banned_steps[slots] -= 1
+            self.stages[slots[self._banned_steps[slots] <= 0]] &= ~np.uint8(Stage.BAN)
+        return stages
+
+    def _mirror(
+        self, slots: NDArray[np.int32], starts: Sequence[SlotStart], biases: Sequence[NDArray[np.int32]]
+    ) -> None:
+        self.stages[slots] = [
+            _stages(start, self.vocab_size, len(b) > 0) for start, b in zip(starts, biases, strict=True)
+        ]
+        self.num_logprobs[slots] = [start.params.logprobs or 0 for start in starts]
+        self._banned_steps[slots] = [start.params.min_tokens - len(start.output_tokens) for start in starts]
+
+    def _assign_history_rows(self, starts: Sequence[SlotStart]) -> list[int]:
+        """The history row of each start, -1 for those without penalties; the former owners' rows are free again."""
+        for start in starts:
+            row = self._history_rows.pop(start.slot, None)
+            if row is not None:
+                self._free_rows.append(row)
+        rows = []
+        for start in starts:
+            row = -1
+            if _penalised(start):
+                if not self._free_rows:
+                    self._grow_history()
+                row = self._history_rows[start.slot] = self._free_rows.pop()
+            rows.append(row)
+        return rows
+
+    def _grow_history(self) -> None:
+        old = len(self.history)
+        new = min(max(_FIRST_HISTORY_ROWS, 2 * old), len(self.table))
+        grown = self.history.new_zeros(new, self.vocab_size)
+        grown[:old] = self.history
+        self.history = grown
+        self._free_rows.extend(range(new - 1, old - 1, -1))
+        self.generation += 1
+
+    def _padded_biases(self, biases: Sequence[NDArray[np.int32]]) -> NDArray[np.int32]:
+        """Entries of each slot, [N, width, 3]; padding has ended at position 0. Widens the table if it must."""
+        num_slots, width, _ = self.biases.shape
+        longest = max((len(entries) for entries in biases), default=0)
+        if longest > width:
+            width = 1 << (longest - 1).bit_length()
+            grown = self.biases.new_zeros(num_slots, width, _BIAS_FIELDS)
+            grown[:, : self.biases.shape[1]] = self.biases
+            self.biases = grown
+            self.generation += 1
+        padded = np.zeros((len(biases), width, _BIAS_FIELDS), np.int32)
+        for row, entries in zip(padded, biases, strict=True):
+            row[: len(entries)] = entries
+        return padded
+
+    def _write(
+        self,
+        slots: Tensor,
+        settings: Tensor,
+        biased: Tensor,
+        biases: Tensor,
+        fresh: Tensor,
+        where: Tensor,
+        values: Tensor,
+    ) -> None:
+        self.table.index_copy_(0, slots.long(), settings)
+        if len(biased):
+            self.biases.index_copy_(0, biased.long(), biases)
+        if len(fresh):
+            self.history.index_fill_(0, fresh.long(), 0)
+            self.history[where[0].long(), where[1].long()] = values.to(self.history.dtype)
+
+
+def _penalised(start: SlotStart) -> bool:
+    params = start.params
+    return params.repetition_penalty != 1 or params.presence_penalty != 0 or params.frequency_penalty != 0
+
+
+def _stages(start: SlotStart, vocab_size: int, biased: bool) -> int:
+    params = start.params
+    stages = Stage(0)
+    if not params.greedy:
+        stages |= Stage.RANDOM
+        if params.top_p < 1 or 0 < params.top_k < vocab_size:
+            stages |= Stage.FILTER
+        if params.min_p > 0:
+            stages |= Stage.MIN_P
+    if _penalised(start):
+        stages |= Stage.PENALTY
+    if biased and params.logit_bias:
+        stages |= Stage.BIAS
+    if biased and len(start.output_tokens) < params.min_tokens:
+        stages |= Stage.BAN
+    if params.logprobs is not None:
+        stages |= Stage.LOGPROBS
+    return int(stages)
+
+
+def _biases(start: SlotStart, vocab_size: int) -> NDArray[np.int32]:
+    """Entries [N, 3] for `biases`. Tokens outside the vocabulary are left out: they cannot be sampled anyway."""
+    bias = {t: b for t, b in (start.params.logit_bias or {}).items() if t < vocab_size}
+    banned = [t for t in sorted(start.stop_token_ids) if t < vocab_size]
+    ends = len(start.prompt_tokens) + start.params.min_tokens
+    if len(start.output_tokens) >= start.params.min_tokens:
+        banned = []
+    entries = np.empty((len(bias) + len(banned), _BIAS_FIELDS), np.int32)
+    entries[:, 0] = [*bias, *banned]
+    entries[:, 1] = np.array([*bias.values(), *[-np.inf] * len(banned)], np.float32).view(np.int32)
+    entries[:, 2] = [_FOREVER] * len(bias) + [ends] * len(banned)
+    return entries
+
+
+def _settings(
+    starts: Sequence[SlotStart], history_rows: Sequence[int], num_biases: Sequence[int], vocab_size: int
+) -> NDArray[np.int32]:
+    """Rows of `table`, [N, len(Column)] int32."""
+    table = np.zeros((len(starts), len(Column)), np.int32)
+    floats = table.view(np.float32)
+    params = [start.params for start in starts]
+    floats[:, Column.TEMPERATURE] = [p.temperature for p in params]
+    floats[:, Column.TOP_P] = [p.top_p for p in params]
+    floats[:, Column.MIN_P] = [p.min_p for p in params]
+    floats[:, Column.REPETITION] = [p.repetition_penalty for p in params]
+    floats[:, Column.PRESENCE] = [p.presence_penalty for p in params]
+    floats[:, Column.FREQUENCY] = [p.frequency_penalty for p in params]
+    table[:, Column.TOP_K] = [min(p.top_k, vocab_size) if p.top_k > 0 else vocab_size for p in params]
+    table[:, Column.HISTORY] = history_rows
+    table[:, Column.NUM_BIASES] = num_biases
+    seeds = np.array([start.seed & (1 << 64) - 1 for start in starts], np.uint64)
+    table[:, Column.SEED_LOW] = (seeds & np.uint64(0xFFFFFFFF)).astype(np.uint32).view(np.int32)
+    table[:, Column.SEED_HIGH] = (seeds >> np.uint64(32)).astype(np.uint32).view(np.int32)
+    return table
+
+
+def _histories(
+    starts: Sequence[SlotStart], history_rows: Sequence[int], vocab_size: int
+) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+    """Where the fresh history rows are not zero, [2, N] (row, token), and what stands there, [N]."""
+    where = [np.zeros((2, 0), np.int32)]
+    values = [np.zeros(0, np.int32)]
+    for start, row in zip(starts, history_rows, strict=True):
+        if row < 0:
+            continue
+        entries = np.zeros(vocab_size, np.int32)
+        output = np.asarray(start.output_tokens, np.int64)
+        np.add.at(entries, output[output < vocab_size], 1)
+        np.minimum(entries, MAX_COUNT, out=entries)
+        if start.params.repetition_penalty != 1:
+            prompt = np.asarray(start.prompt_tokens, np.int64)
+            entries[prompt[prompt < vocab_size]] |= PROMPT_SEEN
+        tokens = entries.nonzero()[0]
+        where.append(np.stack([np.full(len(tokens), row), tokens]).astype(np.int32))
+        values.append(entries[tokens])
+    return np.concatenate(where, 1), np.concatenate(values)
+
+
+def _upload(pieces: Sequence[NDArray[np.int32]], device: torch.device) -> list[Tensor]:
+    """The pieces on the device, through one copy."""
+    packed = torch.from_numpy(np.concatenate([piece.ravel() for piece in pieces]))
+    if device.type == "cuda":
+        packed = packed.pin_memory().to(device, non_blocking=True)
+    parts = packed.split([piece.size for piece in pieces])
+    return [part.view(piece.shape) for part, piece in zip(parts, pieces, strict=True)]
