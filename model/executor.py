@@ -1,0 +1,89 @@
+"""How a plan is run without holding up the event loop: on a thread (CPU), or on the device's own queue (GPU).
+
+Knows when a step's tokens have reached the host, not what a step computes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from concurrent.futures import Future, ThreadPoolExecutor
+
+import torch
+
+from .plan import StepPlan, StepResult
+from .runner import ModelRunner
+from .sampler import LogprobTensors, Sampled
+
+_NOTHING_SAMPLED = StepResult(tokens=())
+
+
+class ThreadExecutor:
+    """For CPUs: one worker thread runs the steps in order; torch releases the GIL inside its operations."""
+
+    def __init__(self, runner: ModelRunner) -> None:
+        self._runner = runner
+        self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="octavo-step")
+
+    def launch(self, plan: StepPlan) -> ThreadHandle:
+        return ThreadHandle(self._worker.submit(self._run, plan))
+
+    def close(self) -> None:
+        """Wait for the step under way and drop those behind it."""
+        self._worker.shutdown(wait=True, cancel_futures=True)
+
+    def _run(self, plan: StepPlan) -> StepResult:
+        sampled = self._runner.run(plan)
+        if sampled is None:
+            return _NOTHING_SAMPLED
+        return _to_result(sampled, sampled.tokens, sampled.logprobs)
+
+
+class ThreadHandle:
+    """A step on the worker thread."""
+
+    def __init__(self, future: Future[StepResult]) -> None:
+        self._future = future
+
+    async def result(self) -> StepResult:
+        return await asyncio.wrap_future(self._future)
+
+
+class StreamExecutor:
+    """For GPUs: a launch queues the step's kernels and the copy of its tokens on the device's stream."""
+
+    def __init__(self, runner: ModelRunner) -> None:
+        self._runner = runner
+
+    def launch(self, plan: StepPlan) -> StreamHandle:
+        return StreamHandle(self._runner.run(plan))
+
+    def close(self) -> None:
+        """Wait until the device has nothing left to do."""
+        torch.cuda.synchronize(self._runner.device)
+
+
+class StreamHandle:
+    """A step on the device's stream. Asking an event costs about a microsecond; a second thread that waited
+    for it would cost the loop up to the interpreter's switch interval."""
+
+    def __init__(self, sampled: Sampled | None) -> None:
+        self._sampled = sampled
+        if sampled is not None:
+            self._tokens = sampled.tokens.to("cpu", non_blocking=True)
+            self._logprobs = sampled.logprobs and LogprobTensors(
+                *(t.to("cpu", non_blocking=True) for t in sampled.logprobs)
+            )
+        self._done = torch.cuda.Event()
+        self._done.record()
+
+    async def result(self) -> StepResult:
+        while not self._done.query():
+            await asyncio.sleep(0)
+        if self._sampled is None:
+            return _NOTHING_SAMPLED
+        return _to_result(self._sampled, self._tokens, self._logprobs)
+
+
+def _to_result(sampled: Sampled, tokens: torch.Tensor, logprobs: LogprobTensors | None) -> StepResult:
+    """A result from tensors that are in host memory."""
+    return StepResult(tokens.tolist(), None if logprobs is None else sampled.logprobs_to_host(logprobs))

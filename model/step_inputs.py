@@ -1,0 +1,182 @@
+"""A step plan as arrays: everything the device must be told, in one buffer and one copy. Knows no model.
+
+The block tables live on the device; a step carries only the entries that were appended. What the host cannot
+know yet, the token that a decode row continues from, is left as FROM_DEVICE and filled in over there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from .plan import SequenceSlice, StepPlan
+
+FROM_DEVICE = -1
+"""A token id that is the last one sampled in the row's slot."""
+
+_LONG, _INT = 8, 4
+
+
+class StepShape(NamedTuple):
+    """Array lengths of a step: T tokens, R rows, S sampled rows, U appended block-table entries."""
+
+    num_tokens: int
+    num_rows: int
+    num_sampled: int
+    num_updates: int
+
+    @property
+    def num_bytes(self) -> int:
+        """Size of the packed arrays."""
+        longs = self.num_tokens + self.num_sampled + self.num_updates
+        ints = 2 * self.num_tokens + 3 * self.num_rows + 1 + 2 * self.num_sampled + self.num_updates
+        return _LONG * longs + _INT * ints
+
+
+@dataclass(frozen=True, slots=True)
+class StepArrays:
+    """Views of one packed step. See ForwardBatch for the fields that they share.
+
+    update_index: [U] int64, flat position in the block tables; update_value: [U] int32, the block id.
+    sample_slots, sample_positions: [S] int32, whose token is sampled and where in its sequence it will stand.
+    """
+
+    kv_slots: Tensor
+    last_tokens: Tensor
+    update_index: Tensor
+    token_ids: Tensor
+    positions: Tensor
+    slots: Tensor
+    query_starts: Tensor
+    seq_lens: Tensor
+    sample_slots: Tensor
+    sample_positions: Tensor
+    update_value: Tensor
+
+
+def unpack(buffer: Tensor, shape: StepShape) -> StepArrays:
+    """Views into `buffer` [>= shape.num_bytes] uint8."""
+    tokens, rows, sampled, updates = shape
+    num_longs = tokens + sampled + updates
+    longs = buffer[: _LONG * num_longs].view(torch.int64).split([tokens, sampled, updates])
+    ints = buffer[_LONG * num_longs : shape.num_bytes].view(torch.int32)
+    return StepArrays(*longs, *ints.split([tokens, tokens, rows, rows + 1, rows, sampled, sampled, updates]))
+
+
+class BlockTableMirror:
+    """What the device's block tables hold, kept on the host so that a step can be laid out without asking it.
+
+    tables: [num_slots + 1, max_blocks] int32; the last row belongs to padding rows and stays zero.
+    """
+
+    def __init__(self, num_slots: int, max_blocks: int, block_size: int) -> None:
+        self.tables = np.zeros((num_slots + 1, max_blocks), np.int32)
+        self.block_size = block_size
+        self.padding_slot = num_slots
+        self._num_blocks = [0] * num_slots
+
+    def apply(self, plan: StepPlan) -> tuple[list[int], list[int]]:
+        """File the plan's new blocks; returns their flat positions and ids."""
+        for start in plan.starts:
+            self._num_blocks[start.slot] = 0
+        index: list[int] = []
+        values: list[int] = []
+        width = self.tables.shape[1]
+        for row in plan.rows:
+            if row.new_blocks:
+                first = self._num_blocks[row.slot]
+                self._num_blocks[row.slot] = end = first + len(row.new_blocks)
+                self.tables[row.slot, first:end] = row.new_blocks
+                index += range(row.slot * width + first, row.slot * width + end)
+                values += row.new_blocks
+        return index, values
+
+
+@dataclass(frozen=True, slots=True)
+class StepLayout:
+    """A plan worked out on the host, not packed yet. `shape` is exact; padding is added when it is packed.
+
+    num_decodes: leading rows of one token.   host_slots: the sampled rows' slots.
+    """
+
+    shape: StepShape
+    num_decodes: int
+    max_query_len: int
+    max_seq_len: int
+    host_slots: list[int]
+    arrays: dict[str, NDArray[np.int32] | NDArray[np.int64]]
+
+
+def lay_out(plan: StepPlan, mirror: BlockTableMirror) -> StepLayout:
+    """Work out a plan's arrays. O(tokens) in numpy, O(rows) in Python."""
+    update_index, update_value = mirror.apply(plan)
+    rows = plan.rows
+    slots = np.array([row.slot for row in rows], np.int32)
+    starts = np.array([row.start for row in rows], np.int32)
+    lengths = np.array([row.length for row in rows], np.int32)
+    num_decodes = int(np.count_nonzero(lengths == 1))
+    query_starts = np.zeros(len(rows) + 1, np.int32)
+    np.cumsum(lengths, out=query_starts[1:])
+    num_tokens = int(query_starts[-1])
+    if num_decodes == len(rows):
+        positions, token_slots = starts, slots
+    else:
+        positions = np.arange(num_tokens, dtype=np.int32) + np.repeat(starts - query_starts[:-1], lengths)
+        token_slots = np.repeat(slots, lengths)
+    size = mirror.block_size
+    blocks = mirror.tables[token_slots, positions // size].astype(np.int64)
+    sampled = np.flatnonzero(np.array([row.samples for row in rows], bool))
+    seq_lens = starts + lengths
+    sample_slots = slots[sampled]
+    return StepLayout(
+        shape=StepShape(num_tokens, len(rows), len(sampled), len(update_index)),
+        num_decodes=num_decodes,
+        max_query_len=int(lengths.max()),
+        max_seq_len=int(seq_lens.max()),
+        host_slots=sample_slots.tolist(),
+        arrays={
+            "kv_slots": blocks * size + positions % size,
+            "last_tokens": (query_starts[1:] - 1)[sampled].astype(np.int64),
+            "update_index": np.array(update_index, np.int64),
+            "token_ids": _token_ids(rows, num_tokens, query_starts),
+            "positions": positions,
+            "slots": slots,
+            "query_starts": query_starts,
+            "seq_lens": seq_lens,
+            "sample_slots": sample_slots,
+            "sample_positions": seq_lens[sampled],
+            "update_value": np.array(update_value, np.int32),
+        },
+    )
+
+
+def _token_ids(
+    rows: Sequence[SequenceSlice], num_tokens: int, query_starts: NDArray[np.int32]
+) -> NDArray[np.int32]:
+    token_ids = np.full(num_tokens, FROM_DEVICE, np.int32)
+    for row, begin in zip(rows, query_starts.tolist(), strict=False):
+        if row.tokens is not None:
+            token_ids[begin : begin + row.length] = row.tokens
+    return token_ids
+
+
+def pack(layout: StepLayout, shape: StepShape, mirror: BlockTableMirror, buffer: NDArray[np.uint8]) -> None:
+    """Write the arrays into `buffer`, padded to `shape` with rows that write nothing and are read by nobody."""
+    padding = {
+        "kv_slots": -1,
+        "slots": mirror.padding_slot,
+        "sample_slots": mirror.padding_slot,
+        "query_starts": layout.shape.num_tokens,
+        "update_index": mirror.padding_slot * mirror.tables.shape[1],
+    }
+    views = unpack(torch.from_numpy(buffer), shape)
+    for name, values in layout.arrays.items():
+        view = getattr(views, name).numpy()
+        view[: len(values)] = values
+        view[len(values) :] = padding.get(name, 0)
