@@ -1,0 +1,175 @@
+"""Attention of one new token per sequence over its pages of keys and values.
+
+Each sequence's context is cut into splits of equal size, so that few long sequences fill the card; partial
+results are merged in index order. Knows nothing of prompts: `prefill_attention` takes rows of many tokens.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+
+from .step_memo import StepMemo
+
+GROUP_ELEMENTS = 1 << 17
+"""Elements of keys that the reference gathers at once: what stays in a core's L2 cache until it is used."""
+
+
+@dataclass(frozen=True, slots=True)
+class ReadGroup:
+    """Sequences that the reference reads as one dense tensor.
+
+    sequences: [n] int64, their rows in the batch; None if they are all of it, in order.
+    cache_rows: [n * num_kv_heads * num_blocks] int64 rows of the cache seen as [blocks * num_kv_heads, -1].
+    first, last: the keys that count within the blocks, if the same for all; then mask is None.
+    mask: [n, 1, 1, last - first] float, 0 or -inf, where the sequences differ.
+    """
+
+    sequences: Tensor | None
+    cache_rows: Tensor
+    size: int
+    first: int
+    last: int
+    mask: Tensor | None
+
+
+def cache_rows(block_ids: Tensor, num_kv_heads: int) -> Tensor:
+    """[n, blocks] block ids -> int64 rows of [blocks * kv heads, -1], flat, in the order (n, kv head, block)."""
+    heads = torch.arange(num_kv_heads, device=block_ids.device)
+    return (block_ids[:, None, :].long() * num_kv_heads + heads[:, None]).flatten()
+
+
+def plan_reads(
+    block_tables: Tensor, slots: Tensor, seq_lens: Tensor, cache: Tensor, window: int | None
+) -> tuple[ReadGroup, ...]:
+    """Group sequences of like length up to GROUP_ELEMENTS of keys; those of length 0 are in no group."""
+    _, num_kv_heads, block_size, head_dim = cache.shape
+    lengths, tables = seq_lens.tolist(), block_tables[slots]
+    spans = [(max(0, n - window) if window else 0, n) for n in lengths]
+    blocks = [(first // block_size, -(-last // block_size)) for first, last in spans]
+    order = sorted((i for i, n in enumerate(lengths) if n), key=lambda i: blocks[i][1] - blocks[i][0])
+    groups = []
+    block_elements = block_size * num_kv_heads * head_dim
+    for start, end in pairwise(_cuts([(blocks[i][1] - blocks[i][0]) * block_elements for i in order])):
+        members = order[start:end]
+        width = max(blocks[i][1] - blocks[i][0] for i in members)
+        ids = torch.stack(
+            [
+                torch.nn.functional.pad(
+                    tables[i, blocks[i][0] : blocks[i][1]], (0, width - blocks[i][1] + blocks[i][0])
+                )
+                for i in members
+            ]
+        )
+        bounds = [
+            (spans[i][0] - blocks[i][0] * block_size, spans[i][1] - blocks[i][0] * block_size)
+            for i in members
+        ]
+        first, last = min(f for f, _ in bounds), max(n for _, n in bounds)
+        mask = None
+        if len(set(bounds)) > 1:
+            keys = torch.arange(first, last)
+            low, high = torch.tensor(bounds).unsqueeze(2).unbind(1)
+            mask = torch.zeros(len(members), last - first, dtype=cache.dtype)
+            mask = mask.masked_fill_((keys < low) | (keys >= high), float("-inf"))[:, None, None]
+        whole = members == list(range(len(lengths)))
+        sequences = None if whole else torch.tensor(members)
+        groups.append(ReadGroup(sequences, cache_rows(ids, num_kv_heads), len(members), first, last, mask))
+    return tuple(groups)
+
+
+def _cuts(widths: list[int]) -> list[int]:
+    """Where groups begin and end, for the elements that each member would take, in ascending order."""
+    cuts = [0]
+    for i, width in enumerate(widths):
+        if (i + 1 - cuts[-1]) * width > GROUP_ELEMENTS and i > cuts[-1]:
+            cuts.append(i)
+    return [*cuts, len(widths)] if widths else cuts
+
+
+def gather(cache: Tensor, rows: Tensor, size: int) -> Tensor:
+    """Pages by `cache_rows` as one dense [size, num_kv_heads, keys, head_dim]."""
+    _, num_kv_heads, block_size, head_dim = cache.shape
+    pages = cache.view(-1, block_size * head_dim).index_select(0, rows)
+    return pages.view(size, num_kv_heads, -1, head_dim)
+
+
+def decode_attention_reference(
+    q: Tensor,
+    k_cache: Tensor,
+    v_cache: Tensor,
+    block_tables: Tensor,
+    slots: Tensor,
+    seq_lens: Tensor,
+    *,
+    scale: float,
+    window: int | None,
+    memo: StepMemo,
+) -> Tensor:
+    num_sequences, num_heads, head_dim = q.shape
+    num_kv_heads, block_size = k_cache.shape[1:3]
+    reads = memo.once(
+        ("decode reads", num_kv_heads, block_size, window),
+        lambda: plan_reads(block_tables, slots, seq_lens, k_cache, window),
+    )
+    grouped = q.reshape(num_sequences, num_kv_heads, -1, head_dim)
+    if len(reads) == 1 and reads[0].sequences is None:
+        return _attend(grouped, k_cache, v_cache, reads[0], scale).reshape(q.shape)
+    out = torch.zeros_like(grouped)
+    for read in reads:
+        assert read.sequences is not None
+        attended = _attend(grouped.index_select(0, read.sequences), k_cache, v_cache, read, scale)
+        out.index_copy_(0, read.sequences, attended)
+    return out.view(q.shape)
+
+
+def _attend(grouped: Tensor, k_cache: Tensor, v_cache: Tensor, read: ReadGroup, scale: float) -> Tensor:
+    """A KV head's query heads stand where a prompt's tokens would, so its keys are read once for all of them."""
+    k = gather(k_cache, read.cache_rows, read.size)[:, :, read.first : read.last]
+    v = gather(v_cache, read.cache_rows, read.size)[:, :, read.first : read.last]
+    mask = None if read.mask is None else read.mask.expand(-1, 1, grouped.shape[2], -1)
+    return torch.nn.functional.scaled_dot_product_attention(
+        grouped, k.to(grouped.dtype), v.to(grouped.dtype), attn_mask=mask, scale=scale
+    )
+
+
+def decode_attention(
+    q: Tensor,
+    k_cache: Tensor,
+    v_cache: Tensor,
+    block_tables: Tensor,
+    slots: Tensor,
+    seq_lens: Tensor,
+    *,
+    scale: float,
+    window: int | None = None,
+    max_seq_len: int,
+    split_size: int | None = None,
+    out: Tensor | None = None,
+    memo: StepMemo | None = None,
+) -> Tensor:
+    """Softmax(scale q K^T) V of each sequence's last token.
+
+    q: [B, Hq, d].   k_cache, v_cache: [num_blocks, Hkv, block_size, d], contiguous.
+    block_tables: [num_slots, max_blocks] int32.   slots: [B] int32, sequence -> row of block_tables.
+    seq_lens: [B] int32, keys that the query sees, its own included; 0 for a padding row, its result arbitrary.
+    window: the query sees its last `window` keys only.   max_seq_len: bound of seq_lens that sizes the grid.
+    split_size: keys per split; None chooses by batch size, a constant makes results independent of the batch.
+    memo: what the step's layers share.
+    Returns [B, Hq, d] in q's dtype, written to `out` if given.
+    """
+    attended = decode_attention_reference(
+        q,
+        k_cache,
+        v_cache,
+        block_tables,
+        slots,
+        seq_lens,
+        scale=scale,
+        window=window,
+        memo=memo or StepMemo(),
+    )
+    return attended if out is None else out.copy_(attended)
