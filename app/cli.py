@@ -147,7 +147,7 @@ def _configs(options: argparse.Namespace) -> list[Any]:
 
 
 def _read_yaml(path: str) -> Mapping[str, Any]:
-    import yaml
+    import yaml  # type: ignore[import-untyped]
 
     try:
         with open(path, encoding="utf-8") as file:

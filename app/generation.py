@@ -20,6 +20,7 @@ from .errors import ContextLengthError, RequestError
 if TYPE_CHECKING:
     from .chat_template import ChatTemplate
     from .client import EngineClient, OutputStream
+    from .launch import Launched
     from .tokenizer import Tokenizer
 
 _MAX_SEED = 2**63
@@ -70,6 +71,20 @@ class Generation:
         self.vocab_size = vocab_size
         self.eos_token_ids = eos_token_ids
         self.default_params = default_params
+
+    @classmethod
+    def of(cls, launched: Launched) -> Generation:
+        """On a launched engine."""
+        return cls(
+            launched.client,
+            launched.tokenizer,
+            launched.chat_template,
+            model_name=launched.model_name,
+            max_model_len=launched.max_model_len,
+            vocab_size=launched.vocab_size,
+            eos_token_ids=launched.eos_token_ids,
+            default_params=launched.default_params,
+        )
 
     def start(
         self,
@@ -306,3 +321,14 @@ class _TextAssembler:
             output.timings,
             output.error,
         )
+
+
+def completion_text(
+    request: Request, tokenizer: Tokenizer, token_ids: Sequence[int], finish_reason: FinishReason | None
+) -> str:
+    """The text of a whole completion without stop strings, decoded in one go: what its deltas add up to."""
+    params = request.params
+    if finish_reason is FinishReason.STOP and not params.include_stop_str_in_output:
+        token_ids = token_ids[:-1]
+    detokenizer = Detokenizer(tokenizer, request.prompt_token_ids, params.skip_special_tokens)
+    return detokenizer.push(token_ids) + detokenizer.flush()

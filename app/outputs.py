@@ -25,7 +25,7 @@ class Logprob:
 class CompletionOutput:
     """One completion of a prompt.
 
-    text: without the stop string that ended it, unless `include_stop_str_in_output`; empty if none is decoded.
+    text: without the stop string that ended it, unless `include_stop_str_in_output`; empty if none is made.
     token_ids: every generated token, the one that ended it included.
     cumulative_logprob, logprobs: None unless asked for; per position {token id: Logprob}, sampled one first.
     finish_reason: "stop", "length", "abort", "error", or None while it runs.
@@ -63,6 +63,26 @@ class RequestOutput:
     finished: bool = False
     metrics: RequestTimings | None = None
     num_cached_tokens: int | None = None
+
+
+def request_output(
+    request_id: str,
+    prompt: str | None,
+    prompt_token_ids: Sequence[int],
+    builders: Sequence[CompletionBuilder],
+    token_text: Callable[[int], str] | None,
+) -> RequestOutput:
+    """The result so far of a prompt whose completions are in `builders`."""
+    timings = builders[0].timings
+    return RequestOutput(
+        request_id=request_id,
+        prompt=prompt,
+        prompt_token_ids=prompt_token_ids,
+        outputs=[builder.build(token_text) for builder in builders],
+        finished=all(builder.finish_reason is not None for builder in builders),
+        metrics=timings,
+        num_cached_tokens=None if timings is None else timings.num_cached_tokens,
+    )
 
 
 class CompletionBuilder:

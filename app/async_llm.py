@@ -1,0 +1,167 @@
+"""Generation inside the caller's event loop: an async iterator of growing results, as vLLM's `AsyncLLM`."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from types import TracebackType
+from typing import Any, Self
+
+from ..model.sampling_params import SamplingParams
+from ..scheduler.request import FinishReason
+from .config import EngineConfig
+from .generation import Generation, TextStream, choice_params
+from .launch import Launched, launch
+from .llm import engine_config
+from .outputs import CompletionBuilder, RequestOutput, request_output
+from .prompts import Prompt, PromptInput, parse_prompt
+
+
+class AsyncLLM:
+    """A model in the running event loop. It is loaded by `start`, or else by the first `generate`.
+
+    settings: as for `LLM`, with the same errors. Use as an async context manager, or `close` it.
+    """
+
+    def __init__(self, model: str = "demo", **settings: Any) -> None:
+        self._prepare(engine_config(model, settings))
+
+    @classmethod
+    def from_config(cls, config: EngineConfig) -> Self:
+        """With a configuration that is built already."""
+        llm = cls.__new__(cls)
+        llm._prepare(config)
+        return llm
+
+    def _prepare(self, config: EngineConfig) -> None:
+        self.config = config
+        self._lock = asyncio.Lock()
+        self._launched: Launched | None = None
+        self._closed = False
+        self._running: dict[str, _Completions] = {}
+
+    async def start(self) -> Generation:
+        """Load the model, if that has not been done. Raises StartupError."""
+        async with self._lock:
+            if self._closed:
+                raise RuntimeError("this AsyncLLM is closed")
+            if self._launched is None:
+                self._launched = await launch(self.config)
+            return Generation.of(self._launched)
+
+    async def generate(
+        self, prompt: PromptInput, sampling_params: SamplingParams, request_id: str, *, priority: int = 0
+    ) -> AsyncIterator[RequestOutput]:
+        """Results that grow: each holds the whole text and all tokens so far; the last one is `finished`.
+
+        prompt: text, token ids, or a dict with one of them.   request_id: not that of a running request.
+        Leaving the iterator (`aclose`, or a cancelled task) aborts the request.
+        Raises ValueError, RequestError, EngineDeadError.
+        """
+        generation = await self.start()
+        if request_id in self._running:
+            raise ValueError(f"request_id must not be that of a running request, got {request_id!r}")
+        parsed = parse_prompt(prompt, generation.tokenizer)
+        completions = _Completions(generation, request_id, parsed, sampling_params.logprobs is not None)
+        self._running[request_id] = completions
+        try:
+            completions.start(sampling_params, priority)
+            finished = False
+            while not finished:
+                output = await completions.next()
+                finished = output.finished
+                yield output
+        finally:
+            completions.abort()
+            del self._running[request_id]
+
+    async def abort(self, request_id: str) -> None:
+        """End a request, if it runs: its iterator gives a last result, with finish_reason "abort"."""
+        if request_id in self._running:
+            self._running[request_id].abort()
+
+    def get_default_sampling_params(self) -> SamplingParams:
+        """The model's generation_config.json; the model must have been loaded."""
+        if self._launched is None:
+            raise RuntimeError("this AsyncLLM has not started")
+        return SamplingParams(**self._launched.default_params)
+
+    async def close(self) -> None:
+        """End what runs, free the model. Safe to call again."""
+        async with self._lock:
+            self._closed = True
+            launched, self._launched = self._launched, None
+            if launched is not None:
+                for completions in self._running.values():
+                    completions.abort()
+                await launched.close()
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self.close()
+
+
+class _Completions:
+    """The completions of one prompt, growing side by side; a reader that lags gets what has piled up."""
+
+    def __init__(self, generation: Generation, request_id: str, prompt: Prompt, wants_logprobs: bool) -> None:
+        self._generation = generation
+        self._request_id = request_id
+        self._prompt = prompt
+        self._wants_logprobs = wants_logprobs
+        self._changed = asyncio.Event()
+        self._builders: list[CompletionBuilder] = []
+        self._streams: list[TextStream] = []
+        self._tasks: list[asyncio.Task[None]] = []
+
+    def start(self, sampling_params: SamplingParams, priority: int) -> None:
+        """Submit them all. Raises what `Generation.start` raises."""
+        for index, params in enumerate(choice_params(sampling_params)):
+            stream = self._generation.start(
+                self._prompt.token_ids,
+                params,
+                request_id=f"{self._request_id}-{index}",
+                priority=priority,
+                cache_salt=self._prompt.cache_salt,
+            )
+            builder = CompletionBuilder(index, self._wants_logprobs)
+            self._streams.append(stream)
+            self._builders.append(builder)
+            self._tasks.append(asyncio.create_task(self._follow(stream, builder)))
+
+    async def next(self) -> RequestOutput:
+        """The result so far, once there is more than last time. Raises what a stream raised."""
+        await self._changed.wait()
+        self._changed.clear()
+        for task in self._tasks:
+            if task.done() and not task.cancelled() and (error := task.exception()) is not None:
+                raise error
+        tokenizer = self._generation.tokenizer
+        token_text = None if tokenizer is None else tokenizer.token_text
+        return request_output(
+            self._request_id, self._prompt.text, self._prompt.token_ids, self._builders, token_text
+        )
+
+    def abort(self) -> None:
+        """End those that run, with finish_reason "abort"."""
+        for stream, task, builder in zip(self._streams, self._tasks, self._builders, strict=False):
+            stream.abort()
+            task.cancel()
+            if builder.finish_reason is None:
+                builder.finish(FinishReason.ABORT)
+        self._changed.set()
+
+    async def _follow(self, stream: TextStream, builder: CompletionBuilder) -> None:
+        try:
+            async for delta in stream:
+                builder.add(delta.text, delta.token_ids, delta.logprobs)
+                if delta.finish_reason is not None:
+                    builder.finish(delta.finish_reason, delta.stop_reason, delta.timings, delta.error)
+                self._changed.set()
+        finally:
+            self._changed.set()
