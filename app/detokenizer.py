@@ -14,8 +14,8 @@ _MAX_UTF8_BYTES = 4
 class Detokenizer:
     """The text of one growing sequence, piece by piece, never half a character.
 
-    Pieces and `flush` add up to `tokenizer.decode` of all ids, however they are split. After a prompt they add up
-    to what the ids add to the prompt's text: a leading space stays, and if the prompt ends in the middle of a
+    Pieces and `flush` add up to `tokenizer.decode` of all ids, however they are split. After a prompt they are
+    what the ids add to the prompt's text: a leading space stays, and if the prompt ends in the middle of a
     character, the whole character appears once its other half has arrived.
     """
 
@@ -39,7 +39,7 @@ class Detokenizer:
 
 
 class _ByteDecoder:
-    """For tokenizers whose text is the concatenation of their tokens' bytes. About 0.5 microseconds a token."""
+    """For tokenizers whose text is the concatenation of their tokens' bytes; half a microsecond a token."""
 
     def __init__(self, table: TokenBytes, prompt_token_ids: Sequence[int]) -> None:
         self._table = table
@@ -62,7 +62,7 @@ class _ByteDecoder:
         return utf_8_decode(self._pending, "replace", True)[0] if self._begun else ""
 
     def _begin(self, data: bytes) -> bytes:
-        """The sequence's first bytes decide what becomes of the prompt's half character and of a leading space."""
+        """The first bytes decide what becomes of the prompt's half character and of a leading space."""
         if not data:
             return data
         self._begun = True
@@ -121,8 +121,8 @@ class _WindowDecoder:
 class StopChecker:
     """Finds stop strings in text that arrives in pieces, whichever way it is cut.
 
-    The stop string that is complete first wins; of those that end together, the longest. With include_stop it is
-    part of the text.
+    The stop string that is complete first wins; of those that end together, the longest. With include_stop it
+    is part of the text.
     """
 
     def __init__(self, stops: Sequence[str], include_stop: bool = False) -> None:

@@ -75,7 +75,7 @@ def _decoder_steps(backend: Backend) -> list[dict[str, Any]]:
 
 
 def _byte_level_alphabet() -> dict[str, int]:
-    """GPT-2's printable stand-ins: bytes that are printable in Latin-1 stand for themselves, others from U+0100 on."""
+    """GPT-2's stand-ins: bytes printable in Latin-1 stand for themselves, the others are U+0100 and on."""
     printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     hidden = [byte for byte in range(256) if byte not in printable]
     return {chr(byte): byte for byte in printable} | {chr(256 + i): byte for i, byte in enumerate(hidden)}

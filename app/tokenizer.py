@@ -21,7 +21,7 @@ _SPECIAL_TOKENS = ("bos_token", "eos_token", "unk_token", "pad_token", "sep_toke
 class Tokenizer:
     """A `tokenizers.Tokenizer` with what a server needs beside it.
 
-    eos_token_ids: ids that end a text.   bos_token_id: the one that `encode` puts first, if the model has one.
+    eos_token_ids: ids that end a text.   bos_token_id: the beginning-of-text token, if the model has one.
     special_tokens: "bos_token", "eos_token", ... to their text, as chat templates use them.
     """
 

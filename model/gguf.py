@@ -89,7 +89,7 @@ def gguf_config(file: GGUFFile) -> dict[str, Any]:
         "rope_scaling": _rope_scaling(file, rotary_dim),
         "tie_word_embeddings": "output.weight" not in file.tensors,
         "bos_token_id": file.metadata.get("tokenizer.ggml.bos_token_id"),
-        "eos_token_id": _eos_token_ids(file),
+        "eos_token_id": file.eos_token_ids or None,
         "torch_dtype": _dtype_name(file),
     }
     if model_type == "llama":
@@ -222,14 +222,6 @@ def _llama3_scaling(file: GGUFFile, rotary_dim: int) -> dict[str, Any]:
         "high_freq_factor": high,
         "original_max_position_embeddings": length,
     }
-
-
-def _eos_token_ids(file: GGUFFile) -> int | list[int] | None:
-    """End of sequence, and end of turn where the file names one."""
-    names = ("eos_token_id", "eot_token_id", "eom_token_id")
-    found = [file.metadata.get(f"tokenizer.ggml.{name}") for name in names]
-    ids = list(dict.fromkeys(int(token) for token in found if token is not None))
-    return None if not ids else ids[0] if len(ids) == 1 else ids
 
 
 def _dtype_name(file: GGUFFile) -> str:

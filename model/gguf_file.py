@@ -62,6 +62,13 @@ class GGUFFile:
     metadata: Mapping[str, Any]
     tensors: Mapping[str, GGUFTensor]
 
+    @property
+    def eos_token_ids(self) -> list[int]:
+        """Ids that end a sequence, a turn or a message, where the file names them."""
+        names = ("eos_token_id", "eot_token_id", "eom_token_id")
+        found = [self.metadata.get(f"tokenizer.ggml.{name}") for name in names]
+        return list(dict.fromkeys(int(token) for token in found if token is not None))
+
     @classmethod
     def open(cls, path: Path) -> GGUFFile:
         """Maps the file (and, if it is the first of a split model, the others). Raises GGUFError, OSError."""
