@@ -1,0 +1,165 @@
+"""Self-attention over paged keys and values. Knows no family, no scheduling and no owner of pages."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..ops.decode_attention import decode_attention
+from ..ops.prefill_attention import prefill_attention
+from ..ops.rope_and_store import rope_and_store
+from ..ops.step_memo import StepMemo
+from .batch import ForwardBatch
+from .config import ModelConfig
+from .linear import Linear, LinearMethod, bias_target
+from .targets import WeightTarget
+
+
+@dataclass(frozen=True, slots=True)
+class AttentionStep:
+    """One batch cut into decodes and chunks, once for all layers.
+
+    chunk_starts: [R - num_decodes + 1] int32, each chunk's first token counted from the first chunk's.
+    memo: what the layers' ops compute alike in this step.
+    """
+
+    batch: ForwardBatch
+    decode_slots: Tensor
+    decode_lens: Tensor
+    chunk_slots: Tensor
+    chunk_starts: Tensor
+    chunk_lens: Tensor
+    memo: StepMemo
+
+    @classmethod
+    def of(cls, batch: ForwardBatch) -> AttentionStep:
+        """Cut `batch`; the parts are views, except for the shifted starts."""
+        n = batch.num_decodes
+        return cls(
+            batch=batch,
+            decode_slots=batch.slots[:n],
+            decode_lens=batch.seq_lens[:n],
+            chunk_slots=batch.slots[n:],
+            chunk_starts=batch.query_starts[n:] - n if n else batch.query_starts,
+            chunk_lens=batch.seq_lens[n:],
+            memo=StepMemo(),
+        )
+
+
+class Attention:
+    """Grouped-query attention with rotary positions; optionally biases, per-head norms and a sliding window."""
+
+    def __init__(
+        self, config: ModelConfig, layer: int, method: LinearMethod, dtype: torch.dtype, device: torch.device
+    ) -> None:
+        self._name = f"model.layers.{layer}.self_attn"
+        self._num_heads = config.num_heads
+        self._head_dim = config.head_dim
+        self._scale = config.head_dim**-0.5
+        self._window = config.layer_windows[layer]
+        self._eps = config.rms_norm_eps
+        q_size, kv_size = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
+        self._parts = (
+            (f"{self._name}.q_proj", q_size),
+            (f"{self._name}.k_proj", kv_size),
+            (f"{self._name}.v_proj", kv_size),
+        )
+        self._qkv = Linear(method, config.hidden_size, self._parts, split=0)
+
+        def vector(size: int) -> Tensor:
+            return torch.empty(size, dtype=dtype, device=device)
+
+        # The projection's bias is added by rope_and_store, which passes over its output anyway.
+        self._qkv_bias = vector(q_size + 2 * kv_size) if config.attention_bias else None
+        self._q_norm = vector(config.head_dim) if config.qk_norm else None
+        self._k_norm = vector(config.head_dim) if config.qk_norm else None
+        o_bias = vector(config.hidden_size) if config.output_bias else None
+        o_part = (f"{self._name}.o_proj", config.hidden_size)
+        self._o = Linear(method, q_size, (o_part,), split=1, bias=o_bias)
+
+    def __call__(
+        self, x: Tensor, step: AttentionStep, cos_sin: Tensor, k_cache: Tensor, v_cache: Tensor
+    ) -> Tensor:
+        """x [T, hidden] -> [T, hidden]; the tokens' keys and values are written to the caches.
+
+        cos_sin: [max_positions, rotary_dim] float32.
+        k_cache, v_cache: [num_blocks, num_kv_heads, block_size, head_dim].
+        """
+        q = rope_and_store(
+            self._qkv(x),
+            step.batch.positions,
+            step.batch.kv_slots,
+            cos_sin,
+            k_cache,
+            v_cache,
+            num_heads=self._num_heads,
+            bias=self._qkv_bias,
+            q_norm=self._q_norm,
+            k_norm=self._k_norm,
+            eps=self._eps,
+            memo=step.memo,
+        )
+        return self._o(self._attend(q, step, k_cache, v_cache).view(-1, self._num_heads * self._head_dim))
+
+    def _attend(self, q: Tensor, step: AttentionStep, k_cache: Tensor, v_cache: Tensor) -> Tensor:
+        """The decodes lie before the chunks; in a mixed step both write into one buffer."""
+        num_decodes, num_tokens = step.batch.num_decodes, q.shape[0]
+        if num_decodes == num_tokens:
+            return self._decode(q, step, k_cache, v_cache, None)
+        if num_decodes == 0:
+            return self._prefill(q, step, k_cache, v_cache, None)
+        out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
+        self._decode(q[:num_decodes], step, k_cache, v_cache, out[:num_decodes])
+        self._prefill(q[num_decodes:], step, k_cache, v_cache, out[num_decodes:])
+        return out
+
+    def _decode(
+        self, q: Tensor, step: AttentionStep, k_cache: Tensor, v_cache: Tensor, out: Tensor | None
+    ) -> Tensor:
+        return decode_attention(
+            q,
+            k_cache,
+            v_cache,
+            step.batch.block_tables,
+            step.decode_slots,
+            step.decode_lens,
+            scale=self._scale,
+            window=self._window,
+            max_seq_len=step.batch.max_seq_len,
+            out=out,
+            memo=step.memo,
+        )
+
+    def _prefill(
+        self, q: Tensor, step: AttentionStep, k_cache: Tensor, v_cache: Tensor, out: Tensor | None
+    ) -> Tensor:
+        return prefill_attention(
+            q,
+            k_cache,
+            v_cache,
+            step.batch.block_tables,
+            step.chunk_slots,
+            step.chunk_starts,
+            step.chunk_lens,
+            scale=self._scale,
+            window=self._window,
+            max_query_len=step.batch.max_query_len,
+            max_seq_len=step.batch.max_seq_len,
+            out=out,
+            memo=step.memo,
+        )
+
+    def targets(self) -> Iterator[WeightTarget]:
+        """The four projections, their biases and the head norms."""
+        yield from self._qkv.targets()
+        yield from self._o.targets()
+        if self._qkv_bias is not None:
+            biases = self._qkv_bias.split([size for _, size in self._parts])
+            for (name, _), bias in zip(self._parts, biases, strict=True):
+                yield bias_target(name, bias, split=0)
+        if self._q_norm is not None and self._k_norm is not None:
+            yield WeightTarget(f"{self._name}.q_norm.weight", self._q_norm)
+            yield WeightTarget(f"{self._name}.k_norm.weight", self._k_norm)

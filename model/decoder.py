@@ -1,0 +1,106 @@
+"""The decoder-only transformer that all supported families share. Knows no requests, files or sampling."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+from .attention import Attention, AttentionStep
+from .batch import ForwardBatch
+from .config import ModelConfig
+from .layers import Embedding, GatedMLP, RMSNorm, TiedHead
+from .linear import DenseMethod, Linear, LinearMethod
+from .rope import cos_sin_table, identity_table
+from .targets import WeightTarget
+
+
+class DecoderLayer:
+    """Attention and MLP, each with its norm before it; the residual runs beside them."""
+
+    def __init__(
+        self, config: ModelConfig, layer: int, method: LinearMethod, dtype: torch.dtype, device: torch.device
+    ) -> None:
+        name, size, eps = f"model.layers.{layer}", config.hidden_size, config.rms_norm_eps
+        self.input_norm = RMSNorm(f"{name}.input_layernorm", size, eps, dtype, device)
+        self.attention = Attention(config, layer, method, dtype, device)
+        self.post_norm = RMSNorm(f"{name}.post_attention_layernorm", size, eps, dtype, device)
+        self.mlp = GatedMLP(config, layer, method, dtype, device)
+
+    def targets(self) -> Iterator[WeightTarget]:
+        """Of all parts."""
+        for part in (self.input_norm, self.attention, self.post_norm, self.mlp):
+            yield from part.targets()
+
+
+class DecoderLM:
+    """Token ids in, logits out.
+
+    max_positions: length of the longest sequence to be served; the model's own limit by default.
+    method: how weights are stored and multiplied; as in the checkpoint by default.
+    The weights' content is undefined until a loader has filled `targets`. On the `meta` device nothing is
+    allocated, which serves to weigh a model before it is built.
+    """
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        dtype: torch.dtype,
+        device: torch.device,
+        *,
+        max_positions: int | None = None,
+        method: LinearMethod | None = None,
+    ) -> None:
+        method = method or DenseMethod(dtype, device)
+        max_positions = max_positions or config.max_length
+        self._embedding = Embedding(config, dtype, device)
+        self._layers = [DecoderLayer(config, i, method, dtype, device) for i in range(config.num_layers)]
+        self._norm = RMSNorm("model.norm", config.hidden_size, config.rms_norm_eps, dtype, device)
+        self._head = (
+            TiedHead(self._embedding)
+            if config.tie_word_embeddings
+            else Linear(method, config.hidden_size, (("lm_head", config.vocab_size),), split=0)
+        )
+        rotating = cos_sin_table(config.rope, max_positions, device)
+        still = (
+            rotating if all(config.layer_uses_rope) else identity_table(config.rope, max_positions, device)
+        )
+        self._tables = [rotating if rotates else still for rotates in config.layer_uses_rope]
+
+    def forward(self, batch: ForwardBatch, kv: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
+        """Run one step. Call it under `torch.inference_mode()`.
+
+        kv: each layer's (k_cache, v_cache), [num_blocks, num_kv_heads, block_size, head_dim]; written and read.
+        Returns the logits of `batch.last_tokens`: [S, vocab] in the model's dtype.
+        """
+        step = AttentionStep.of(batch)
+        residual = self._embedding(batch.token_ids)
+        x: Tensor | None = None
+        for layer, cos_sin, (k_cache, v_cache) in zip(self._layers, self._tables, kv, strict=True):
+            x = layer.input_norm(residual) if x is None else layer.input_norm.add(x, residual)
+            x = layer.attention(x, step, cos_sin, k_cache, v_cache)
+            if layer is self._layers[-1]:
+                # Nothing after the last attention mixes tokens: the rest is for the sampled ones only.
+                x, residual = x[batch.last_tokens], residual[batch.last_tokens]
+            x = layer.mlp(layer.post_norm.add(x, residual))
+        assert x is not None, "a model has at least one layer"
+        return self._head(self._norm.add(x, residual))
+
+    def targets(self) -> Iterator[WeightTarget]:
+        """Every checkpoint tensor that the model takes."""
+        yield from self._embedding.targets()
+        for layer in self._layers:
+            yield from layer.targets()
+        yield from self._norm.targets()
+        yield from self._head.targets()
+
+    def ignores(self, name: str) -> bool:
+        """Checkpoint tensors that follow from others: a tied head saved again, old rotary buffers."""
+        repeats_embedding = name == "lm_head.weight" and isinstance(self._head, TiedHead)
+        return repeats_embedding or name.endswith(".rotary_emb.inv_freq")
+
+    @property
+    def weight_bytes(self) -> int:
+        """Memory that the weights occupy, in bytes."""
+        return sum(target.view.nbytes for target in self.targets())

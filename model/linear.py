@@ -1,0 +1,123 @@
+"""Matrix products with weights, and the seam where quantization plugs in. Knows no layers and no files."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .targets import WeightTarget
+
+
+class LinearWeight(Protocol):
+    """One stored matrix, in whatever form its method keeps it."""
+
+    def targets(self, name: str, rows: slice, split: int | None) -> Iterator[WeightTarget]:
+        """What the checkpoint linear called `name` fills, which is stacked into these output rows."""
+
+    def apply(self, x: Tensor, bias: Tensor | None) -> Tensor:
+        """x [num_tokens, in_features] -> [num_tokens, out_features] of the same dtype."""
+
+
+class LinearMethod(Protocol):
+    """How matrices are stored and multiplied; one object serves all layers of a model."""
+
+    def create(self, in_features: int, out_features: int) -> LinearWeight:
+        """Allocate one matrix, its content undefined until its targets are filled."""
+
+
+class DenseMethod:
+    """Weights as they are in the checkpoint: [out, in] on a GPU, [in, out] on a CPU.
+
+    The CPU's layout is the faster one for few rows, see the table in docs/decisions.md.
+    """
+
+    def __init__(self, dtype: torch.dtype, device: torch.device) -> None:
+        self._dtype = dtype
+        self._device = device
+
+    def create(self, in_features: int, out_features: int) -> LinearWeight:
+        """Allocate in the layout of the device."""
+        if self._device.type == "cpu":
+            return InputMajorWeight(
+                torch.empty(in_features, out_features, dtype=self._dtype, device=self._device)
+            )
+        return OutputMajorWeight(
+            torch.empty(out_features, in_features, dtype=self._dtype, device=self._device)
+        )
+
+
+class OutputMajorWeight:
+    """A matrix stored [out, in], the checkpoint's own layout."""
+
+    def __init__(self, weight: Tensor) -> None:
+        self._weight = weight
+
+    def targets(self, name: str, rows: slice, split: int | None) -> Iterator[WeightTarget]:
+        """The whole matrix is one tensor of the checkpoint."""
+        yield WeightTarget(f"{name}.weight", self._weight[rows], split)
+
+    def apply(self, x: Tensor, bias: Tensor | None) -> Tensor:
+        """x [num_tokens, in_features] -> [num_tokens, out_features]."""
+        return F.linear(x, self._weight, bias)
+
+
+class InputMajorWeight:
+    """A matrix stored [in, out]; loading transposes."""
+
+    def __init__(self, weight: Tensor) -> None:
+        self._weight = weight
+
+    def targets(self, name: str, rows: slice, split: int | None) -> Iterator[WeightTarget]:
+        """The whole matrix is one tensor of the checkpoint."""
+        yield WeightTarget(f"{name}.weight", self._weight[:, rows].t(), split)
+
+    def apply(self, x: Tensor, bias: Tensor | None) -> Tensor:
+        """x [num_tokens, in_features] -> [num_tokens, out_features]."""
+        return torch.mm(x, self._weight) if bias is None else torch.addmm(bias, x, self._weight)
+
+
+class Linear:
+    """x W^T + b, where W may be several checkpoint linears stacked along the output.
+
+    parts: (checkpoint name, output features) of each, in stacking order.
+    split: the dimension of the checkpoint's [out, in] that tensor-parallel ranks divide; None if none is.
+    bias: [sum of output features], or None; filled from the parts' biases.
+    """
+
+    def __init__(
+        self,
+        method: LinearMethod,
+        in_features: int,
+        parts: Sequence[tuple[str, int]],
+        *,
+        split: int | None,
+        bias: Tensor | None = None,
+    ) -> None:
+        self._parts = tuple(parts)
+        self._split = split
+        self._bias = bias
+        self._weight = method.create(in_features, sum(rows for _, rows in parts))
+        self._apply = self._weight.apply
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """[num_tokens, in_features] -> [num_tokens, out_features]."""
+        return self._apply(x, self._bias)
+
+    def targets(self) -> Iterator[WeightTarget]:
+        """Where the parts' weights and biases go."""
+        start = 0
+        for name, num_rows in self._parts:
+            rows = slice(start, start + num_rows)
+            yield from self._weight.targets(name, rows, self._split)
+            if self._bias is not None:
+                yield bias_target(name, self._bias[rows], self._split)
+            start += num_rows
+
+
+def bias_target(name: str, view: Tensor, split: int | None) -> WeightTarget:
+    """The bias of linear `name`: ranks that divide the output rows divide it, others take the whole."""
+    return WeightTarget(f"{name}.bias", view, 0 if split == 0 else None)

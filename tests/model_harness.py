@@ -1,0 +1,66 @@
+"""Runs a DecoderLM by hand: pages, block tables and batches for a few sequences, one or many tokens at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from octavo.cache.storage import KVStorage
+from octavo.model.batch import ForwardBatch
+from octavo.model.config import ModelConfig
+from octavo.model.decoder import DecoderLM
+
+
+class Harness:
+    """One block table per slot, blocks handed out in an order that is neither ascending nor shared."""
+
+    def __init__(
+        self, model: DecoderLM, config: ModelConfig, *, num_slots: int, max_length: int, block_size: int = 4
+    ) -> None:
+        self.model = model
+        self.block_size = block_size
+        blocks_each = -(-max_length // block_size)
+        order = torch.randperm(num_slots * blocks_each, generator=torch.Generator().manual_seed(7))
+        self.block_tables = order.view(num_slots, blocks_each).to(torch.int32)
+        self.lengths = [0] * num_slots
+        self.kv = KVStorage(
+            config.num_layers,
+            num_slots * blocks_each,
+            config.num_kv_heads,
+            block_size,
+            config.head_dim,
+            torch.float32,
+            torch.device("cpu"),
+        )
+
+    def step(self, tokens: Mapping[int, Sequence[int]]) -> dict[int, Tensor]:
+        """Feed slot -> next tokens; returns slot -> logits [len(tokens), vocab]. Single tokens run as decodes."""
+        rows = sorted(tokens.items(), key=lambda row: len(row[1]) != 1)
+        starts, positions, kv_slots = [0], [], []
+        for slot, ids in rows:
+            for position in range(self.lengths[slot], self.lengths[slot] + len(ids)):
+                positions.append(position)
+                block = int(self.block_tables[slot, position // self.block_size])
+                kv_slots.append(block * self.block_size + position % self.block_size)
+            self.lengths[slot] += len(ids)
+            starts.append(starts[-1] + len(ids))
+        batch = ForwardBatch(
+            token_ids=torch.tensor([token for _, ids in rows for token in ids], dtype=torch.int32),
+            positions=torch.tensor(positions, dtype=torch.int32),
+            kv_slots=torch.tensor(kv_slots, dtype=torch.int64),
+            block_tables=self.block_tables,
+            slots=torch.tensor([slot for slot, _ in rows], dtype=torch.int32),
+            query_starts=torch.tensor(starts, dtype=torch.int32),
+            seq_lens=torch.tensor([self.lengths[slot] for slot, _ in rows], dtype=torch.int32),
+            last_tokens=torch.arange(starts[-1]),
+            num_decodes=sum(len(ids) == 1 for _, ids in rows),
+            max_query_len=max(len(ids) for _, ids in rows),
+            max_seq_len=max(self.lengths[slot] for slot, _ in rows),
+        )
+        with torch.inference_mode():
+            logits = self.model.forward(batch, self.kv.layers)
+        return {
+            slot: logits[start : start + len(ids)] for (slot, ids), start in zip(rows, starts, strict=False)
+        }
