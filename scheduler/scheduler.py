@@ -231,8 +231,10 @@ class Scheduler:
         if num_output == 1:
             sequence.timings.first_token_s = time.monotonic()
         brought = ((token,), () if logprobs is None else (logprobs,))
-        if token in sequence.stop_ids and num_output > sequence.request.params.min_tokens:
-            stop_reason = None if token in sequence.request.eos_token_ids else token
+        params = sequence.request.params
+        if token in sequence.stop_ids and num_output > params.min_tokens:
+            ended_itself = token in sequence.request.eos_token_ids and not params.ignore_eos
+            stop_reason = None if ended_itself else token
             return self._finish(sequence, FinishReason.STOP, *brought, stop_reason)
         if len(sequence.token_ids) >= sequence.max_length:
             return self._finish(sequence, FinishReason.LENGTH, *brought)
