@@ -1,0 +1,279 @@
+"""FakeExecutor: a device made of dictionaries, and the toy language model that it runs. Torch-free.
+
+The device keeps what a real one would, pages of tokens and a block table per slot, and the toy's next token
+depends on every token of the sequence as read back through the table. So a wrong block, a stale prefix hit, a
+block reused while in use, a lost or doubled token all change the text that `expected_output` predicts without
+any scheduler.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from array import array
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from hashlib import blake2b
+from typing import NamedTuple
+
+from octavo.model.plan import INVALID_TOKEN, SequenceSlice, SlotStart, StepPlan, StepResult, TokenLogprobs
+from octavo.scheduler.request import FinishReason, Request
+
+EOS = 0
+
+
+class DeviceError(RuntimeError):
+    """What the fake device raises when told to fail."""
+
+
+@dataclass(frozen=True)
+class ToyModel:
+    """A deterministic language model: the next token is a hash of all tokens before it and of the seed.
+
+    eos_probability: how often token `EOS` is drawn.   nan_probability: how often the logits are not finite.
+    """
+
+    vocab_size: int = 50
+    eos_probability: float = 0.0
+    nan_probability: float = 0.0
+
+    def next_token(self, tokens: Sequence[int], seed: int, banned: frozenset[int] = frozenset()) -> int:
+        """The token after `tokens`, which is not one of `banned`; INVALID_TOKEN where logits are NaN."""
+        name = array("q", [seed, *tokens]).tobytes()
+        for attempt in range(1000):
+            digest = blake2b(name, digest_size=12, salt=attempt.to_bytes(4, "little")).digest()
+            first, second, third = (int.from_bytes(digest[i : i + 4], "little") for i in (0, 4, 8))
+            if attempt == 0 and first < self.nan_probability * 2**32:
+                return INVALID_TOKEN
+            token = EOS if second < self.eos_probability * 2**32 else 1 + third % (self.vocab_size - 1)
+            if token not in banned:
+                return token
+        raise AssertionError(f"every token is banned: {banned}")
+
+    def logprobs(self, token: int, num_top: int) -> TokenLogprobs:
+        """Made up from the token alone, so that one filed under another token shows."""
+        top = tuple(((token + i) % self.vocab_size, -0.5 - i) for i in range(num_top))
+        return TokenLogprobs(-0.5 - token, 1 + token % 3, top)
+
+
+@dataclass
+class ExpectedOutput:
+    """What a request must bring, however it was scheduled."""
+
+    token_ids: list[int] = field(default_factory=list)
+    logprobs: list[TokenLogprobs] = field(default_factory=list)
+    finish_reason: FinishReason = FinishReason.LENGTH
+    stop_reason: int | None = None
+
+
+def expected_output(request: Request, model: ToyModel, max_model_len: int = 1 << 30) -> ExpectedOutput:
+    """The whole answer, computed alone. The request is greedy or names its seed."""
+    params = request.params
+    assert params.greedy or params.seed is not None, "the scheduler would draw the seed"
+    seed = 0 if params.greedy else params.seed
+    eos_ids = frozenset() if params.ignore_eos else request.eos_token_ids
+    stop_ids = eos_ids | set(params.stop_token_ids)
+    prompt = list(request.prompt_token_ids)
+    expected = ExpectedOutput()
+    for num_output in range(min(request.max_tokens, max_model_len - len(prompt))):
+        banned = stop_ids if num_output < params.min_tokens else frozenset()
+        token = model.next_token(prompt + expected.token_ids, seed, banned)
+        if token == INVALID_TOKEN:
+            expected.finish_reason = FinishReason.ERROR
+            break
+        expected.token_ids.append(token)
+        if params.logprobs is not None:
+            expected.logprobs.append(model.logprobs(token, params.logprobs))
+        if token in stop_ids:
+            expected.finish_reason = FinishReason.STOP
+            expected.stop_reason = None if token in eos_ids else token
+            break
+    return expected
+
+
+class Entry(NamedTuple):
+    """What stands for a token's K and V: real ones depend on all tokens before it, so this does, too."""
+
+    token: int
+    context: int
+
+
+@dataclass
+class DeviceSlot:
+    """What the device knows of one slot."""
+
+    start: SlotStart
+    block_table: list[int] = field(default_factory=list)
+    num_computed: int | None = None
+    last_token: int | None = None
+    history: list[int] = field(default_factory=list)
+
+
+class FakeExecutor:
+    """Implements `Executor`; asserts that every plan keeps the promises of model/plan.py.
+
+    Plans run in order, and as late as on a real device: when a result that needs them is asked for.
+    latency_s: how long a step takes, or a function of the plan.
+    fail_at_step: the first step (from 0) that raises.
+    """
+
+    def __init__(
+        self,
+        model: ToyModel,
+        *,
+        num_slots: int,
+        num_blocks: int,
+        block_size: int,
+        latency_s: float | Callable[[StepPlan], float] = 0.0,
+        fail_at_step: int | None = None,
+    ) -> None:
+        self.model = model
+        self.plans: list[StepPlan] = []
+        self.max_in_flight = 0
+        self.closed = False
+        self._num_slots = num_slots
+        self._num_blocks = num_blocks
+        self._block_size = block_size
+        self._latency_s = latency_s
+        self._fail_at_step = fail_at_step
+        self._slots: dict[int, DeviceSlot] = {}
+        self._pages: dict[tuple[int, int], Entry] = {}
+        self._queue: deque[tuple[FakeHandle, StepPlan, str]] = deque()
+        self._free_at_s = 0.0
+
+    def launch(self, plan: StepPlan) -> FakeHandle:
+        """Queue the plan; nothing is computed yet."""
+        assert not self.closed, "launch after close"
+        latency_s = self._latency_s(plan) if callable(self._latency_s) else self._latency_s
+        handle = FakeHandle(self, latency_s)
+        self.plans.append(plan)
+        self._queue.append((handle, plan, repr(plan)))
+        self.max_in_flight = max(self.max_in_flight, len(self._queue))
+        return handle
+
+    def close(self) -> None:
+        """No more launches."""
+        self.closed = True
+
+    def run_until(self, handle: FakeHandle) -> StepResult:
+        """Compute, in order, every queued step up to `handle`'s; its result."""
+        while handle.value is None:
+            first, plan, as_launched = self._queue.popleft()
+            assert repr(plan) == as_launched, "the plan was changed after its launch"
+            first.value = self._execute(plan)
+        return handle.value
+
+    def wait_s(self, latency_s: float, now_s: float) -> float:
+        """Seconds until a step asked for now is done; the device does one at a time."""
+        self._free_at_s = max(self._free_at_s, now_s) + latency_s
+        return self._free_at_s - now_s
+
+    def _execute(self, plan: StepPlan) -> StepResult:
+        step = len(self.plans) - len(self._queue) - 1
+        if self._fail_at_step is not None and step >= self._fail_at_step:
+            raise DeviceError(f"step {step} failed")
+        self._check(plan)
+        for start in plan.starts:
+            self._slots[start.slot] = DeviceSlot(start, history=[*start.prompt_tokens, *start.output_tokens])
+        # Rows run together: one that reads what another row of the same step writes would be a race.
+        before = dict(self._pages)
+        sampled = [row for row in plan.rows if self._write(row, before)]
+        tokens = [self._sample(row) for row in sampled]
+        asked = [self._slots[row.slot].start.params.logprobs for row in sampled]
+        if all(num_top is None for num_top in asked):
+            return StepResult(tokens)
+        return StepResult(
+            tokens,
+            [
+                None if num_top is None else self.model.logprobs(token, num_top)
+                for token, num_top in zip(tokens, asked, strict=True)
+            ],
+        )
+
+    def _check(self, plan: StepPlan) -> None:
+        assert plan.rows, "a step without rows"
+        lengths = [row.length for row in plan.rows]
+        assert lengths == sorted(lengths, key=lambda length: length != 1), (
+            f"rows of length 1 not first: {lengths}"
+        )
+        slots = [row.slot for row in plan.rows]
+        assert len(set(slots)) == len(slots), f"a slot twice in one step: {slots}"
+        assert all(0 <= slot < self._num_slots for slot in slots), f"no such slot: {slots}"
+        starts = [start.slot for start in plan.starts]
+        assert len(set(starts)) == len(starts), f"a slot starts twice: {starts}"
+        assert set(starts) <= set(slots), "a slot starts without a row"
+        new = [block for row in plan.rows for block in row.new_blocks]
+        assert all(0 <= block < self._num_blocks for block in new), f"no such block: {new}"
+
+    def _write(self, row: SequenceSlice, before: dict[tuple[int, int], Entry]) -> bool:
+        """Put the row's tokens into the pages; whether it samples."""
+        slot = self._slots[row.slot]
+        slot.block_table += row.new_blocks
+        assert len(set(slot.block_table)) == len(slot.block_table), f"a block twice in {slot.block_table}"
+        end = row.start + row.length
+        room = len(slot.block_table) * self._block_size
+        assert end <= room, f"{end} tokens in room for {room}"
+        if slot.num_computed is None:
+            cached = self._read(slot, row.start, before)
+            assert cached == slot.history[: row.start], f"prefix hit {cached} for {slot.history}"
+        else:
+            assert row.start == slot.num_computed, f"{slot.num_computed} computed, row starts at {row.start}"
+        if row.tokens is None:
+            assert row.length == 1 and row.samples, f"only a decode takes the device's token: {row}"
+            assert slot.last_token is not None, "a decode before anything was sampled"
+            tokens: Sequence[int] = [slot.last_token]
+        else:
+            tokens = row.tokens
+        assert row.length == len(tokens) >= 1, f"{row.length} said, {len(tokens)} tokens given"
+        context = self._pages[self._address(slot, row.start - 1)].context if row.start else 0
+        for position, token in enumerate(tokens, row.start):
+            context = hash((context, token))
+            self._pages[self._address(slot, position)] = Entry(token, context)
+        slot.num_computed = end
+        return row.samples
+
+    def _sample(self, row: SequenceSlice) -> int:
+        slot = self._slots[row.slot]
+        start = slot.start
+        tokens = self._read(slot, row.start + row.length, self._pages)
+        # Penalties count from the history that the slot was given; the text comes from the pages.
+        assert tokens == slot.history, f"slot {row.slot} was told {slot.history}, its pages hold {tokens}"
+        num_output = len(tokens) - len(start.prompt_tokens)
+        banned = start.stop_token_ids if num_output < start.params.min_tokens else frozenset()
+        token = self.model.next_token(tokens, 0 if start.params.greedy else start.seed, banned)
+        slot.last_token = token
+        slot.history.append(token)
+        return token
+
+    def _read(self, slot: DeviceSlot, length: int, pages: dict[tuple[int, int], Entry]) -> list[int]:
+        """The first `length` tokens as the slot's block table finds them."""
+        tokens, context = [], 0
+        for position in range(length):
+            address = self._address(slot, position)
+            assert address in pages, f"nothing was ever written for position {position}, at {address}"
+            token, found = pages[address]
+            context = hash((context, token))
+            assert found == context, f"position {position}, at {address}, was computed after other tokens"
+            tokens.append(token)
+        return tokens
+
+    def _address(self, slot: DeviceSlot, position: int) -> tuple[int, int]:
+        return slot.block_table[position // self._block_size], position % self._block_size
+
+
+class FakeHandle:
+    """Implements `StepHandle`."""
+
+    def __init__(self, executor: FakeExecutor, latency_s: float) -> None:
+        self.value: StepResult | None = None
+        self._executor = executor
+        self._latency_s = latency_s
+
+    async def result(self) -> StepResult:
+        """Wait the step's latency, then compute it."""
+        await asyncio.sleep(self._executor.wait_s(self._latency_s, asyncio.get_running_loop().time()))
+        return self.get()
+
+    def get(self) -> StepResult:
+        """The result at once, for tests without an event loop."""
+        return self._executor.run_until(self)

@@ -1,0 +1,126 @@
+"""Scheduler: requests come, go and starve at random; whoever ends by itself has the one right answer."""
+
+from __future__ import annotations
+
+import pytest
+from fakes import EOS, ToyModel
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
+from stepper import Stepper
+
+from octavo.scheduler.errors import CapacityError
+from octavo.scheduler.request import FinishReason
+
+MODEL_LEN = 48
+PREFIXES = [[], [3] * 9, [3] * 9 + [4] * 7, list(range(1, 21))]
+
+
+class SchedulerMachine(RuleBasedStateMachine):
+    """Adds, aborts and steps in any order, under limits drawn once."""
+
+    stepper: Stepper
+
+    @initialize(
+        num_blocks=st.integers(3, 30),
+        block_size=st.sampled_from([1, 2, 4, 8]),
+        prefix_caching=st.booleans(),
+        depth=st.sampled_from([0, 1, 1, 2]),
+        num_seqs=st.integers(1, 6),
+        chunk=st.none() | st.integers(1, 64),
+        eos_probability=st.sampled_from([0.0, 0.1]),
+        nan_probability=st.sampled_from([0.0, 0.0, 0.03]),
+    )
+    def begin(
+        self,
+        num_blocks: int,
+        block_size: int,
+        prefix_caching: bool,
+        depth: int,
+        num_seqs: int,
+        chunk: int | None,
+        eos_probability: float,
+        nan_probability: float,
+    ):
+        self.stepper = Stepper(
+            num_blocks=num_blocks,
+            block_size=block_size,
+            prefix_caching=prefix_caching,
+            depth=depth,
+            model=ToyModel(eos_probability=eos_probability, nan_probability=nan_probability),
+            max_num_seqs=num_seqs,
+            max_num_batched_tokens=MODEL_LEN if chunk is None else max(chunk, num_seqs),
+            max_model_len=MODEL_LEN,
+            enable_chunked_prefill=chunk is not None,
+        )
+
+    @rule(
+        prefix=st.sampled_from(PREFIXES),
+        suffix=st.lists(st.integers(1, 3), min_size=1, max_size=8),
+        max_tokens=st.integers(1, 24),
+        min_tokens=st.integers(0, 4),
+        seed=st.none() | st.integers(0, 3),
+        stop_token_ids=st.sampled_from([(), (), (7,), (7, EOS)]),
+        ignore_eos=st.booleans(),
+        logprobs=st.sampled_from([None, None, 0, 2]),
+        priority=st.sampled_from([0, 0, 0, 1]),
+        cache_salt=st.sampled_from(["", "", "tenant"]),
+    )
+    def add(self, prefix: list[int], suffix: list[int], max_tokens: int, min_tokens: int, **rest: object):
+        prompt = prefix + suffix
+        seed = rest.pop("seed")
+        length = min(len(prompt) + max_tokens, MODEL_LEN)
+        capacity = self.stepper.scheduler.cache.capacity_tokens
+
+        def submit() -> str:
+            return self.stepper.add(
+                prompt,
+                max_tokens=max_tokens,
+                min_tokens=min(min_tokens, max_tokens),
+                temperature=0 if seed is None else 1,
+                seed=seed,
+                eos_token_ids=frozenset({EOS}),
+                **rest,
+            )
+
+        # The last token's K and V are never needed.
+        if length - 1 > capacity:
+            with pytest.raises(CapacityError, match=f"{length} tokens.*{capacity}"):
+                submit()
+        else:
+            submit()
+
+    @rule(steps=st.integers(1, 12))
+    def step(self, steps: int):
+        for _ in range(steps):
+            self.stepper.step()
+
+    @precondition(lambda self: self.stepper.requests)
+    @rule(index=st.integers(0, 1000))
+    def abort(self, index: int):
+        requests = list(self.stepper.requests)
+        self.stepper.abort(requests[index % len(requests)])
+
+    @precondition(lambda self: self.stepper.alive())
+    @rule(index=st.integers(0, 1000))
+    def abort_living(self, index: int):
+        alive = self.stepper.alive()
+        self.stepper.abort(alive[index % len(alive)])
+
+    def teardown(self) -> None:
+        stepper = self.stepper
+        stepper.run()
+        received = stepper.received.values()
+        assert stepper.scheduler.counters.generation_tokens == sum(len(r.token_ids) for r in received)
+        for request_id, answer in stepper.received.items():
+            assert answer.last is not None
+            num_cached = answer.last.timings.num_cached_tokens
+            num_prompt = len(stepper.requests[request_id].prompt_token_ids)
+            assert num_cached % stepper.scheduler.cache.block_size == 0 and num_cached < num_prompt
+            assert num_cached == 0 or stepper.scheduler.cache.enable_prefix_caching
+            if answer.last.finish_reason is not FinishReason.ABORT:
+                stepper.check_answer(request_id)
+
+
+SchedulerMachine.TestCase.settings = settings(max_examples=300, stateful_step_count=40, deadline=None)
+TestSchedulerMachine = SchedulerMachine.TestCase
