@@ -14,8 +14,8 @@ _MAX_UTF8_BYTES = 4
 class Detokenizer:
     """The text of one growing sequence, piece by piece, never half a character.
 
-    Pieces and `flush` add up to `tokenizer.decode` of all ids, however they are split. After a prompt they are
-    what the ids add to the prompt's text: a leading space stays, and if the prompt ends in the middle of a
+    Pieces and `flush` add up to `tokenizer.decode` of all ids, however they are split. After a prompt they
+    are what the ids add to its text: a leading space stays, and if the prompt ends in the middle of a
     character, the whole character appears once its other half has arrived.
     """
 
@@ -135,13 +135,13 @@ class StopChecker:
 
         After a match nothing more may be pushed.
         """
-        text = self._held + text
-        match = self._first_match(text)
-        if match is not None:
-            start, stop = match
-            self._held = ""
-            return text[: start + len(stop) * self._include_stop], stop
-        num_safe = min((_start_of_partial(text, stop) for stop in self._stops), default=len(text))
+        if self._held:
+            text = self._held + text
+        num_safe = len(text)
+        for stop in self._stops:
+            if stop in text:
+                return self._finish(text)
+            num_safe = min(num_safe, _start_of_partial(text, stop))
         self._held = text[num_safe:]
         return text[:num_safe], None
 
@@ -150,9 +150,11 @@ class StopChecker:
         held, self._held = self._held, ""
         return held
 
-    def _first_match(self, text: str) -> tuple[int, str] | None:
-        found = [(start, stop) for stop in self._stops if (start := text.find(stop)) >= 0]
-        return min(found, key=lambda match: (match[0] + len(match[1]), match[0]), default=None)
+    def _finish(self, text: str) -> tuple[str, str]:
+        self._held = ""
+        found = [(text.find(stop), stop) for stop in self._stops if stop in text]
+        start, stop = min(found, key=lambda match: (match[0] + len(match[1]), match[0]))
+        return text[: start + len(stop) if self._include_stop else start], stop
 
 
 def _start_of_partial(text: str, stop: str) -> int:

@@ -2,7 +2,8 @@
 
 A file names its kind ("gpt2": byte-level BPE with merges; "llama": SentencePiece BPE with scores) and, for
 the first, by a word of llama.cpp's, how text is split before merging. Unknown kinds and words are refused: a
-near miss would give wrong tokens and no error. Sources: each family's tokenizer.json, llama.cpp's llama-vocab.cpp.
+near miss would give wrong tokens and no error.
+Sources: each family's tokenizer.json; llama.cpp's src/llama-vocab.cpp.
 """
 
 from __future__ import annotations

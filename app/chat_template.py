@@ -1,0 +1,229 @@
+"""Messages to a prompt, by the Jinja template that came with the model. Knows neither HTTP nor token ids.
+
+A template is a program from a stranger: it runs in jinja2's immutable sandbox, sees plain JSON data, and may
+write only so much. What it may use beyond Jinja follows transformers' documentation of chat templates.
+"""
+
+from __future__ import annotations
+
+import datetime
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from jinja2 import nodes
+from jinja2.ext import Extension, loopcontrols
+from jinja2.parser import Parser
+from jinja2.sandbox import ImmutableSandboxedEnvironment, SecurityError
+from jinja2.utils import Namespace
+
+from .errors import RequestError, StartupError
+from .json_file import read_json_object
+
+_MAX_CHARACTERS = 1 << 26
+"""A prompt of 64 Mi characters is beyond every model; a template that writes more has run away."""
+_MARK = "\ue000octavo:continues\ue001"
+
+
+class TemplateError(RequestError):
+    """The template refused the messages, or failed on them."""
+
+    def __init__(self, message: str, *, param: str = "messages") -> None:
+        super().__init__(message, param=param)
+
+
+class ChatTemplate:
+    """A compiled template, and the one for requests with tools where a model has two.
+
+    special_tokens: "bos_token", "eos_token", ... to their text; visible to the template.
+    Raises StartupError if a template is not valid Jinja.
+    """
+
+    def __init__(
+        self, source: str | Mapping[str, str], special_tokens: Mapping[str, str] | None = None
+    ) -> None:
+        sources = {"default": source} if isinstance(source, str) else source
+        self._special_tokens = dict(special_tokens or {})
+        environment = _environment()
+        self._templates = {name: _compile(environment, text) for name, text in sources.items()}
+        if "default" not in self._templates:
+            raise StartupError(f"the model has chat templates {', '.join(sources)} but none named default")
+
+    def render(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        *,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        add_generation_prompt: bool = True,
+        continue_final_message: bool = False,
+        **kwargs: Any,
+    ) -> str:
+        """The prompt, special tokens included, so it is to be encoded without adding any.
+
+        continue_final_message: the prompt ends where the last message's text ends, for the model to go on.
+        kwargs: more variables for the template, e.g. `enable_thinking`. Raises TemplateError.
+        """
+        messages = [_with_parsed_arguments(message) for message in messages]
+        if continue_final_message:
+            if add_generation_prompt:
+                raise TemplateError(
+                    "continue_final_message and add_generation_prompt cannot both be true",
+                    param="continue_final_message",
+                )
+            messages = _with_mark(messages)
+        template = self._templates["tool_use" if tools and "tool_use" in self._templates else "default"]
+        variables = {
+            "documents": None,
+            **self._special_tokens,
+            **kwargs,
+            "messages": messages,
+            "tools": tools or None,
+            "add_generation_prompt": add_generation_prompt,
+        }
+        text = _run(template, variables)
+        return _cut_at_mark(text) if continue_final_message else text
+
+
+def find_chat_template(directory: Path) -> str | dict[str, str] | None:
+    """The template of a model in the Hugging Face layout, by name if it has several; None if it has none."""
+    if (path := directory / "chat_template.jinja").is_file():
+        try:
+            return path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise StartupError(f"{path} cannot be read: {error}") from error
+    for file_name in ("chat_template.json", "tokenizer_config.json"):
+        path = directory / file_name
+        found = read_json_object(path).get("chat_template") if path.is_file() else None
+        if isinstance(found, list):
+            try:
+                return {str(entry["name"]): str(entry["template"]) for entry in found}
+            except (KeyError, TypeError) as error:
+                raise StartupError(f"{path} has a chat_template list without names and templates") from error
+        if isinstance(found, str):
+            return found
+    return None
+
+
+class _GenerationTag(Extension):
+    """`{% generation %}` marks what the assistant wrote, for training; here it is only its contents."""
+
+    tags = {"generation"}
+
+    def parse(self, parser: Parser) -> list[nodes.Node]:
+        next(parser.stream)
+        return parser.parse_statements(("name:endgeneration",), drop_needle=True)
+
+
+class _SafeNamespace(Namespace):
+    """Jinja's namespace() without names that Python gives a meaning."""
+
+    def __setitem__(self, name: str, value: Any) -> None:
+        if name.startswith("_"):
+            raise SecurityError(f"a chat template may not set the attribute {name!r}")
+        super().__setitem__(name, value)
+
+
+def _namespace(*args: Any, **kwargs: Any) -> _SafeNamespace:
+    made = _SafeNamespace()
+    for name, value in dict(*args, **kwargs).items():
+        made[name] = value
+    return made
+
+
+def _environment() -> jinja2.Environment:
+    environment = ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=[_GenerationTag, loopcontrols]
+    )
+    environment.filters["tojson"] = _to_json
+    environment.globals |= {
+        "raise_exception": _raise_exception,
+        "strftime_now": lambda layout: datetime.datetime.now().strftime(layout),
+        "namespace": _namespace,
+    }
+    return environment
+
+
+def _to_json(
+    value: Any,
+    ensure_ascii: bool = False,
+    indent: int | None = None,
+    separators: tuple[str, str] | None = None,
+    sort_keys: bool = False,
+) -> str:
+    """Jinja's own filter escapes HTML, which no model was trained on."""
+    return json.dumps(
+        value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys
+    )
+
+
+def _raise_exception(message: str) -> str:
+    raise jinja2.TemplateError(message)
+
+
+def _compile(environment: jinja2.Environment, source: str) -> jinja2.Template:
+    try:
+        return environment.from_string(source)
+    except jinja2.TemplateSyntaxError as error:
+        raise StartupError(
+            f"the chat template is not valid Jinja: line {error.lineno}: {error.message}"
+        ) from error
+
+
+def _run(template: jinja2.Template, variables: Mapping[str, Any]) -> str:
+    pieces: list[str] = []
+    num_characters = 0
+    try:
+        for piece in template.generate(variables):
+            pieces.append(piece)
+            num_characters += len(piece)
+            if num_characters > _MAX_CHARACTERS:
+                raise TemplateError(f"the chat template wrote more than {_MAX_CHARACTERS} characters")
+    except RequestError:
+        raise
+    except jinja2.TemplateError as error:
+        raise TemplateError(f"the chat template refused the messages: {error.message}") from error
+    except Exception as error:  # a template can raise whatever its data makes Python raise
+        raise TemplateError(f"the chat template failed: {type(error).__name__}: {error}") from error
+    return "".join(pieces)
+
+
+def _with_parsed_arguments(message: Mapping[str, Any]) -> dict[str, Any]:
+    """The API carries a tool call's arguments as JSON text; templates expect the object."""
+    message = dict(message)
+    calls = message.get("tool_calls")
+    if isinstance(calls, list):
+        message["tool_calls"] = [_with_parsed_call(call) for call in calls]
+    return message
+
+
+def _with_parsed_call(call: Any) -> Any:
+    function = call.get("function") if isinstance(call, Mapping) else None
+    if not isinstance(function, Mapping) or not isinstance(function.get("arguments"), str):
+        return call
+    try:
+        arguments = json.loads(function["arguments"])
+    except ValueError:
+        return call  # what the model once wrote need not be JSON; the template shows it as it is
+    return {**call, "function": {**function, "arguments": arguments}}
+
+
+def _with_mark(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """A mark behind the last message's text; the space after it shows whether the template trims."""
+    content = messages[-1].get("content") if messages else None
+    if isinstance(content, list) and content and isinstance(content[-1], Mapping) and "text" in content[-1]:
+        marked: Any = [*content[:-1], {**content[-1], "text": f"{content[-1]['text']}{_MARK} "}]
+    elif isinstance(content, str):
+        marked = f"{content}{_MARK} "
+    else:
+        raise TemplateError("continue_final_message needs a last message whose content is text")
+    return [*messages[:-1], {**messages[-1], "content": marked}]
+
+
+def _cut_at_mark(text: str) -> str:
+    end = text.rfind(_MARK)
+    if end < 0:
+        raise TemplateError("continue_final_message: the chat template leaves out the last message's text")
+    trims = not text.startswith(" ", end + len(_MARK))
+    return text[:end].rstrip() if trims else text[:end]
