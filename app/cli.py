@@ -172,8 +172,12 @@ def _serve(options: argparse.Namespace) -> int:
 
 def _terminal(options: argparse.Namespace) -> int:
     engine, terminal = _configs(options)
+    if options.command == "complete" and terminal.system_prompt is not None:
+        raise SettingError("system_prompt", "is for octavo chat: a completion has no messages")
     if terminal.url is not None:
         _refuse_engine_flags(options)
+    elif "api_key" in options:
+        raise SettingError("api_key", "is for the server at --url, which is not given")
     from .terminal import run
 
     return run(options.command, engine, terminal, model_given="model" in options)

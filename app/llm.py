@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import itertools
 import weakref
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self
 
@@ -108,8 +108,8 @@ class LLM:
         text = template.render([dict(message) for message in messages], **options)
         return Prompt(text, tokenizer.encode(text, add_special_tokens=False))
 
-    def stream(self, prompt: Prompt, sampling_params: SamplingParams) -> Iterator[TextDelta]:
-        """One completion as it comes. Leaving the iterator, or an interrupt, aborts the request."""
+    def stream(self, prompt: Prompt, sampling_params: SamplingParams) -> Generator[TextDelta]:
+        """One completion as it comes. Closing the generator, or an interrupt, aborts the request."""
         request_id = f"llm-{next(self._request_numbers)}"
         stream = self._loop.run(self._start(prompt, sampling_params, request_id))
         try:
