@@ -37,7 +37,7 @@ class ReadGroup:
 
 
 def cache_rows(block_ids: Tensor, num_kv_heads: int) -> Tensor:
-    """[n, blocks] block ids -> int64 rows of [blocks * kv heads, -1], flat, in the order (n, kv head, block)."""
+    """[n, blocks] block ids -> int64 rows of [blocks * kv heads, -1], flat, ordered (n, kv head, block)."""
     heads = torch.arange(num_kv_heads, device=block_ids.device)
     return (block_ids[:, None, :].long() * num_kv_heads + heads[:, None]).flatten()
 
@@ -127,7 +127,7 @@ def decode_attention_reference(
 
 
 def _attend(grouped: Tensor, k_cache: Tensor, v_cache: Tensor, read: ReadGroup, scale: float) -> Tensor:
-    """A KV head's query heads stand where a prompt's tokens would, so its keys are read once for all of them."""
+    """A KV head's query heads stand where a prompt's tokens would, so keys are read once for all of them."""
     k = gather(k_cache, read.cache_rows, read.size)[:, :, read.first : read.last]
     v = gather(v_cache, read.cache_rows, read.size)[:, :, read.first : read.last]
     mask = None if read.mask is None else read.mask.expand(-1, 1, grouped.shape[2], -1)
@@ -155,7 +155,7 @@ def decode_attention(
 
     q: [B, Hq, d].   k_cache, v_cache: [num_blocks, Hkv, block_size, d], contiguous.
     block_tables: [num_slots, max_blocks] int32.   slots: [B] int32, sequence -> row of block_tables.
-    seq_lens: [B] int32, keys that the query sees, its own included; 0 for a padding row, its result arbitrary.
+    seq_lens: [B] int32, keys that the query sees, its own included; 0 for a padding row (result arbitrary).
     window: the query sees its last `window` keys only.   max_seq_len: bound of seq_lens that sizes the grid.
     split_size: keys per split; None chooses by batch size, a constant makes results independent of the batch.
     memo: what the step's layers share.

@@ -1,6 +1,6 @@
 """From the merged projection to attention's inputs: bias, per-head norm, rotary embedding, pages written.
 
-Rotary embedding: Su et al., "RoFormer" (arXiv 2104.09864), rotating the two halves of a head as GPT-NeoX does.
+Rotary embedding: Su et al., "RoFormer" (arXiv 2104.09864); it turns the two halves of a head as in GPT-NeoX.
 """
 
 from __future__ import annotations
