@@ -131,9 +131,14 @@ class ServerMetrics(Collector):
         known = field in self._ignored or len(self._ignored) < _MAX_IGNORED_NAMES
         self._ignored[field if known else _OTHER] += 1
 
-    def begin(self, num_prompt_tokens: int) -> RequestRecord:
-        """A request has been taken by the engine."""
-        return RequestRecord(self, num_prompt_tokens)
+    def begin(self, num_prompt_tokens: int, arrival_s: float) -> RequestRecord:
+        """The engine has taken one choice of a request that came at `arrival_s` (time.monotonic)."""
+        return RequestRecord(self, num_prompt_tokens, arrival_s)
+
+    def count_end(self, cause: str) -> None:
+        """A request ended by `cause` before the engine took it."""
+        assert cause in CAUSES, f"cause must be one of {CAUSES}, got {cause!r}"
+        self.ended[cause] += 1
 
     def collect(self) -> Iterator[Metric]:
         """All families, the engine's gauges read now."""
@@ -187,10 +192,10 @@ class ServerMetrics(Collector):
 class RequestRecord:
     """One choice on its way through a front end; `end` may be called often, the first call counts."""
 
-    def __init__(self, metrics: ServerMetrics, num_prompt_tokens: int) -> None:
+    def __init__(self, metrics: ServerMetrics, num_prompt_tokens: int, arrival_s: float) -> None:
         self._metrics = metrics
         self._num_prompt_tokens = num_prompt_tokens
-        self._arrival_s = time.monotonic()
+        self._arrival_s = arrival_s
         self._last_s = 0.0
         self.num_tokens = 0
         self._ended = False

@@ -68,7 +68,7 @@ def convert(value: Any, into: type[T], path: str = "") -> T:
 def check_fields(
     value: Mapping[str, Any], into: type[msgspec.Struct], refused: Refused, path: str = ""
 ) -> list[str]:
-    """Paths of the fields of `value` that nobody knows; raises RequestError for a known one that is refused."""
+    """Paths of the fields of `value` that nobody knows. Raises RequestError for one that is refused."""
     unknown = []
     for name, entry in value.items():
         if name in into.__struct_fields__:

@@ -1,0 +1,192 @@
+"""From the choices of a request to its response, streamed or whole. What chat and completions share.
+
+Knows how an answer is put together; the shape of choices and log-probabilities comes from the route.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import AsyncGenerator, Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+from urllib.parse import quote
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import Response
+
+from ..model.plan import TokenLogprobs
+from ..model.sampling_params import SamplingParams
+from .choices import Choices
+from .chunks import DONE, ChunkEncoder, ChunkShape, error_frame
+from .context import ServerContext
+from .disconnect import unless_disconnected
+from .errors import GenerationError, RequestError
+from .generation import TextDelta
+from .protocol import SamplingFields, usage
+from .sse import EventStream
+
+log = logging.getLogger(__name__)
+
+LogprobsWriter = Callable[[Sequence[int], Sequence[TokenLogprobs]], Any]
+"""(token ids, their log-probabilities) of one choice's next tokens -> what the response says of them."""
+
+IGNORED_HEADER = "x-octavo-ignored-fields"
+_MAX_NAMED_FIELDS = 20
+_MAX_NAME_CHARS = 64
+
+
+class Route(NamedTuple):
+    """What distinguishes one route's answers.
+
+    choice: (index, text, logprobs, finish reason, stop reason) -> the choice's object.
+    logprobs: a writer for one choice.
+    """
+
+    id_prefix: str
+    object: str
+    chunk: ChunkShape
+    choice: Callable[[int, str, Any, str | None, str | int | None], dict[str, Any]]
+    logprobs: Callable[[], LogprobsWriter]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asked:
+    """A request, read: what to generate. `echoes`: for each prompt the text that its answers begin with."""
+
+    fields: SamplingFields
+    model: str
+    prompts: Sequence[Sequence[int]]
+    params: SamplingParams
+    ignored: Sequence[str] = ()
+    echoes: Sequence[str] = ()
+
+
+class Answer:
+    """One request under way. Starts its choices when built; raises what Generation.start raises."""
+
+    def __init__(
+        self, server: ServerContext, route: Route, asked: Asked, *, request_id: str, arrival_s: float
+    ) -> None:
+        self._server = server
+        self._route = route
+        self._asked = asked
+        response_id = f"{route.id_prefix}{request_id}"
+        self._common = {
+            "id": response_id,
+            "object": route.object,
+            "created": int(time.time()),
+            "model": asked.model,
+            "system_fingerprint": f"octavo-{server.settings.version}",
+        }
+        self._choices = Choices(
+            server.generation,
+            server.metrics,
+            asked.prompts,
+            asked.params,
+            request_id=response_id,
+            priority=asked.fields.priority,
+            cache_salt=asked.fields.cache_salt or "",
+            arrival_s=arrival_s,
+        )
+        self._writers = (
+            [route.logprobs() for _ in range(len(self._choices))] if asked.params.logprobs is not None else []
+        )
+
+    async def respond(self, request: Request) -> Response:
+        """The response. Raises RequestError, and ClientDisconnect if nobody waits for it any more."""
+        headers = ignored_header(self._asked.ignored)
+        if self._asked.fields.stream:
+            return EventStream(
+                self._frames(),
+                on_close=self._choices.stop,
+                headers=headers,
+                keep_alive_s=self._server.settings.keep_alive_s,
+            )
+        try:
+            body = await unless_disconnected(request.receive, self._whole())
+        finally:
+            self._choices.stop()
+        return Response(body, media_type="application/json", headers=headers)
+
+    async def _whole(self) -> bytes:
+        deltas: list[list[TextDelta]] = [[] for _ in range(len(self._choices))]
+        async for batch in self._choices.batches():
+            for index, delta in batch:
+                deltas[index].append(delta)
+        choices = [self._choice(index, heard) for index, heard in enumerate(deltas)]
+        return msgspec.json.encode({**self._common, "choices": choices, "usage": self._usage()})
+
+    def _choice(self, index: int, deltas: Sequence[TextDelta]) -> dict[str, Any]:
+        last = deltas[-1]
+        assert last.finish_reason is not None, "a choice ends with a finish reason"
+        logprobs = None
+        if self._writers:
+            token_ids = [token for delta in deltas for token in delta.token_ids]
+            entries = [entry for delta in deltas for entry in delta.logprobs]
+            logprobs = self._writers[index](token_ids, entries)
+        text = self._echo(index) + "".join(delta.text for delta in deltas)
+        return self._route.choice(index, text, logprobs, last.finish_reason.value, last.stop_reason)
+
+    async def _frames(self) -> AsyncGenerator[bytes]:
+        """The events of a stream; an error is one of them, and the last is always [DONE]."""
+        fields = self._asked.fields
+        encoder = ChunkEncoder(self._route.chunk, self._common, with_usage=fields.include_usage)
+        opened: set[int] = set()
+        try:
+            async for batch in self._choices.batches():
+                frames: list[bytes] = []
+                for index, delta in batch:
+                    if index not in opened:
+                        opened.add(index)
+                        frames += self._opening_frames(encoder, index)
+                    frames += self._delta_frames(encoder, index, delta)
+                if frames:
+                    yield b"".join(frames)
+            if fields.include_usage:
+                yield encoder.usage(self._usage())
+        except RequestError as error:
+            yield error_frame(error.body())
+        except Exception:
+            # The status line is out; the client can only be told in the stream.
+            log.exception("request %s failed", self._common["id"])
+            yield error_frame(GenerationError("The server failed at this request.").body())
+        yield DONE
+
+    def _opening_frames(self, encoder: ChunkEncoder, index: int) -> list[bytes]:
+        echo = self._echo(index)
+        frames = [encoder.opening(index, self._running_usage())]
+        if echo:
+            frames.append(encoder.text(index, echo, usage=self._running_usage()))
+        return frames
+
+    def _delta_frames(self, encoder: ChunkEncoder, index: int, delta: TextDelta) -> list[bytes]:
+        frames = []
+        logprobs = self._writers[index](delta.token_ids, delta.logprobs) if self._writers else None
+        if delta.text or (logprobs is not None and delta.token_ids):
+            frames.append(encoder.text(index, delta.text, logprobs, self._running_usage()))
+        if delta.finish_reason is not None:
+            reason = delta.finish_reason.value
+            frames.append(encoder.closing(index, reason, delta.stop_reason, self._running_usage()))
+        return frames
+
+    def _echo(self, index: int) -> str:
+        return self._asked.echoes[index // self._asked.params.n] if self._asked.echoes else ""
+
+    def _running_usage(self) -> dict[str, Any] | None:
+        return self._usage() if self._asked.fields.continuous_usage else None
+
+    def _usage(self) -> dict[str, Any]:
+        choices = self._choices
+        return usage(choices.num_prompt_tokens, choices.num_completion_tokens, choices.num_cached_tokens)
+
+
+def ignored_header(fields: Sequence[str]) -> dict[str, str]:
+    """The header that names unknown fields; clients choose the names, so they are quoted and cut."""
+    if not fields:
+        return {}
+    names = [quote(field[:_MAX_NAME_CHARS], safe="[]") for field in fields[:_MAX_NAMED_FIELDS]]
+    if len(fields) > _MAX_NAMED_FIELDS:
+        names.append("...")
+    return {IGNORED_HEADER: ", ".join(names)}

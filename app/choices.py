@@ -1,0 +1,129 @@
+"""The choices of one HTTP request: started together, heard as one, stopped together. Knows no JSON."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
+from secrets import token_hex
+
+from ..model.sampling_params import SamplingParams
+from ..scheduler.request import FinishReason
+from .errors import GenerationError
+from .generation import Generation, TextDelta, TextStream, choice_params
+from .metrics import RequestRecord, ServerMetrics
+
+Batch = list[tuple[int, TextDelta]]
+"""(index of the choice, what it brought), as many as have come."""
+
+
+class Choices:
+    """`params.n` choices for each of `prompts`; choice i of prompt p has index p * n + i.
+
+    Raises what Generation.start raises, with nothing left running. The owner calls `stop` in the end.
+    """
+
+    def __init__(
+        self,
+        generation: Generation,
+        metrics: ServerMetrics,
+        prompts: Sequence[Sequence[int]],
+        params: SamplingParams,
+        *,
+        request_id: str,
+        priority: int = 0,
+        cache_salt: str = "",
+        arrival_s: float,
+    ) -> None:
+        self.num_prompt_tokens = sum(map(len, prompts))
+        self.num_cached_tokens = 0
+        self._n = params.n
+        self._metrics = metrics
+        self._streams: list[TextStream] = []
+        self._records: list[RequestRecord] = []
+        try:
+            for prompt in prompts:
+                for each in choice_params(params):
+                    # Clients may repeat request ids; the engine's must be unique.
+                    engine_id = f"{request_id}-{token_hex(4)}"
+                    stream = generation.start(
+                        prompt, each, request_id=engine_id, priority=priority, cache_salt=cache_salt
+                    )
+                    self._streams.append(stream)
+                    self._records.append(metrics.begin(len(prompt), arrival_s))
+        except Exception:
+            self.stop("refused")
+            raise
+        metrics.choices.observe(params.n)
+
+    def __len__(self) -> int:
+        return len(self._streams)
+
+    @property
+    def num_completion_tokens(self) -> int:
+        """Tokens heard so far, of all choices."""
+        return sum(record.num_tokens for record in self._records)
+
+    async def batches(self) -> AsyncGenerator[Batch]:
+        """What the choices say, until each has ended. Raises GenerationError and EngineDeadError."""
+        try:
+            if len(self._streams) == 1:
+                async for delta in self._streams[0]:
+                    yield [self._heard(0, delta)]
+            else:
+                async with aclosing(self._merged()) as merged:
+                    async for batch in merged:
+                        yield [self._heard(index, delta) for index, delta in batch]
+        except Exception:
+            self.stop("error")
+            raise
+        self._metrics.max_tokens.observe(max(record.num_tokens for record in self._records))
+
+    def stop(self, cause: str = "disconnect") -> None:
+        """Abort what still runs and count it as ended by `cause`. Safe to call at any time."""
+        for stream in self._streams:
+            stream.abort()
+        for record in self._records:
+            record.end(cause)
+
+    def _heard(self, index: int, delta: TextDelta) -> tuple[int, TextDelta]:
+        self._records[index].receive(delta)
+        if delta.finish_reason is FinishReason.ERROR:
+            raise GenerationError(delta.error or "The engine failed at this request.")
+        if delta.timings is not None and index % self._n == 0:
+            # The first choice tells how warm the cache was; its siblings find what it has just written.
+            self.num_cached_tokens += delta.timings.num_cached_tokens
+        return index, delta
+
+    async def _merged(self) -> AsyncGenerator[Batch]:
+        heard: asyncio.Queue[tuple[int, TextDelta] | Exception | None] = asyncio.Queue()
+
+        async def listen(index: int, stream: TextStream) -> None:
+            try:
+                async for delta in stream:
+                    heard.put_nowait((index, delta))
+            except Exception as error:
+                heard.put_nowait(error)  # raised below, in the task that asked
+            heard.put_nowait(None)
+
+        tasks = [asyncio.create_task(listen(i, stream)) for i, stream in enumerate(self._streams)]
+        num_listening = len(tasks)
+        try:
+            while num_listening:
+                entries = [await heard.get()]
+                while not heard.empty():
+                    entries.append(heard.get_nowait())
+                batch: Batch = []
+                for entry in entries:
+                    if entry is None:
+                        num_listening -= 1
+                    elif isinstance(entry, Exception):
+                        raise entry
+                    else:
+                        batch.append(entry)
+                if batch:
+                    yield batch
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)

@@ -1,0 +1,60 @@
+"""What the route handlers of one server share."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TypeVar
+
+from .errors import ModelNotFoundError
+from .generation import Generation
+from .metrics import ServerMetrics
+
+T = TypeVar("T")
+
+_INLINE_BYTES = 4096
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerSettings:
+    """How a server meets its clients.
+
+    model_names: names that requests may use; the first is the one shown.   api_keys: empty needs none.
+    strict: refuse request fields that nobody knows.   cors_origins: whose scripts may call; `*` is anybody's.
+    keep_alive_s: silence after which a stream sends a comment.
+    """
+
+    model_names: tuple[str, ...]
+    version: str
+    api_keys: tuple[str, ...] = ()
+    strict: bool = False
+    max_body_bytes: int = 16 * 2**20
+    keep_alive_s: float = 15.0
+    cors_origins: tuple[str, ...] = ("*",)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerContext:
+    """The engine's front door, the settings, the numbers, and threads for work that would block the loop."""
+
+    generation: Generation
+    settings: ServerSettings
+    metrics: ServerMetrics
+    threads: ThreadPoolExecutor
+
+    def served_name(self, model: str | None) -> str:
+        """The name that the client used, the first one if none. Raises ModelNotFoundError."""
+        names = self.settings.model_names
+        if not model:
+            return names[0]
+        if model not in names:
+            raise ModelNotFoundError(model)
+        return model
+
+    async def read(self, reader: Callable[[bytes], T], body: bytes) -> T:
+        """`reader(body)`: here if the body is small, else in a thread, so that streams go on meanwhile."""
+        if len(body) <= _INLINE_BYTES:
+            return reader(body)
+        return await asyncio.get_running_loop().run_in_executor(self.threads, reader, body)

@@ -1,0 +1,51 @@
+"""The handler of a route that generates: body, question, answer. Chat and completions are two of these."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+
+from .answer import Answer, Asked, Route
+from .body import read_body
+from .context import ServerContext
+from .errors import RequestError
+
+
+class GenerationEndpoint:
+    """Reads a body with `read`, which raises RequestError, and answers in the shape of `route`."""
+
+    def __init__(self, server: ServerContext, route: Route, read: Callable[[bytes], Asked]) -> None:
+        self._server = server
+        self._route = route
+        self._read = read
+
+    async def post(self, request: Request) -> Response:
+        """The response. Whatever fails before the engine has taken the request is counted here."""
+        arrival_s = time.monotonic()
+        server = self._server
+        try:
+            body = await read_body(request, server.settings.max_body_bytes)
+            asked = await server.read(self._read, body)
+            self._count_ignored(asked.ignored)
+            if asked.fields.request_id is not None and "x-request-id" not in request.headers:
+                request.state.request_id = asked.fields.request_id
+            answer = Answer(
+                server, self._route, asked, request_id=request.state.request_id, arrival_s=arrival_s
+            )
+        except RequestError as error:
+            server.metrics.count_end("refused" if error.status < 500 or error.status == 503 else "error")
+            raise
+        except ClientDisconnect:
+            server.metrics.count_end("disconnect")
+            raise
+        except Exception:
+            server.metrics.count_end("error")
+            raise
+        return await answer.respond(request)
+
+    def _count_ignored(self, fields: Iterable[str]) -> None:
+        for field in fields:
+            self._server.metrics.count_ignored(field)

@@ -1,0 +1,43 @@
+"""GET /v1/models and /v1/models/{id}: what is served here, and with which defaults."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from .context import ServerContext
+from .responses import json_response
+
+
+class Models:
+    """The handlers of both routes."""
+
+    def __init__(self, server: ServerContext) -> None:
+        self._server = server
+        self._created = int(time.time())
+
+    async def list(self, request: Request) -> Response:
+        """All names of the model."""
+        names = self._server.settings.model_names
+        return json_response({"object": "list", "data": [self._card(name) for name in names]})
+
+    async def get(self, request: Request) -> Response:
+        """One of them. Raises ModelNotFoundError."""
+        return json_response(self._card(self._server.served_name(request.path_params["model"])))
+
+    def _card(self, name: str) -> dict[str, Any]:
+        generation = self._server.generation
+        return {
+            "id": name,
+            "object": "model",
+            "created": self._created,
+            "owned_by": "octavo",
+            "root": generation.model_name,
+            "parent": None,
+            "max_model_len": generation.max_model_len,
+            # What a request gets that says nothing: nobody should have to guess.
+            "default_sampling_params": dict(generation.default_params),
+        }

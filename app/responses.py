@@ -1,0 +1,73 @@
+"""JSON and error responses, in the OpenAI API's shape, and the handlers that turn exceptions into them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from http import HTTPStatus
+from typing import Any
+
+from msgspec.json import encode
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+
+from .errors import AuthenticationError, BodyTooLargeError, RequestError
+
+REQUEST_ID_HEADER = "x-request-id"
+_HTTP_CODES = {404: "not_found", 405: "method_not_allowed"}
+
+
+def json_response(value: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
+    """`value` as JSON."""
+    return Response(encode(value), status, headers, "application/json")
+
+
+def error_response(request: Request, error: RequestError) -> Response:
+    """The response that tells `error`."""
+    headers = {REQUEST_ID_HEADER: getattr(request.state, "request_id", "")}
+    if error.retry_after_s is not None:
+        headers["retry-after"] = str(error.retry_after_s)
+    if isinstance(error, AuthenticationError):
+        headers["www-authenticate"] = "Bearer"
+    if isinstance(error, BodyTooLargeError):
+        headers["connection"] = "close"  # The rest of the body stays unread.
+    return json_response(error.body(), error.status, headers)
+
+
+async def on_request_error(request: Request, error: Exception) -> Response:
+    """For RequestError."""
+    assert isinstance(error, RequestError), error
+    return error_response(request, error)
+
+
+async def on_http_exception(request: Request, error: Exception) -> Response:
+    """For what the router says: no such route, not this method."""
+    assert isinstance(error, HTTPException), error
+    status = error.status_code
+    where = f"{request.method} {request.url.path}"
+    sentences = {404: f"There is no route {where}.", 405: f"{where} is not allowed; see the Allow header."}
+    refusal = RequestError(
+        sentences.get(status, str(error.detail)),
+        status=status,
+        code=_HTTP_CODES.get(status, HTTPStatus(status).phrase.lower().replace(" ", "_")),
+    )
+    response = error_response(request, refusal)
+    for name, value in (error.headers or {}).items():
+        response.headers[name] = value
+    return response
+
+
+async def on_bug(request: Request, error: Exception) -> Response:
+    """For everything else; starlette raises it again afterwards, so that the log has the traceback."""
+    failure = RequestError(
+        "The server failed at this request; its log says why.",
+        status=500,
+        code="internal_error",
+        type="server_error",
+    )
+    return error_response(request, failure)
+
+
+async def on_disconnect(request: Request, error: Exception) -> Response:
+    """For ClientDisconnect: nobody reads this; the status is nginx's word for it, for the count."""
+    return Response(status_code=499)

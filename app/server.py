@@ -1,0 +1,152 @@
+"""The web application: routes, what surrounds every response, start and end. Knows no engine, no socket."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+
+from prometheus_client import CollectorRegistry, ProcessCollector
+from prometheus_client.exposition import choose_encoder
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from ..scheduler.stats import EngineStats
+from .answer import IGNORED_HEADER
+from .chat import chat_completions
+from .completions import completions
+from .context import ServerContext, ServerSettings
+from .errors import RequestError
+from .generation import Generation
+from .health import Health
+from .metrics import Histogram, ServerMetrics
+from .middleware import Accounting, ApiKeys
+from .models import Models
+from .prompt_encoder import PromptEncoder
+from .responses import REQUEST_ID_HEADER, on_bug, on_disconnect, on_http_exception, on_request_error
+from .tokenize import Tokenize
+
+Lifespan = Callable[[Starlette], AbstractAsyncContextManager[None]]
+
+_OPEN_PATHS = ("/", "/health", "/livez", "/readyz", "/version", "/metrics")
+_NUM_THREADS = 2
+_LAG_PERIOD_S = 0.1
+
+
+def create_app(
+    generation: Generation,
+    settings: ServerSettings,
+    *,
+    stats: Callable[[], EngineStats] | None = None,
+    complaint: Callable[[], str | None] = lambda: None,
+    lifespan: Lifespan | None = None,
+) -> Starlette:
+    """The server for one model.
+
+    stats: the engine's moment, asked for at every scrape.
+    complaint: why no request can be served, in one sentence; None if one can.
+    lifespan: entered before the first request and left after the last, in the server's event loop.
+    """
+    server = ServerContext(
+        generation=generation,
+        settings=settings,
+        metrics=ServerMetrics(settings.model_names[0], settings.version, stats),
+        threads=ThreadPoolExecutor(_NUM_THREADS, thread_name_prefix="octavo-read"),
+    )
+    routes = _routes(server, complaint)
+    app = Starlette(
+        routes=routes,
+        middleware=_middleware(server, [route.path for route in routes]),
+        exception_handlers={
+            RequestError: on_request_error,
+            HTTPException: on_http_exception,
+            ClientDisconnect: on_disconnect,
+            Exception: on_bug,
+        },
+        lifespan=_lifespan(server, lifespan),
+    )
+    app.router.redirect_slashes = False
+    return app
+
+
+def _routes(server: ServerContext, complaint: Callable[[], str | None]) -> list[Route]:
+    encoder = PromptEncoder(server.generation)
+    models = Models(server)
+    tokenize = Tokenize(server, encoder)
+    health = Health(server, complaint)
+    return [
+        Route("/v1/chat/completions", chat_completions(server, encoder).post, methods=["POST"]),
+        Route("/v1/completions", completions(server, encoder).post, methods=["POST"]),
+        Route("/v1/models", models.list),
+        Route("/v1/models/{model:path}", models.get),
+        Route("/tokenize", tokenize.tokenize, methods=["POST"]),
+        Route("/detokenize", tokenize.detokenize, methods=["POST"]),
+        Route("/health", health.ready),
+        Route("/readyz", health.ready),
+        Route("/livez", health.alive),
+        Route("/version", health.version),
+        Route("/metrics", _metrics_handler(server.metrics)),
+        Route("/", health.pointer),
+    ]
+
+
+def _middleware(server: ServerContext, paths: list[str]) -> list[Middleware]:
+    """Outermost first: a refused key is counted and has an id too, and a browser may read why."""
+    settings = server.settings
+    layers = [
+        Middleware(Accounting, metrics=server.metrics, routes=paths),
+        Middleware(
+            CORSMiddleware,
+            allow_origins=settings.cors_origins,
+            allow_methods=["*"],
+            allow_headers=["*"],
+            expose_headers=[REQUEST_ID_HEADER, IGNORED_HEADER, "retry-after"],
+        ),
+    ]
+    if settings.api_keys:
+        layers.append(Middleware(ApiKeys, keys=settings.api_keys, open_paths=_OPEN_PATHS))
+    return layers
+
+
+def _metrics_handler(metrics: ServerMetrics) -> Callable[[Request], Awaitable[Response]]:
+    registry = CollectorRegistry()
+    registry.register(metrics)
+    ProcessCollector(registry=registry)
+
+    async def expose(request: Request) -> Response:
+        encode, content_type = choose_encoder(request.headers.get("accept", ""))
+        return Response(encode(registry), headers={"content-type": content_type})
+
+    return expose
+
+
+def _lifespan(server: ServerContext, inner: Lifespan | None) -> Lifespan:
+    @asynccontextmanager
+    async def lifespan(app: Starlette) -> AsyncIterator[None]:
+        lag = asyncio.create_task(_measure_lag(server.metrics.loop_lag))
+        try:
+            if inner is None:
+                yield
+            else:
+                async with inner(app):
+                    yield
+        finally:
+            lag.cancel()
+            server.threads.shutdown(wait=False, cancel_futures=True)
+
+    return lifespan
+
+
+async def _measure_lag(lag: Histogram) -> None:
+    """How late a timer fires is how long a stream would have waited for the loop."""
+    while True:
+        due_s = time.monotonic() + _LAG_PERIOD_S
+        await asyncio.sleep(_LAG_PERIOD_S)
+        lag.observe(max(0.0, time.monotonic() - due_s))
