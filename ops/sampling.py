@@ -10,6 +10,7 @@ from __future__ import annotations
 import enum
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -22,7 +23,6 @@ _MIX_1 = 0xBF58476D1CE4E5B9 - (1 << 64)
 _MIX_2 = 0x94D049BB133111EB - (1 << 64)
 _BLOCK = 512
 _GROUP = 16
-_MAX_GROUPS = 1024
 
 
 class Column(enum.IntEnum):
@@ -62,12 +62,12 @@ class Filters(NamedTuple):
 
 
 def uniform(seeds: Tensor, positions: Tensor) -> Tensor:
-    """One number in [0, 1) with 24 random bits per row, float32, from seeds [R] int64 and positions [R].
+    """One number in (0, 1) with 24 random bits per row, float32, from seeds [R] int64 and positions [R].
 
-    Two rounds of the splitmix64 finaliser (Steele, Lea, Flood: Fast splittable pseudorandom number generators).
+    Zero becomes 2**-25: it would choose the first token of any probability, however small. Two rounds of the splitmix64 finaliser (Steele, Lea, Flood: Fast splittable pseudorandom number generators).
     """
     bits = _mix(_mix(seeds) + positions.to(torch.int64) * _GOLDEN)
-    return _shift_right(bits, 40).to(torch.float32) * 2.0**-24
+    return _shift_right(bits, 40).to(torch.float32).clamp(min=0.5) * 2.0**-24
 
 
 def _mix(z: Tensor) -> Tensor:
@@ -138,7 +138,7 @@ def choose_greedy(logits: Tensor) -> Tensor:
 def choose(logits: Tensor, uniforms: Tensor, temperature: Tensor, filters: Filters | None = None) -> Tensor:
     """Draw a token for each row of logits [R, V] float32, [R] int64; -1 where the largest logit is not finite.
 
-    uniforms: [R] in [0, 1).   temperature: [R] > 0.
+    uniforms: [R] in (0, 1).   temperature: [R] > 0.
     """
     num_rows, vocab_size = logits.shape
     largest = logits.amax(-1, keepdim=True)
@@ -155,11 +155,11 @@ def choose(logits: Tensor, uniforms: Tensor, temperature: Tensor, filters: Filte
         thresholds = filter_thresholds(
             part, masses, largest[rows, 0], temperature[rows], filters.top_k, filters.top_p
         )
-        masses[:, :vocab_size].mul_(part >= thresholds[:, None])
+        masses[:, :vocab_size].masked_fill_(part < thresholds[:, None], 0)
         if len(rows) < num_rows:
             padded.index_copy_(0, rows, masses)
     if filters is not None and filters.min_p is not None:
-        weights.mul_(weights >= filters.min_p[:, None])
+        weights.masked_fill_(weights < filters.min_p[:, None], 0)
     tokens = _invert(padded, uniforms)
     return torch.where(largest.squeeze(1).isfinite(), tokens, -1)
 
@@ -196,52 +196,85 @@ def filter_thresholds(
     largest, temperature, top_p: [R] float32.   top_k: [R] int64 in [1, V]; V is off.
 
     Vocabularies are long and what survives is short, so a row is first seen through the maxima of groups of
-    tokens. Each of the k groups with the largest maxima holds a logit no less than the last of these maxima, so
-    the k largest logits are no less either; and where maxima add up to the mass p, top-p keeps nothing smaller.
-    Only the groups that reach this bound are sorted. Rows too flat for a bound are sorted whole.
+    tokens. Each of the k groups with the largest maxima holds a logit no less than the last of these maxima,
+    so the k largest logits are no less either; and where maxima add up to the mass p, top-p keeps nothing
+    smaller. Only the groups that reach this bound are sorted. Rows too flat for a bound are sorted whole.
     """
     vocab_size = logits.shape[1]
     num_groups = vocab_size // _GROUP
-    limit = min(_MAX_GROUPS, num_groups) - 1
     total = weights.unflatten(1, (-1, _BLOCK)).sum(-1).cumsum(-1)[:, -1]
-    scale = torch.stack([largest, temperature, top_p, total])
     by_count = top_k < vocab_size
-    if limit < 1:
-        return _sorted_thresholds(logits, scale, top_k, by_count)
+    row = _FilteredRows(largest, temperature, top_k, top_p, total, by_count)
+    if num_groups <= 1:
+        return _sorted_thresholds(logits, row)
     grouped = logits[:, : num_groups * _GROUP].unflatten(1, (_GROUP, num_groups))
-    maxima, groups = grouped.amax(1).topk(limit + 1)
-    mass = ((maxima - largest[:, None]) / temperature[:, None]).exp_().cumsum(-1)
+    maxima = grouped.amax(1)
+    ordered = _sort_descending(maxima)
+    mass = ((ordered - largest[:, None]) / temperature[:, None]).exp_().cumsum(-1)
     last = torch.where(by_count, top_k - 1, (mass < (top_p * total)[:, None]).sum(-1))
-    bound = maxima.gather(1, last.clamp(max=limit)[:, None])
-    needed = (maxima >= bound).sum(-1)
-    # Where all the maxima at hand reach the bound, more of them might.
-    bounded = (last < limit) & (needed <= limit)
+    bound = ordered.gather(1, last.clamp(max=num_groups - 1)[:, None])
+    reached = maxima >= bound
+    bounded = (last < num_groups) & (2 * reached.sum(-1) < num_groups)
     thresholds = torch.empty_like(largest)
     narrow, flat = bounded.nonzero().squeeze(1), (~bounded).nonzero().squeeze(1)
     if len(narrow):
-        width = max(1, int(needed[narrow].max()))
-        chosen = groups[narrow, None, :width].expand(-1, _GROUP, -1)
-        candidates = grouped.index_select(0, narrow).gather(2, chosen).flatten(1)
-        rest = logits[narrow, num_groups * _GROUP :]
-        found = _sorted_thresholds(
-            torch.cat([candidates, rest], 1), scale[:, narrow], top_k[narrow], by_count[narrow]
+        candidates = torch.cat(
+            [
+                _gather_groups(grouped, reached, narrow),
+                logits[narrow, num_groups * _GROUP :],
+            ],
+            1,
         )
+        found = _sorted_thresholds(candidates, row.select(narrow))
         thresholds[narrow] = torch.maximum(found, bound[narrow, 0])
     if len(flat):
-        thresholds[flat] = _sorted_thresholds(
-            logits.index_select(0, flat), scale[:, flat], top_k[flat], by_count[flat]
-        )
+        thresholds[flat] = _sorted_thresholds(logits.index_select(0, flat), row.select(flat))
     return thresholds
 
 
-def _sorted_thresholds(logits: Tensor, scale: Tensor, top_k: Tensor, by_count: Tensor) -> Tensor:
-    """`filter_thresholds` for logits [R, C] that hold all that may survive. scale: [4, R], see there."""
-    largest, temperature, top_p, total = scale[:, :, None]
-    ordered = logits.sort(-1, descending=True).values
-    kth = ordered.gather(1, (top_k[:, None] - 1).clamp(max=ordered.shape[1] - 1))
+class _FilteredRows(NamedTuple):
+    """What `_sorted_thresholds` needs of each row, [R]."""
+
+    largest: Tensor
+    temperature: Tensor
+    top_k: Tensor
+    top_p: Tensor
+    total: Tensor
+    by_count: Tensor
+
+    def select(self, rows: Tensor) -> _FilteredRows:
+        return _FilteredRows(*(column[rows] for column in self))
+
+
+def _gather_groups(grouped: Tensor, wanted: Tensor, rows: Tensor) -> Tensor:
+    """Logits of the wanted groups of N rows side by side, [N, width * _GROUP], filled up with -inf.
+
+    grouped: [R, _GROUP, G].   wanted: [R, G] bool.   rows: [N] int64.
+    """
+    wanted = wanted[rows]
+    place = wanted.cumsum(-1)
+    row, group = wanted.nonzero(as_tuple=True)
+    width = max(1, int(place[:, -1].max()))
+    gathered = grouped.new_full((len(rows), width, _GROUP), -torch.inf)
+    gathered[row, place[row, group] - 1] = grouped[rows[row], :, group]
+    return gathered.flatten(1)
+
+
+def _sort_descending(values: Tensor) -> Tensor:
+    """Rows sorted, NaN first. On the CPU numpy sorts, with vector instructions: 2.6 ms for 16 x 49152, torch 45."""
+    if values.is_cuda:
+        return values.sort(-1, descending=True).values
+    return torch.from_numpy(np.sort(values.numpy(), -1)).flip(-1)
+
+
+def _sorted_thresholds(logits: Tensor, rows: _FilteredRows) -> Tensor:
+    """`filter_thresholds` for logits [R, C] among which are all that may survive."""
+    largest, temperature, top_k, top_p, total, by_count = (column[:, None] for column in rows)
+    ordered = _sort_descending(logits)
+    kth = ordered.gather(1, (top_k - 1).clamp(max=ordered.shape[1] - 1))
     mass = ((ordered - largest) / temperature).exp_().cumsum(-1)
     num_left = (ordered >= kth).sum(-1, keepdim=True).clamp(min=1)
-    total = torch.where(by_count[:, None], mass.gather(1, num_left - 1), total)
+    total = torch.where(by_count, mass.gather(1, num_left - 1), total)
     # A token stays if the mass before it is below p, so one more stays than there are sums below p.
     num_kept = torch.minimum((mass < top_p * total).sum(-1, keepdim=True) + 1, num_left)
     return torch.where(top_p < 1, ordered.gather(1, num_kept - 1), kth).squeeze(1)
