@@ -1,0 +1,178 @@
+"""MODEL on the command line -> config, weights, tokenizer and chat template. Knows no layers and no devices.
+
+What can be wrong with a model's files is found here, before anything is allocated, and said in one sentence.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from ..model.gguf_file import GGUFError, GGUFFile
+from .chat_template import ChatTemplate, find_chat_template
+from .demo import demo_model
+from .errors import StartupError
+from .gguf_tokenizer import gguf_tokenizer
+from .json_file import read_json_object
+from .tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    import torch
+
+LoadFormat = Literal["auto", "safetensors", "gguf", "dummy"]
+
+_HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?(@[\w./-]+)?$")
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSource:
+    """A model's files, found and read as far as they are small.
+
+    name: what clients call the model.   path: its directory or .gguf file.
+    config, generation_config: as in the JSON files of the same names; the second is empty if there is none.
+    weights: where tensors come from; None makes them up (`--load-format dummy`).
+    tokenizer: None if it was not asked for.   chat_template: None if the model has none.
+    """
+
+    name: str
+    path: Path
+    config: Mapping[str, Any]
+    generation_config: Mapping[str, Any]
+    weights: GGUFFile | tuple[Path, ...] | None
+    num_tensors: int | None
+    tokenizer: Tokenizer | None
+    chat_template: ChatTemplate | None
+
+    def tensors(self, dtype: torch.dtype) -> Iterator[tuple[str, torch.Tensor]]:
+        """(Hugging Face name, tensor on the CPU), one at a time; quantized ones dequantized to `dtype`.
+
+        Raises ValueError, naming the file, for what is found to be damaged only now.
+        """
+        from ..model.gguf import gguf_tensors
+        from ..model.safetensors_file import read_tensors
+
+        assert self.weights is not None, "a model with made-up weights has no tensors to read"
+        if isinstance(self.weights, GGUFFile):
+            return gguf_tensors(self.weights, dtype)
+        return read_tensors(self.weights)
+
+
+def find_model(model: str, *, load_format: LoadFormat = "auto", with_tokenizer: bool = True) -> ModelSource:
+    """Finds `model`, downloading it if need be, and reads all but its weights.
+
+    model: `demo`, a .gguf file, a directory in the Hugging Face layout, or a hub id, `org/name` or
+    `org/name@revision`. Raises StartupError.
+    """
+    path = _locate(model, load_format)
+    is_gguf = path.is_file()
+    if is_gguf and load_format == "safetensors":
+        raise StartupError(f"--load-format safetensors does not fit {path}, which is a GGUF file")
+    if not is_gguf and load_format == "gguf":
+        raise StartupError(f"--load-format gguf does not fit {path}, which holds no GGUF file")
+    try:
+        read = _read_gguf if is_gguf else _read_directory
+        return read(model, path, load_format, with_tokenizer)
+    except OSError as error:
+        raise StartupError(f"{error.filename or path} cannot be read: {error.strerror or error}") from error
+
+
+def _locate(model: str, load_format: LoadFormat) -> Path:
+    """The directory or GGUF file that holds the model, on this machine."""
+    if model == "demo":
+        return demo_model()
+    path = Path(model).expanduser()
+    if path.is_dir():
+        return _gguf_inside(path) or path
+    if path.is_file():
+        if path.suffix.lower() != ".gguf":
+            raise StartupError(f"{path} is a file but no .gguf; for other formats name the model's directory")
+        return path
+    if path.is_absolute() or model.startswith(".") or model.lower().endswith(".gguf"):
+        raise StartupError(f"{path} does not exist")
+    if not _HUB_ID.match(model):
+        raise StartupError(f"{model!r} is no file or directory here, and it cannot be a hub id")
+    from .hub import download_model
+
+    repo_id, _, revision = model.partition("@")
+    return download_model(repo_id, revision or None, weights=load_format != "dummy")
+
+
+def _gguf_inside(directory: Path) -> Path | None:
+    """The GGUF file of a directory that holds one and no model in the Hugging Face layout."""
+    if (directory / "config.json").exists():
+        return None
+    files = sorted(directory.glob("*.gguf"))
+    firsts = [file for file in files if not re.search(r"-(?!00001)\d{5}-of-\d{5}\.gguf$", file.name)]
+    if len(firsts) > 1:
+        raise StartupError(
+            f"{directory} holds several GGUF files; name one of {', '.join(f.name for f in firsts)}"
+        )
+    return firsts[0] if firsts else None
+
+
+def _read_gguf(name: str, path: Path, load_format: LoadFormat, with_tokenizer: bool) -> ModelSource:
+    from ..model.gguf import gguf_config
+
+    try:
+        file = GGUFFile.open(path)
+        config = gguf_config(file)
+    except GGUFError as error:
+        raise StartupError(str(error)) from error
+    tokenizer = gguf_tokenizer(file) if with_tokenizer else None
+    template = file.metadata.get("tokenizer.chat_template")
+    dummy = load_format == "dummy"
+    return ModelSource(
+        name=name,
+        path=path,
+        config=config,
+        generation_config={},
+        weights=None if dummy else file,
+        num_tensors=None if dummy else len(file.tensors),
+        tokenizer=tokenizer,
+        chat_template=None
+        if tokenizer is None or not template
+        else ChatTemplate(template, tokenizer.special_tokens),
+    )
+
+
+def _read_directory(name: str, path: Path, load_format: LoadFormat, with_tokenizer: bool) -> ModelSource:
+    if not any(path.iterdir()):
+        raise StartupError(f"{path} is empty")
+    if not (path / "config.json").is_file():
+        raise StartupError(f"{path} has no config.json, so it is no model in the Hugging Face layout")
+    config = read_json_object(path / "config.json")
+    generation_path = path / "generation_config.json"
+    generation_config = read_json_object(generation_path) if generation_path.is_file() else {}
+    tokenizer = Tokenizer.from_directory(path, config, generation_config) if with_tokenizer else None
+    template = find_chat_template(path)
+    files, num_tensors = (None, None) if load_format == "dummy" else _safetensors(path)
+    return ModelSource(
+        name=name,
+        path=path,
+        config=config,
+        generation_config=generation_config,
+        weights=files,
+        num_tensors=num_tensors,
+        tokenizer=tokenizer,
+        chat_template=None
+        if tokenizer is None or not template
+        else ChatTemplate(template, tokenizer.special_tokens),
+    )
+
+
+def _safetensors(directory: Path) -> tuple[tuple[Path, ...], int]:
+    """The weight files and how many tensors they hold, from their headers: a truncated one is found now."""
+    from ..model.safetensors_file import count_tensors, safetensors_files
+
+    try:
+        files = tuple(safetensors_files(directory))
+        return files, count_tensors(files)
+    except ValueError as error:
+        pickled = sorted(
+            file.name for pattern in ("*.bin", "*.pth", "*.pt") for file in directory.glob(pattern)
+        )
+        hint = f" ({pickled[0]} is a pickle, which octavo does not read)" if pickled else ""
+        raise StartupError(f"{error}{hint}") from error
