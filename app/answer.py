@@ -24,7 +24,7 @@ from .context import ServerContext
 from .disconnect import unless_disconnected
 from .errors import GenerationError, RequestError
 from .generation import TextDelta
-from .protocol import SamplingFields, usage
+from .protocol import SamplingFields, client_names, usage
 from .sse import EventStream
 
 log = logging.getLogger(__name__)
@@ -53,7 +53,11 @@ class Route(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Asked:
-    """A request, read: what to generate. `echoes`: for each prompt the text that its answers begin with."""
+    """A request, read: what to generate.
+
+    echoes: for each prompt the text that its answers begin with.
+    prompt_field, max_tokens_field: the request's names for them, for errors that come later.
+    """
 
     fields: SamplingFields
     model: str
@@ -61,10 +65,12 @@ class Asked:
     params: SamplingParams
     ignored: Sequence[str] = ()
     echoes: Sequence[str] = ()
+    prompt_field: str = "prompt"
+    max_tokens_field: str = "max_tokens"
 
 
 class Answer:
-    """One request under way. Starts its choices when built; raises what Generation.start raises."""
+    """One request under way. Starts its choices when built; raises RequestError if they cannot start."""
 
     def __init__(
         self, server: ServerContext, route: Route, asked: Asked, *, request_id: str, arrival_s: float
@@ -80,16 +86,20 @@ class Answer:
             "model": asked.model,
             "system_fingerprint": f"octavo-{server.settings.version}",
         }
-        self._choices = Choices(
-            server.generation,
-            server.metrics,
-            asked.prompts,
-            asked.params,
-            request_id=response_id,
-            priority=asked.fields.priority,
-            cache_salt=asked.fields.cache_salt or "",
-            arrival_s=arrival_s,
-        )
+        try:
+            self._choices = Choices(
+                server.generation,
+                server.metrics,
+                asked.prompts,
+                asked.params,
+                request_id=response_id,
+                priority=asked.fields.priority,
+                cache_salt=asked.fields.cache_salt or "",
+                arrival_s=arrival_s,
+            )
+        except RequestError as error:
+            names = {"prompt": asked.prompt_field, "max_tokens": asked.max_tokens_field}
+            raise client_names(error, names) from None
         self._writers = (
             [route.logprobs() for _ in range(len(self._choices))] if asked.params.logprobs is not None else []
         )

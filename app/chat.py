@@ -53,6 +53,14 @@ def chat_completions(server: ServerContext, encoder: PromptEncoder) -> Generatio
             variables=check_template_kwargs(request.chat_template_kwargs),
         )
         prompt = encoder.encode_prompt(text, "messages", request.add_special_tokens)
-        return Asked(fields=request, model=model, prompts=[prompt], params=params, ignored=ignored)
+        return Asked(
+            fields=request,
+            model=model,
+            prompts=[prompt],
+            params=params,
+            ignored=ignored,
+            prompt_field="messages",
+            max_tokens_field=request.max_tokens_field,
+        )
 
     return GenerationEndpoint(server, route, read)

@@ -45,13 +45,13 @@ COMPLETION_CHUNK = ChunkShape(
 class ChunkEncoder:
     """Frames of one stream.
 
-    common: the keys that every chunk begins with: id, created, model and the like.
+    common: the keys that every chunk begins with; `object` is replaced by the chunk's.
     with_usage: whether chunks have the key `usage`.
     """
 
     def __init__(self, shape: ChunkShape, common: Mapping[str, Any], *, with_usage: bool) -> None:
         self._shape = shape
-        keys = encode({"id": common["id"], "object": shape.object, **common})
+        keys = encode({**common, "object": shape.object})
         self._head = b"data: " + keys[:-1] + b',"choices":['
         self._no_usage = b'],"usage":null}\n\n' if with_usage else b"]}\n\n"
         self._unfinished = b',"finish_reason":null,"stop_reason":null}'

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Any
 
-from msgspec import Meta, Struct
+from msgspec import Struct
 
 from ..model.sampling_params import SamplingParams
 from .errors import ContextLengthError, RequestError
@@ -108,7 +108,7 @@ class SamplingFields(Struct, kw_only=True):
     skip_special_tokens: bool | None = None
     stream: bool = False
     stream_options: StreamOptions | None = None
-    priority: Annotated[int, Meta(ge=-(2**63), lt=2**63)] = 0
+    priority: int = 0
     cache_salt: str | None = None
     request_id: str | None = None
     user: str | None = None
@@ -134,6 +134,8 @@ class SamplingFields(Struct, kw_only=True):
 def check_common(fields: SamplingFields) -> None:
     """Rules between fields, and the few ranges that SamplingParams does not know."""
     _require(1 <= fields.n <= MAX_CHOICES, "n", f"in [1, {MAX_CHOICES}]", fields.n)
+    in_range = -(2**63) <= fields.priority < 2**63
+    _require(in_range, "priority", "a signed 64-bit integer", fields.priority)
     _require(fields.cache_salt != "", "cache_salt", "a non-empty string", fields.cache_salt)
     if fields.request_id is not None and not usable_id(fields.request_id):
         rule = f"1 to {_MAX_ID_CHARS} printable ASCII characters without spaces"
@@ -188,13 +190,12 @@ def sampling_params(
         raise RequestError(message, param=param) from error
 
 
-def client_names(error: RequestError, *, prompt: str, max_tokens: str) -> RequestError:
-    """`error` from below, where fields are called `prompt` and `max_tokens`, in the words of the request."""
-    if error.param == "prompt":
-        error.param = prompt
-    elif error.param == "max_tokens" and isinstance(error, ContextLengthError):
-        error.param = max_tokens
-        error.message = error.message.replace("set max_tokens", f"set {max_tokens}")
+def client_names(error: RequestError, names: Mapping[str, str]) -> RequestError:
+    """`error` from below the routes, with the fields called as the request calls them."""
+    if error.param in names:
+        if isinstance(error, ContextLengthError):
+            error.message = error.message.replace(f"set {error.param} ", f"set {names[error.param]} ")
+        error.param = names[error.param]
     return error
 
 
