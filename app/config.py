@@ -48,10 +48,13 @@ class EngineConfig:
         default_text="the model's own length",
     )
     gpu_memory_utilization: float = setting(
-        0.9, _FRACTION, "share of the device's memory that octavo may use, weights included"
+        0.9, _FRACTION, "share of a GPU's memory that octavo may use, weights included"
     )
     kv_cache_memory_bytes: int | None = setting(
-        None, SIZE_BYTES, "size of the KV cache", default_text="what --gpu-memory-utilization leaves"
+        None,
+        SIZE_BYTES,
+        "size of the KV cache",
+        default_text="what --gpu-memory-utilization leaves; 4GiB on a CPU",
     )
     num_gpu_blocks_override: int | None = setting(
         None, integer(1), "number of KV blocks, whatever memory says", default_text="computed"
@@ -64,7 +67,10 @@ class EngineConfig:
         None, integer(1), "sequences that run at once", default_text="by device"
     )
     max_queued_requests: int | None = setting(
-        8192, integer(1), "waiting requests beyond which new ones get 503; none is no bound"
+        8192,
+        integer(1),
+        "waiting requests beyond which new ones are refused; none is no bound",
+        optional=True,
     )
     itl_target_ms: float | None = setting(
         None,

@@ -73,10 +73,10 @@ class Generation:
         self.default_params = default_params
 
     @classmethod
-    def of(cls, launched: Launched) -> Generation:
-        """On a launched engine."""
+    def of(cls, launched: Launched, client: EngineClient | None = None) -> Generation:
+        """On a launched engine, through `client` if one is put in front of the engine's own."""
         return cls(
-            launched.client,
+            launched.client if client is None else client,
             launched.tokenizer,
             launched.chat_template,
             model_name=launched.model_name,

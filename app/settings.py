@@ -61,10 +61,17 @@ _ANY = object()
 
 
 def setting(
-    default: Any, kind: Kind, help: str, *, default_text: str = "", only: Any = _ANY, because: str = ""
+    default: Any,
+    kind: Kind,
+    help: str,
+    *,
+    optional: bool = False,
+    default_text: str = "",
+    only: Any = _ANY,
+    because: str = "",
 ) -> Any:
-    """A dataclass field with `Setting` metadata; a default of None makes None a value."""
-    described = Setting(kind, help, default is None, default_text, only, because)
+    """A dataclass field with `Setting` metadata. optional: None is a value, as it is if it is the default."""
+    described = Setting(kind, help, optional or default is None, default_text, only, because)
     return field(default=default, metadata={"setting": described})
 
 

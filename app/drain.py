@@ -1,0 +1,78 @@
+"""Stopping without loss: a door that closes for new requests, and a count of those still inside."""
+
+from __future__ import annotations
+
+import asyncio
+
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from ..scheduler.request import Request
+from .client import EngineClient, OutputStream
+from .errors import RequestError
+
+_RETRY_AFTER_S = 5
+
+
+class DoorClient:
+    """An EngineClient that refuses new requests with 503 once it is closed; those that run go on."""
+
+    def __init__(self, client: EngineClient) -> None:
+        self._client = client
+        self._closed = False
+
+    def submit(self, request: Request) -> OutputStream:
+        """See EngineClient."""
+        if self._closed:
+            raise RequestError(
+                self.complaint() or "",
+                code="server_draining",
+                status=503,
+                type="server_error",
+                retry_after_s=_RETRY_AFTER_S,
+            )
+        return self._client.submit(request)
+
+    def close(self) -> None:
+        """Take nothing new from now on."""
+        self._closed = True
+
+    def complaint(self) -> str | None:
+        """Why nothing new is taken; None while it is."""
+        return "The server is shutting down and takes no new requests." if self._closed else None
+
+
+class OpenRequests:
+    """An ASGI application around `app` that knows how many HTTP requests it has not finished."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+        self._num_open = 0
+        self._idle = asyncio.Event()
+        self._idle.set()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """The ASGI side."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        self._num_open += 1
+        self._idle.clear()
+        try:
+            await self._app(scope, receive, send)
+        finally:
+            self._num_open -= 1
+            if self._num_open == 0:
+                self._idle.set()
+
+    @property
+    def num_open(self) -> int:
+        """Requests whose response has not ended."""
+        return self._num_open
+
+    async def idle(self, timeout_s: float) -> bool:
+        """Wait until none is open, so long at most; whether none is."""
+        try:
+            await asyncio.wait_for(self._idle.wait(), timeout_s)
+        except TimeoutError:
+            return False
+        return True
