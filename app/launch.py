@@ -1,0 +1,221 @@
+"""From settings to a running engine: resolve the model, divide memory, build, load, start.
+
+The only place where all layers meet. Knows how they fit together, not how any of them works.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+
+from ..cache.config import CacheConfig
+from ..cache.ledger import MemoryFitError, MemoryLedger, kv_bytes_per_block
+from ..cache.storage import KVStorage
+from ..model.config import ModelConfig
+from ..model.decoder import DecoderLM
+from ..model.executor import StreamExecutor, ThreadExecutor
+from ..model.memory import activation_bytes, device_memory
+from ..model.plan import Executor
+from ..model.runner import ModelRunner
+from ..model.weights import fill_dummy_weights, load_weights
+from ..scheduler.config import SchedulerConfig
+from ..scheduler.scheduler import Scheduler
+from ..scheduler.stats import EngineStats
+from .chat_template import ChatTemplate
+from .client import EngineClient
+from .config import EngineConfig
+from .errors import StartupError
+from .inproc_client import InprocClient
+from .model_source import LoadFormat, ModelSource, find_model
+from .tokenizer import Tokenizer
+
+logger = logging.getLogger(__name__)
+
+_CPU_KV_BYTES = 4 << 30
+"""KV cache on a CPU, where octavo shares the memory with everything else. Pages cost memory once written."""
+
+
+@dataclass(frozen=True, slots=True)
+class EnginePlan:
+    """Everything that is decided before memory is touched. max_model_len: tokens."""
+
+    model: ModelConfig
+    dtype: torch.dtype
+    device: torch.device
+    max_model_len: int
+    scheduler: SchedulerConfig
+    cache: CacheConfig
+    ledger: MemoryLedger
+
+
+@dataclass(frozen=True, slots=True)
+class Launched:
+    """A running engine and what its callers need to know of the model. default_params: sampling settings."""
+
+    client: EngineClient
+    tokenizer: Tokenizer | None
+    chat_template: ChatTemplate | None
+    model_name: str
+    max_model_len: int
+    vocab_size: int
+    eos_token_ids: frozenset[int]
+    default_params: Mapping[str, Any]
+    ledger: MemoryLedger
+    engine: InprocClient
+    stats: Callable[[], EngineStats]
+
+    async def close(self) -> None:
+        """Stop the engine; whatever still runs ends with an error."""
+        await self.engine.close()
+
+
+async def launch(config: EngineConfig) -> Launched:
+    """Build the engine and start it in the running event loop. Raises StartupError, one sentence."""
+    source = find_model(
+        config.model,
+        load_format=cast(LoadFormat, config.load_format),
+        with_tokenizer=not config.skip_tokenizer_init,
+    )
+    plan = plan_engine(config, source)
+    logger.info("memory of %s:\n%s", plan.device, plan.ledger.table())
+    executor = build_executor(config, source, plan)
+    client = InprocClient(
+        Scheduler(plan.scheduler, plan.cache, seed=config.seed), executor, overlap=config.overlap
+    )
+    client.start()
+    return Launched(
+        client=client,
+        tokenizer=source.tokenizer,
+        chat_template=source.chat_template,
+        model_name=source.name,
+        max_model_len=plan.max_model_len,
+        vocab_size=plan.model.vocab_size,
+        eos_token_ids=(
+            source.tokenizer.eos_token_ids if source.tokenizer else frozenset(plan.model.eos_token_ids)
+        ),
+        default_params=default_params(source.generation_config),
+        ledger=plan.ledger,
+        engine=client,
+        stats=client.stats,
+    )
+
+
+def plan_engine(config: EngineConfig, source: ModelSource) -> EnginePlan:
+    """Decide shapes and divide the memory, allocating nothing. Raises StartupError for what cannot be."""
+    try:
+        model = ModelConfig.from_hf(source.config)
+    except ValueError as error:
+        raise StartupError(f"{source.name} cannot be run: {error}") from error
+    device = choose_device(config.device)
+    dtype = choose_dtype(config.dtype, model, device)
+    on_gpu = device.type == "cuda"
+    max_num_seqs = config.max_num_seqs or (1024 if on_gpu else 128)
+    wanted_len = (
+        model.max_length if config.max_model_len in (None, "auto") else int(config.max_model_len or 0)
+    )
+    if wanted_len > model.max_length:
+        raise StartupError(
+            f"--max-model-len must be at most the model's own length, {model.max_length}, got {wanted_len}"
+        )
+    max_num_batched_tokens = config.max_num_batched_tokens or max(
+        8192 if on_gpu else 512, max_num_seqs, 0 if config.enable_chunked_prefill else wanted_len
+    )
+    total_bytes, others_bytes = device_memory(device)
+    weigh = DecoderLM(model, dtype, torch.device("meta"), max_positions=1)
+    try:
+        ledger = MemoryLedger.fit(
+            total_bytes=total_bytes,
+            others_bytes=others_bytes,
+            weights_bytes=weigh.weight_bytes,
+            activations_bytes=activation_bytes(
+                model,
+                dtype,
+                max_num_batched_tokens=max_num_batched_tokens,
+                max_num_seqs=max_num_seqs,
+                on_gpu=on_gpu,
+            ),
+            block_bytes=kv_bytes_per_block(model, config.block_size, dtype.itemsize),
+            block_size=config.block_size,
+            utilization=config.gpu_memory_utilization,
+            kv_cache_bytes=config.kv_cache_memory_bytes or (None if on_gpu else _CPU_KV_BYTES),
+            num_blocks=config.num_gpu_blocks_override,
+            max_model_len=None if config.max_model_len == "auto" else wanted_len,
+        )
+        max_model_len = min(wanted_len, ledger.capacity_tokens)
+        scheduler = SchedulerConfig(
+            max_num_seqs=max_num_seqs,
+            max_num_batched_tokens=max_num_batched_tokens,
+            max_model_len=max_model_len,
+            enable_chunked_prefill=config.enable_chunked_prefill,
+            max_queued_requests=config.max_queued_requests,
+        )
+    except (MemoryFitError, ValueError) as error:
+        raise StartupError(str(error)) from error
+    cache = CacheConfig(ledger.num_blocks, config.block_size, config.enable_prefix_caching)
+    return EnginePlan(model, dtype, device, max_model_len, scheduler, cache, ledger)
+
+
+def build_executor(config: EngineConfig, source: ModelSource, plan: EnginePlan) -> Executor:
+    """Allocate and fill the model and its KV pages. Raises StartupError."""
+    model = DecoderLM(plan.model, plan.dtype, plan.device, max_positions=plan.max_model_len)
+    if source.weights is None:
+        fill_dummy_weights(model, seed=config.seed or 0)
+    else:
+        try:
+            load_weights(model, source.tensors(plan.dtype), source.num_tensors)
+        except ValueError as error:
+            raise StartupError(f"{source.name} cannot be loaded: {error}") from error
+    kv = KVStorage(
+        plan.model.num_layers,
+        plan.cache.num_blocks,
+        plan.model.num_kv_heads,
+        plan.cache.block_size,
+        plan.model.head_dim,
+        plan.dtype,
+        plan.device,
+    )
+    runner = ModelRunner(
+        model,
+        kv,
+        plan.device,
+        vocab_size=plan.model.vocab_size,
+        num_slots=plan.scheduler.max_num_seqs,
+        max_model_len=plan.max_model_len,
+        block_size=plan.cache.block_size,
+    )
+    return StreamExecutor(runner) if plan.device.type == "cuda" else ThreadExecutor(runner)
+
+
+def default_params(generation_config: Mapping[str, Any]) -> dict[str, Any]:
+    """Sampling values that the model's authors chose, by SamplingParams' names."""
+    names = {name: name for name in ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")}
+    names["max_new_tokens"] = "max_tokens"
+    found = {ours: generation_config.get(theirs) for theirs, ours in names.items()}
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def choose_device(name: str) -> torch.device:
+    """The device that `--device` means. Raises StartupError if there is no such device."""
+    if name == "cuda" and not torch.cuda.is_available():
+        raise StartupError(
+            "--device cuda needs an NVIDIA GPU that torch can use, and there is none; try --device cpu"
+        )
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device(name, 0) if name == "cuda" else torch.device(name)
+
+
+def choose_dtype(name: str, model: ModelConfig, device: torch.device) -> torch.dtype:
+    """`auto` is the checkpoint's 16-bit type on a GPU (bfloat16 if it has none), float32 on a CPU."""
+    if name != "auto":
+        return _DTYPES[name]
+    if device.type == "cpu":
+        return torch.float32
+    return _DTYPES["float16" if model.dtype == "float16" else "bfloat16"]
+
+
+_DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}

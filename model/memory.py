@@ -1,0 +1,37 @@
+"""What a device has and what a step needs of it, in bytes. Decides nothing: the ledger in cache/ divides."""
+
+from __future__ import annotations
+
+import os
+
+import torch
+
+from .config import ModelConfig
+
+_WORKSPACE_BYTES = 64 << 20
+"""Matrix libraries' own buffers and the allocator's rounding, on a GPU."""
+
+
+def device_memory(device: torch.device) -> tuple[int, int]:
+    """(total, held by other processes) of a GPU, or of the machine's RAM for the CPU."""
+    if device.type == "cuda":
+        free, total = torch.cuda.mem_get_info(device)
+        return total, total - free - torch.cuda.memory_reserved(device)
+    page = os.sysconf("SC_PAGE_SIZE")
+    return os.sysconf("SC_PHYS_PAGES") * page, 0
+
+
+def activation_bytes(
+    config: ModelConfig, dtype: torch.dtype, *, max_num_batched_tokens: int, max_num_seqs: int, on_gpu: bool
+) -> int:
+    """Upper bound of a step's memory beyond weights and KV.
+
+    Per token: residual, normed input, merged projection, queries and output of attention, and in the MLP the
+    merged projection and its product, of which the largest moment holds most. Per sampled row: logits in the
+    model's type and twice in float32, for filters and log-probabilities.
+    """
+    attention = (config.num_heads + 2 * config.num_kv_heads + 2 * config.num_heads) * config.head_dim
+    per_token = 3 * config.hidden_size + max(attention, 3 * config.intermediate_size)
+    per_row = config.vocab_size * (dtype.itemsize + 2 * torch.float32.itemsize)
+    size = max_num_batched_tokens * per_token * dtype.itemsize + max_num_seqs * per_row
+    return size + (_WORKSPACE_BYTES if on_gpu else 0)
