@@ -1,0 +1,241 @@
+"""Engine: the step coroutine over a FakeExecutor, on a real event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager, suppress
+
+import pytest
+from fakes import EOS, DeviceError, FakeExecutor, ToyModel, expected_output
+
+from octavo.cache.config import CacheConfig
+from octavo.model.sampling_params import SamplingParams
+from octavo.scheduler.config import SchedulerConfig
+from octavo.scheduler.engine import Engine
+from octavo.scheduler.errors import CapacityError
+from octavo.scheduler.request import FinishReason, Request, TokenOutput
+from octavo.scheduler.scheduler import Scheduler
+
+MODEL = ToyModel(eos_probability=0.03)
+
+
+class Clients:
+    """Everything that `deliver` brought, by request, and who waits for an end."""
+
+    def __init__(self) -> None:
+        self.deliveries: list[list[TokenOutput]] = []
+        self.outputs: dict[str, list[TokenOutput]] = {}
+        self.ended: dict[str, asyncio.Event] = {}
+
+    def __call__(self, outputs: Sequence[TokenOutput]) -> None:
+        self.deliveries.append(list(outputs))
+        for output in outputs:
+            assert not self.ended[output.request_id].is_set(), f"{output.request_id} had ended"
+            self.outputs[output.request_id].append(output)
+            if output.finish_reason is not None:
+                self.ended[output.request_id].set()
+
+    def tokens(self, request_id: str) -> list[int]:
+        return [token for output in self.outputs[request_id] for token in output.token_ids]
+
+    def last(self, request_id: str) -> TokenOutput:
+        return self.outputs[request_id][-1]
+
+
+class Served:
+    """A running engine and its clients."""
+
+    def __init__(self, *, overlap: bool = True, num_blocks: int = 64, **fake: object) -> None:
+        self.scheduler = Scheduler(
+            SchedulerConfig(max_num_seqs=4, max_num_batched_tokens=16, max_model_len=64),
+            CacheConfig(num_blocks, block_size=4),
+        )
+        self.executor = FakeExecutor(MODEL, num_slots=4, num_blocks=num_blocks, block_size=4, **fake)
+        self.clients = Clients()
+        self.engine = Engine(self.scheduler, self.executor, self.clients, overlap=overlap)
+        self.requests: dict[str, Request] = {}
+
+    def add(self, prompt: list[int], max_tokens: int = 8, ignore_eos: bool = False) -> str:
+        request_id = f"r{len(self.requests)}"
+        params = SamplingParams(temperature=0, max_tokens=max_tokens, ignore_eos=ignore_eos)
+        request = Request(
+            request_id=request_id,
+            prompt_token_ids=prompt,
+            params=params,
+            max_tokens=max_tokens,
+            eos_token_ids=frozenset({EOS}),
+        )
+        self.clients.outputs[request_id] = []
+        self.clients.ended[request_id] = asyncio.Event()
+        self.engine.add(request)
+        self.requests[request_id] = request
+        return request_id
+
+    async def ended(self, *request_ids: str) -> None:
+        for request_id in request_ids:
+            await asyncio.wait_for(self.clients.ended[request_id].wait(), 30)
+
+    def check(self, request_id: str) -> None:
+        expected = expected_output(self.requests[request_id], MODEL, 64)
+        assert self.clients.tokens(request_id) == expected.token_ids
+        assert self.clients.last(request_id).finish_reason is expected.finish_reason
+
+
+@asynccontextmanager
+async def serving(**settings: object) -> AsyncIterator[Served]:
+    served = Served(**settings)
+    task = asyncio.create_task(served.engine.run())
+    try:
+        yield served
+        assert not task.done(), "the engine stopped by itself"
+    finally:
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task
+        assert served.executor.closed
+
+
+@pytest.mark.parametrize("overlap", [True, False])
+def test_many_clients_get_their_own_answers(overlap: bool):
+    async def main() -> None:
+        async with serving(overlap=overlap) as served:
+            ids = [served.add([index % 5 + 1] * (index % 9 + 1), 12) for index in range(40)]
+            await served.ended(*ids)
+            for request_id in ids:
+                served.check(request_id)
+            await asyncio.sleep(0.01)
+            assert served.scheduler.pool.num_free == 64
+            assert served.executor.max_in_flight == 1 + overlap
+            assert served.engine.stats().counters.num_steps == len(served.executor.plans)
+
+    asyncio.run(main())
+
+
+def test_a_step_delivers_all_its_outputs_at_once():
+    async def main() -> None:
+        async with serving() as served:
+            ids = [served.add([index + 1, 2], 10, ignore_eos=True) for index in range(4)]
+            await served.ended(*ids)
+            assert [len(outputs) for outputs in served.clients.deliveries] == [4] * 10
+
+    asyncio.run(main())
+
+
+def test_the_loop_serves_others_while_the_device_works():
+    async def main() -> None:
+        async with serving(latency_s=0.05) as served:
+            request_id = served.add([1, 2], 4, ignore_eos=True)
+            beats = 0
+            while not served.clients.ended[request_id].is_set():
+                await asyncio.sleep(0.001)
+                beats += 1
+            assert beats > 40
+            assert served.engine.stats().last_step_s > 0.02
+
+    asyncio.run(main())
+
+
+def test_an_idle_engine_sleeps_and_a_request_wakes_it(monkeypatch: pytest.MonkeyPatch):
+    async def main() -> None:
+        async with serving() as served:
+            calls = 0
+            schedule = served.scheduler.schedule
+
+            def counted() -> object:
+                nonlocal calls
+                calls += 1
+                return schedule()
+
+            monkeypatch.setattr(served.scheduler, "schedule", counted)
+            await asyncio.sleep(0.02)
+            for _ in range(3):
+                request_id = served.add([1, 2, 3])
+                await served.ended(request_id)
+                served.check(request_id)
+                await asyncio.sleep(0.01)
+                before = calls
+                await asyncio.sleep(0.03)
+                assert calls == before
+
+    asyncio.run(main())
+
+
+def test_an_abort_is_heard_at_once_and_nothing_after_it():
+    async def main() -> None:
+        async with serving(latency_s=0.01) as served:
+            aborted, other = (served.add([index + 1, 2], 20, ignore_eos=True) for index in range(2))
+            while not served.clients.outputs[aborted]:
+                await asyncio.sleep(0.001)
+            served.engine.abort(aborted)
+            assert served.clients.last(aborted).finish_reason is FinishReason.ABORT
+            served.engine.abort(aborted)
+            served.engine.abort("never seen")
+            await served.ended(other)
+            served.check(other)
+            await asyncio.sleep(0.05)
+            assert served.scheduler.pool.num_free == 64
+
+    asyncio.run(main())
+
+
+def test_a_refused_request_disturbs_nobody():
+    async def main() -> None:
+        async with serving(num_blocks=4) as served:
+            accepted = served.add([1, 2, 3])
+            with pytest.raises(CapacityError):
+                served.add([1] * 20, 20)
+            await served.ended(accepted)
+            served.check(accepted)
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("overlap", [True, False])
+def test_a_device_that_fails_ends_every_request_with_the_cause(overlap: bool):
+    async def main() -> None:
+        served = Served(overlap=overlap, fail_at_step=3)
+        ids = [served.add([index + 1, 2], 20, ignore_eos=True) for index in range(7)]
+        with pytest.raises(DeviceError, match="step 3 failed"):
+            await served.engine.run()
+        for request_id in ids:
+            last = served.clients.last(request_id)
+            assert last.finish_reason is FinishReason.ERROR
+            assert last.error is not None and "step 3 failed" in last.error
+        assert served.executor.closed
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_arrivals_and_aborts_at_any_moment(seed: int):
+    rng = random.Random(seed)
+
+    async def client(served: Served, aborted: set[str]) -> None:
+        for _ in range(6):
+            await asyncio.sleep(rng.uniform(0, 0.01))
+            prompt = [rng.randint(1, 2) for _ in range(rng.randint(1, 30))]
+            request_id = served.add(prompt, rng.randint(1, 20))
+            if rng.random() < 0.3:
+                await asyncio.sleep(rng.uniform(0, 0.01))
+                if not served.clients.ended[request_id].is_set():
+                    aborted.add(request_id)
+                served.engine.abort(request_id)
+            await served.ended(request_id)
+
+    async def main() -> None:
+        # 13 blocks of 4 hold one longest request: most runs preempt.
+        async with serving(num_blocks=13, latency_s=lambda plan: rng.uniform(0, 0.002)) as served:
+            aborted: set[str] = set()
+            await asyncio.gather(*(client(served, aborted) for _ in range(8)))
+            for request_id in served.requests:
+                if request_id in aborted:
+                    assert served.clients.last(request_id).finish_reason is FinishReason.ABORT
+                else:
+                    served.check(request_id)
+            await asyncio.sleep(0.02)
+            served.scheduler.check()
+            assert served.scheduler.pool.num_free == 13
+
+    asyncio.run(main())
