@@ -19,12 +19,15 @@ from ..ops.sampling import Column
 from .plan import SlotStart, TokenLogprobs
 from .sampling_state import SamplingState, Stage
 
+_NARROWS = Stage.FILTER | Stage.MIN_P
 _CHANGES_LOGITS = Stage.PENALTY | Stage.BIAS | Stage.BAN
 
 
 class LogprobTensors(NamedTuple):
-    """Of the L rows that asked: chosen [L] float32, ranks [L] int64, top [L, N] float32 and top_tokens [L, N] int64,
-    best first. N is what the greediest row asked for."""
+    """On the device, for the L rows that asked; N is the most that one of them asked for.
+
+    chosen: [L] float32.   ranks: [L] int64.   top: [L, N] float32, best first.   top_tokens: [L, N] int64.
+    """
 
     chosen: Tensor
     ranks: Tensor
@@ -34,9 +37,10 @@ class LogprobTensors(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Sampled:
-    """tokens: [S] int32 on the device, INVALID_TOKEN where the largest logit is not finite.
+    """What one step chose.
 
-    logprobs: None if no row asked.   logprob_rows, num_top: [L], on the host, the rows that asked and for how many.
+    tokens: [S] int32 on the device, INVALID_TOKEN where the largest logit is not finite.
+    logprobs: None if no row asked.   logprob_rows, num_top: [L] on the host, who asked and for how many.
     """
 
     tokens: Tensor
@@ -45,8 +49,10 @@ class Sampled:
     num_top: NDArray[np.int64]
 
     def logprobs_to_host(self, fetched: LogprobTensors) -> tuple[TokenLogprobs | None, ...]:
-        """One entry per row from `logprobs`, once they are in host memory; None for rows that did not ask and for
-        rows whose logits were not finite."""
+        """One entry per row. fetched: `logprobs` in host memory.
+
+        None for rows that did not ask and for rows whose logits were not finite.
+        """
         result: list[TokenLogprobs | None] = [None] * len(self.tokens)
         columns = (self.logprob_rows, self.num_top, *fetched)
         for row, num_top, chosen, rank, top, tokens in zip(*(c.tolist() for c in columns), strict=True):
@@ -57,7 +63,7 @@ class Sampled:
 
 
 class Sampler:
-    """num_slots includes a spare one, which never starts, for padding rows. Calls must come in the order of steps."""
+    """Calls must come in the order of steps. num_slots includes a spare slot that never starts, for padding."""
 
     def __init__(self, num_slots: int, vocab_size: int, device: torch.device | str) -> None:
         self.state = SamplingState(num_slots, vocab_size, torch.device(device))
@@ -69,16 +75,43 @@ class Sampler:
     def sample(self, logits: Tensor, slots: Tensor, positions: Tensor, host_slots: Sequence[int]) -> Sampled:
         """Choose a token for each row of logits [S, vocab_size] and count it where penalties need it.
 
-        slots: [S] int32.   positions: [S] int32, of the new token in its sequence.   host_slots: `slots` on the
-        host, without padding at the end; each at most once.
+        slots: [S] int32.   positions: [S] int32, of the new token in its sequence.
+        host_slots: `slots` on the host, with or without padding at the end; other slots appear once.
         """
         stages = self.state.row_stages(host_slots, len(logits))
         used = Stage(int(np.bitwise_or.reduce(stages, initial=0)))
-        tokens = self._choose(logits, slots, positions, stages, used)
+        if logits.is_cuda:
+            tokens = self.choose_on_gpu(
+                logits, slots, positions, bool(used & _CHANGES_LOGITS), bool(used & _NARROWS)
+            )
+        else:
+            tokens = self._choose(logits, slots, positions, stages, used)
         rows = np.flatnonzero(stages & Stage.LOGPROBS)
         num_top = self.state.num_logprobs[np.asarray(host_slots, np.int64)[rows]]
         logprobs = self._logprobs(logits, tokens, rows, num_top) if len(rows) else None
         return Sampled(tokens.to(torch.int32), logprobs, rows, num_top)
+
+    def choose_on_gpu(
+        self, logits: Tensor, slots: Tensor, positions: Tensor, changes: bool, filters: bool
+    ) -> Tensor:
+        """The tokens, [S] int32, counted.
+
+        Nothing but launches: a CUDA graph may hold them until `state.generation` changes.
+        changes: whether any row may have penalties, bias or bans.   filters: likewise top-k, top-p or min-p.
+        """
+        from ..ops import sample_kernel  # Triton exists for some platforms only and is slow to load
+
+        state = self.state
+        return sample_kernel.sample(
+            logits,
+            slots,
+            positions,
+            state.table,
+            state.biases,
+            state.history,
+            changes=changes,
+            filters=filters,
+        )
 
     def _choose(
         self, logits: Tensor, slots: Tensor, positions: Tensor, stages: NDArray[np.uint8], used: Stage
@@ -145,7 +178,7 @@ class Sampler:
     ) -> Tensor:
         floats = settings.view(torch.float32)
         filters = None
-        if used & (Stage.FILTER | Stage.MIN_P):
+        if used & _NARROWS:
             rows = self._rows(stages, Stage.FILTER)
             filters = sampling.Filters(
                 rows,

@@ -1,4 +1,5 @@
-"""Sampling settings and penalties' history on the device, by slot, with a host mirror of what each slot needs.
+"""Sampling settings and penalties' history on the device, by slot, with a host mirror of what each slot
+needs.
 
 Knows how the settings are laid out for ops/sampling.py; chooses no tokens.
 """
@@ -81,7 +82,8 @@ class SamplingState:
         self._write(*_upload(pieces, self.table.device))
 
     def row_stages(self, host_slots: Sequence[int], num_rows: int) -> NDArray[np.uint8]:
-        """The stages [num_rows] of the rows of a step, which counts as sampled; rows past host_slots are padding."""
+        """The stages [num_rows] of the rows of a step, which counts as sampled; rows past host_slots are
+        padding."""
         slots = np.asarray(host_slots, np.int64)
         stages = np.zeros(num_rows, np.uint8)
         stages[: len(slots)] = self.stages[slots]
@@ -100,7 +102,8 @@ class SamplingState:
         self._banned_steps[slots] = [start.params.min_tokens - len(start.output_tokens) for start in starts]
 
     def _assign_history_rows(self, starts: Sequence[SlotStart]) -> list[int]:
-        """The history row of each start, -1 for those without penalties; the former owners' rows are free again."""
+        """The history row of each start, -1 for those without penalties; the former owners' rows are free
+        again."""
         for start in starts:
             row = self._history_rows.pop(start.slot, None)
             if row is not None:
@@ -125,7 +128,8 @@ class SamplingState:
         self.generation += 1
 
     def _padded_biases(self, biases: Sequence[NDArray[np.int32]]) -> NDArray[np.int32]:
-        """Entries of each slot, [N, width, 3]; padding has ended at position 0. Widens the table if it must."""
+        """Entries of each slot, [N, width, 3]; padding has ended at position 0. Widens the table if it
+        must."""
         num_slots, width, _ = self.biases.shape
         longest = max((len(entries) for entries in biases), default=0)
         if longest > width:
@@ -183,7 +187,8 @@ def _stages(start: SlotStart, vocab_size: int, biased: bool) -> int:
 
 
 def _biases(start: SlotStart, vocab_size: int) -> NDArray[np.int32]:
-    """Entries [N, 3] for `biases`. Tokens outside the vocabulary are left out: they cannot be sampled anyway."""
+    """Entries [N, 3] for `biases`. Tokens outside the vocabulary are left out: they cannot be sampled
+    anyway."""
     bias = {t: b for t, b in (start.params.logit_bias or {}).items() if t < vocab_size}
     banned = [t for t in sorted(start.stop_token_ids) if t < vocab_size]
     ends = len(start.prompt_tokens) + start.params.min_tokens

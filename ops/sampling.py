@@ -1,8 +1,10 @@
-"""Choosing tokens from logits: the torch reference, which is also the CPU path. Knows rows, not slots or requests.
+"""Choosing tokens from logits: the torch reference, which is also the CPU path. Knows rows, not slots or
+requests.
 
 Order, as in vLLM: bias and bans, penalties, temperature, top-k, top-p, min-p; all in float32. A row draws one
-uniform number from a hash of (seed, position) and inverts the cumulative distribution of the surviving tokens in
-vocabulary order, so that a token depends on nothing else in the batch. The Triton kernel is in sample_kernel.py.
+uniform number from a hash of (seed, position) and inverts the cumulative distribution of the surviving
+tokens in vocabulary order, so that a token depends on nothing else in the batch. The Triton kernel is in
+sample_kernel.py.
 """
 
 from __future__ import annotations
@@ -15,7 +17,8 @@ import torch
 from torch import Tensor
 
 PROMPT_SEEN = 1 << 14
-"""Bit of a history entry: the token stands in the prompt. The bits below count it in the output, saturating."""
+"""Bit of a history entry: the token stands in the prompt. The bits below count it in the output,
+saturating."""
 MAX_COUNT = PROMPT_SEEN - 1
 
 _GOLDEN = 0x9E3779B97F4A7C15 - (1 << 64)
@@ -64,7 +67,8 @@ class Filters(NamedTuple):
 def uniform(seeds: Tensor, positions: Tensor) -> Tensor:
     """One number in (0, 1) with 24 random bits per row, float32, from seeds [R] int64 and positions [R].
 
-    Zero becomes 2**-25: it would choose the first token of any probability, however small. Two rounds of the splitmix64 finaliser (Steele, Lea, Flood: Fast splittable pseudorandom number generators).
+    Zero becomes 2**-25: it would choose the first token of any probability, however small. Two rounds of
+    the splitmix64 finaliser (Steele, Lea, Flood: Fast splittable pseudorandom number generators).
     """
     bits = _mix(_mix(seeds) + positions.to(torch.int64) * _GOLDEN)
     return _shift_right(bits, 40).to(torch.float32).clamp(min=0.5) * 2.0**-24
@@ -87,7 +91,8 @@ def apply_bias(
 ) -> None:
     """Add to logits [R, V] float32, in place, the entries whose `until` lies behind the row's position.
 
-    rows: [N] int64, rows of logits.   tokens, values, until: [N, W], entries of each; a ban has the value -inf.
+    rows: [N] int64, rows of logits.   tokens, values, until: [N, W], entries of each; a ban has the value
+    -inf.
     positions: [N] int32.
     """
     addends = torch.where(positions[:, None] < until, values, 0.0)
@@ -104,7 +109,8 @@ def apply_penalties(
     presence: Tensor,
     frequency: Tensor,
 ) -> None:
-    """Push down, in place, what was said before: repetition over prompt and output, the others over output only.
+    """Push down, in place, what was said before: repetition over prompt and output, the others over output
+    only.
 
     logits: [R, V] float32.   rows: [N] int64, rows of logits.   history: [H, V] int16, see PROMPT_SEEN.
     history_rows: [N].   repetition, presence, frequency: [N] float32.
@@ -136,7 +142,8 @@ def choose_greedy(logits: Tensor) -> Tensor:
 
 
 def choose(logits: Tensor, uniforms: Tensor, temperature: Tensor, filters: Filters | None = None) -> Tensor:
-    """Draw a token for each row of logits [R, V] float32, [R] int64; -1 where the largest logit is not finite.
+    """Draw a token for each row of logits [R, V] float32, [R] int64; -1 where the largest logit is not
+    finite.
 
     uniforms: [R] in (0, 1).   temperature: [R] > 0.
     """
@@ -180,7 +187,8 @@ def _invert(weights: Tensor, uniforms: Tensor) -> Tensor:
 
 
 def _first_above(sums: Tensor, target: Tensor) -> Tensor:
-    """Index [R, 1] of the first running sum above target [R, 1]; rounding may put target past the total, hence the
+    """Index [R, 1] of the first running sum above target [R, 1]; rounding may put target past the total,
+    hence the
     bound: the last index at which the sum still grew."""
     return torch.minimum((sums <= target).sum(-1, keepdim=True), (sums < sums[:, -1:]).sum(-1, keepdim=True))
 
@@ -192,7 +200,8 @@ def filter_thresholds(
 
     Top-k keeps the k largest. Of those, top-p keeps each token above which lies less than the mass p, that is
     the smallest set whose mass reaches p.
-    logits: [R, V] float32.   weights: [R, n * _BLOCK >= V], exp((logits - largest) / temperature), then zeros.
+    logits: [R, V] float32.   weights: [R, n * _BLOCK >= V], exp((logits - largest) / temperature), then
+    zeros.
     largest, temperature, top_p: [R] float32.   top_k: [R] int64 in [1, V]; V is off.
 
     Vocabularies are long and what survives is short, so a row is first seen through the maxima of groups of
@@ -261,7 +270,8 @@ def _gather_groups(grouped: Tensor, wanted: Tensor, rows: Tensor) -> Tensor:
 
 
 def _sort_descending(values: Tensor) -> Tensor:
-    """Rows sorted, NaN first. On the CPU numpy sorts, with vector instructions: 2.6 ms for 16 x 49152, torch 45."""
+    """Rows sorted, NaN first. On the CPU numpy sorts, with vector instructions: 2.6 ms for 16 x 49152,
+    torch 45."""
     if values.is_cuda:
         return values.sort(-1, descending=True).values
     return torch.from_numpy(np.sort(values.numpy(), -1)).flip(-1)
@@ -281,8 +291,9 @@ def _sorted_thresholds(logits: Tensor, rows: _FilteredRows) -> Tensor:
 
 
 def log_probabilities(logits: Tensor, tokens: Tensor, num_top: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Of tokens [R] int64 under the softmax of logits [R, V]: log-probability [R] float32 and rank [R] int64 (1 for
-    the likeliest; equals share one), and the num_top likeliest, [R, num_top] float32 and int64, best first."""
+    """Of tokens [R] int64 under the softmax of logits [R, V]: log-probability [R] float32 and rank [R]
+    int64 (1 for the likeliest; equals share one), and the num_top likeliest, [R, num_top] float32 and
+    int64, best first."""
     logits = logits.to(torch.float32)
     normaliser = logits.logsumexp(-1, keepdim=True)
     chosen = logits.gather(1, tokens.clamp(min=0)[:, None])
