@@ -14,9 +14,10 @@ from typing import Any
 
 import jinja2
 from jinja2 import nodes
+from jinja2.exceptions import SecurityError
 from jinja2.ext import Extension, loopcontrols
 from jinja2.parser import Parser
-from jinja2.sandbox import ImmutableSandboxedEnvironment, SecurityError
+from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.utils import Namespace
 
 from .errors import RequestError, StartupError
@@ -65,20 +66,20 @@ class ChatTemplate:
         continue_final_message: the prompt ends where the last message's text ends, for the model to go on.
         kwargs: more variables for the template, e.g. `enable_thinking`. Raises TemplateError.
         """
-        messages = [_with_parsed_arguments(message) for message in messages]
+        conversation = [_with_parsed_arguments(message) for message in messages]
         if continue_final_message:
             if add_generation_prompt:
                 raise TemplateError(
                     "continue_final_message and add_generation_prompt cannot both be true",
                     param="continue_final_message",
                 )
-            messages = _with_mark(messages)
+            conversation = _with_mark(conversation)
         template = self._templates["tool_use" if tools and "tool_use" in self._templates else "default"]
         variables = {
             "documents": None,
             **self._special_tokens,
             **kwargs,
-            "messages": messages,
+            "messages": conversation,
             "tools": tools or None,
             "add_generation_prompt": add_generation_prompt,
         }

@@ -119,9 +119,9 @@ def gguf_tensors(file: GGUFFile, dtype: torch.dtype = torch.float32) -> Iterator
     permuted = _permuted_heads(file)
     with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
         for name, hf_name in names.items():
-            tensor = _load(file.tensors[name], dtype, pool)
+            values = _load(file.tensors[name], dtype, pool)
             num_heads = permuted.get(name.removesuffix(".weight").removesuffix(".bias").rpartition(".")[2])
-            yield hf_name, tensor if num_heads is None else _unpermute(tensor, num_heads)
+            yield hf_name, values if num_heads is None else _unpermute(values, num_heads)
 
 
 def _load(tensor: GGUFTensor, dtype: torch.dtype, pool: ThreadPoolExecutor) -> Tensor:

@@ -109,7 +109,7 @@ class _Reader:
         self._path = path
         # Copy-on-write, so that torch gets writable memory and does not warn; nothing writes to it.
         self._bytes: NDArray[np.uint8] = np.memmap(path, dtype=np.uint8, mode="c")
-        self._view = memoryview(self._bytes)
+        self._view = self._bytes.data
         self._at = 0
 
     def read(self) -> tuple[dict[str, Any], dict[str, GGUFTensor]]:

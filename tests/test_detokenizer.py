@@ -1,0 +1,277 @@
+"""Text from tokens, however they are split, and stop strings in it, however the text is cut."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers
+from tokenizers import Tokenizer as Backend
+
+from octavo.app.detokenizer import Detokenizer, StopChecker
+from octavo.app.tokenizer import Tokenizer
+
+TEXTS = [
+    "plain words, and a number: 12345",
+    "naïve café — “quotes” …",
+    "漢字かな交じり文と한국어",
+    "العربية עברית ไทย हिन्दी",
+    "👩‍👩‍👧‍👦 🇩🇪 👍🏽 𝔘𝔫𝔦𝔠𝔬𝔡𝔢",
+    "  two spaces\n\n\ttabs   and trailing  ",
+]
+
+
+def byte_level() -> Tokenizer:
+    """Every byte a token, a few merges, three added tokens; the library takes the last for a byte."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    merges = [("t", "h"), ("Ġ", "a"), ("æ", "¼"), ("ð", "Ł")]
+    vocab = {token: i for i, token in enumerate([*alphabet, *("".join(pair) for pair in merges)])}
+    backend = Backend(models.BPE(vocab=vocab, merges=merges))
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    backend.add_special_tokens([AddedToken("<|end|>")])
+    backend.add_tokens([AddedToken("<think more>", normalized=False), AddedToken("ø", normalized=False)])
+    return Tokenizer(backend)
+
+
+def sentence_piece(strip: bool = True) -> Tokenizer:
+    """Llama 2's kind: a leading space, and bytes for what the vocabulary lacks."""
+    pieces = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256))]
+    pieces += ["▁", "a", "b", "▁a", "▁the", "é", "漢"]
+    merges = [("▁", "a")]
+    backend = Backend(
+        models.BPE(
+            vocab={piece: i for i, piece in enumerate(pieces)},
+            merges=merges,
+            unk_token="<unk>",
+            fuse_unk=True,
+            byte_fallback=True,
+        )
+    )
+    backend.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    steps = [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()]
+    backend.decoder = decoders.Sequence([*steps, *([decoders.Strip(" ", 1, 0)] if strip else [])])
+    backend.add_special_tokens(["<unk>", "<s>", "</s>"])
+    return Tokenizer(backend)
+
+
+def word_piece() -> Tokenizer:
+    """A decoder that is no concatenation of bytes, for the general path."""
+    words = ["[UNK]", "[SEP]", "stream", "##ing", "##s", "token", "the", "."]
+    backend = Backend(models.WordPiece(vocab={w: i for i, w in enumerate(words)}, unk_token="[UNK]"))
+    backend.decoder = decoders.WordPiece(cleanup=False)
+    backend.add_special_tokens(["[SEP]"])
+    return Tokenizer(backend)
+
+
+TOKENIZERS = {
+    "byte_level": byte_level(),
+    "sentence_piece": sentence_piece(),
+    "gemma": sentence_piece(strip=False),
+    "word_piece": word_piece(),
+}
+
+
+def run(
+    tokenizer: Tokenizer,
+    ids: Sequence[int],
+    cuts: Sequence[int],
+    prompt: Sequence[int] = (),
+    skip_special_tokens: bool = True,
+) -> list[str]:
+    """The pieces that come out when `ids` go in in parts, and what is flushed at the end."""
+    detokenizer = Detokenizer(tokenizer, prompt, skip_special_tokens)
+    borders = [0, *sorted(cut % (len(ids) + 1) for cut in cuts), len(ids)]
+    pieces = [detokenizer.push(ids[a:b]) for a, b in zip(borders, borders[1:], strict=False)]
+    return [*pieces, detokenizer.flush()]
+
+
+def pieces_of(name: str) -> st.SearchStrategy[list[int]]:
+    # A few more than there are: a model's vocabulary may be larger than its tokenizer's.
+    return st.lists(st.integers(0, TOKENIZERS[name].vocab_size + 3), max_size=40)
+
+
+@pytest.mark.parametrize("name", TOKENIZERS)
+@given(data=st.data(), skip=st.booleans(), cuts=st.lists(st.integers(0, 100), max_size=20))
+@settings(deadline=None, max_examples=200)
+def test_pieces_add_up_to_the_whole_for_every_split(
+    name: str, data: st.DataObject, skip: bool, cuts: list[int]
+) -> None:
+    tokenizer, ids = TOKENIZERS[name], data.draw(pieces_of(name))
+    assert "".join(run(tokenizer, ids, cuts, skip_special_tokens=skip)) == tokenizer.decode(ids, skip)
+
+
+@given(ids=pieces_of("byte_level"), skip=st.booleans())
+@settings(deadline=None, max_examples=300)
+def test_byte_level_decoding_is_the_librarys_own(ids: list[int], skip: bool) -> None:
+    tokenizer = TOKENIZERS["byte_level"]
+    assert tokenizer.decode(ids, skip) == tokenizer.backend.decode(ids, skip_special_tokens=skip)
+
+
+@given(text=st.text(max_size=30), skip=st.booleans())
+@settings(deadline=None, max_examples=300)
+@pytest.mark.parametrize("name", ["sentence_piece", "gemma"])
+def test_decoding_of_real_text_is_the_librarys_own(name: str, text: str, skip: bool) -> None:
+    tokenizer = TOKENIZERS[name]
+    ids = tokenizer.encode(text)
+    assert tokenizer.decode(ids, skip) == tokenizer.backend.decode(ids, skip_special_tokens=skip)
+
+
+@pytest.mark.parametrize("name", ["byte_level", "sentence_piece"])
+@pytest.mark.parametrize("text", TEXTS)
+def test_never_half_a_character(name: str, text: str) -> None:
+    tokenizer = TOKENIZERS[name]
+    ids = tokenizer.encode(text)
+    pieces = run(tokenizer, ids, range(len(ids)))
+    assert "".join(pieces) == text
+    assert "\ufffd" not in "".join(pieces)
+
+
+@given(
+    text=st.text(min_size=1, max_size=12).map("x".__add__),
+    cut=st.integers(0, 100),
+    cuts=st.lists(st.integers(0, 100), max_size=9),
+)
+@settings(deadline=None, max_examples=300)
+@pytest.mark.parametrize("name", ["byte_level", "sentence_piece"])
+def test_after_a_prompt_that_may_end_inside_a_character(
+    name: str, text: str, cut: int, cuts: list[int]
+) -> None:
+    tokenizer = TOKENIZERS[name]
+    ids = tokenizer.encode(text)
+    cut = 2 + cut % (len(ids) - 1)  # behind the x, so that the prompt has text
+    prompt, output = ids[:cut], ids[cut:]
+    known = (
+        b"".join(tokenizer.token_bytes(token) for token in prompt).decode(errors="ignore").removeprefix(" ")
+    )
+    if name == "byte_level":
+        assert known == tokenizer.decode(prompt).rstrip("\ufffd") or "\ufffd" in text
+    assert known + "".join(run(tokenizer, output, cuts, prompt)) == tokenizer.decode(ids)
+
+
+def test_an_unfinished_prompt_leaks_nothing_when_it_is_not_continued() -> None:
+    tokenizer = TOKENIZERS["byte_level"]
+    half = tokenizer.encode("long prompt 漢")[:-1]
+    for continuation, expected in {"abc": "abc", "é!": "é!", "字": "字"}.items():
+        ids = tokenizer.encode(continuation)
+        for cuts in ([], range(9)):
+            assert "".join(run(tokenizer, ids, cuts, half)) == expected
+    assert run(tokenizer, [], [], half) == ["", ""]
+
+
+def test_half_a_character_at_the_end_is_flushed_as_one_replacement() -> None:
+    tokenizer = TOKENIZERS["byte_level"]
+    ids = tokenizer.encode("a😀")[:-1]
+    assert run(tokenizer, ids, range(9))[-1] == "\ufffd"
+    assert "".join(run(tokenizer, ids, range(9))) == "a\ufffd" == tokenizer.decode(ids)
+
+
+def test_a_leading_space_stays_after_a_prompt_and_goes_without_one() -> None:
+    tokenizer = TOKENIZERS["sentence_piece"]
+    the, bos = tokenizer.backend.token_to_id("▁the"), tokenizer.backend.token_to_id("<s>")
+    assert "".join(run(tokenizer, [the, the], [1])) == "the the"
+    assert "".join(run(tokenizer, [the, the], [1], [bos])) == "the the"
+    assert "".join(run(tokenizer, [the, the], [1], [bos, the])) == " the the"
+    assert "".join(run(TOKENIZERS["gemma"], [the], [])) == " the"
+
+
+def test_special_tokens_are_skipped_or_shown() -> None:
+    tokenizer = TOKENIZERS["byte_level"]
+    ids = tokenizer.encode("a<|end|>b<think more>")
+    assert "".join(run(tokenizer, ids, range(9))) == "ab<think more>"
+    assert "".join(run(tokenizer, ids, range(9), skip_special_tokens=False)) == "a<|end|>b<think more>"
+
+
+def test_general_path_after_a_prompt() -> None:
+    tokenizer = TOKENIZERS["word_piece"]
+    ids = [2, 3, 5, 4, 1, 6, 2, 3]
+    whole = tokenizer.decode(ids)
+    assert whole == "streaming tokens the streaming"
+    for cut in range(len(ids) + 1):
+        prompt_text = tokenizer.decode(ids[:cut])
+        assert prompt_text + "".join(run(tokenizer, ids[cut:], range(9), ids[:cut])) == whole
+
+
+# ----- stop strings: the reference looks at one character after the other
+
+
+def stop_reference(text: str, stops: Sequence[str], include: bool) -> tuple[str, str | None]:
+    for end in range(1, len(text) + 1):
+        ending = [stop for stop in stops if text[:end].endswith(stop)]
+        if ending:
+            stop = max(ending, key=len)
+            return (text[:end] if include else text[: end - len(stop)]), stop
+    return text, None
+
+
+@given(
+    text=st.text("ab\n", max_size=30),
+    stops=st.lists(st.text("ab\n", min_size=1, max_size=5), max_size=4, unique=True),
+    cuts=st.lists(st.integers(0, 100), max_size=12),
+    include=st.booleans(),
+)
+@settings(deadline=None, max_examples=500)
+def test_stop_strings_do_not_depend_on_the_cuts(
+    text: str, stops: list[str], cuts: list[int], include: bool
+) -> None:
+    checker = StopChecker(stops, include)
+    borders = [0, *sorted(cut % (len(text) + 1) for cut in cuts), len(text)]
+    emitted, matched = "", None
+    for a, b in zip(borders, borders[1:], strict=False):
+        piece, matched = checker.push(text[a:b])
+        emitted += piece
+        if matched is not None:
+            break
+        assert not any(stop in emitted for stop in stops)
+    else:
+        emitted += checker.flush()
+    assert (emitted, matched) == stop_reference(text, stops, include)
+
+
+@pytest.mark.parametrize(
+    ("pieces", "stops", "include", "expected"),
+    [
+        (["Hello\n", "\nUser: x"], ["\n\nUser:"], False, ("Hello", "\n\nUser:")),
+        (["Hello\n", "\nUser: x"], ["\n\nUser:"], True, ("Hello\n\nUser:", "\n\nUser:")),
+        (["Hello\n", "\nUse nothing"], ["\n\nUser:"], False, ("Hello\n\nUse nothing", None)),
+        (["abcd"], ["cd", "abcd"], False, ("", "abcd")),
+        (["abcdef"], ["abcdef", "cd"], False, ("ab", "cd")),
+        (["aaab"], ["aab"], False, ("a", "aab")),
+        (["x"], [], False, ("x", None)),
+    ],
+)
+def test_stop_strings(
+    pieces: list[str], stops: list[str], include: bool, expected: tuple[str, str | None]
+) -> None:
+    checker = StopChecker(stops, include)
+    emitted, matched = "", None
+    for piece in pieces:
+        text, matched = checker.push(piece)
+        emitted += text
+        if matched:
+            break
+    assert (emitted + checker.flush(), matched) == expected
+
+
+def test_only_what_may_become_a_stop_string_is_held_back() -> None:
+    checker = StopChecker(["END"])
+    assert checker.push("the E") == ("the ", None)
+    assert checker.push("N") == ("", None)
+    assert checker.push("orm") == ("ENorm", None)
+    assert checker.flush() == ""
+
+
+def test_decoder_of_a_loaded_tokenizer_is_recognised() -> None:
+    """Writing and reading tokenizer.json must not lose the fast path."""
+    for name, fast in {
+        "byte_level": True,
+        "sentence_piece": True,
+        "gemma": True,
+        "word_piece": False,
+    }.items():
+        text = TOKENIZERS[name].backend.to_str()
+        assert json.loads(text)["decoder"] is not None
+        assert (Tokenizer(Backend.from_str(text)).byte_table() is not None) is fast
