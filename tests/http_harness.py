@@ -1,0 +1,178 @@
+"""A real uvicorn server on a real socket over a scripted engine: all above EngineClient is the product.
+
+Tokens are bytes, so that every character outside ASCII is cut in the middle.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import uvicorn
+from starlette.applications import Starlette
+from tokenizers import AddedToken, decoders, models, pre_tokenizers
+from tokenizers import Tokenizer as Backend
+
+from octavo.app.chat_template import ChatTemplate
+from octavo.app.context import ServerSettings
+from octavo.app.errors import EngineDeadError, EngineOverloadedError
+from octavo.app.generation import Generation
+from octavo.app.server import create_app
+from octavo.app.tokenizer import Tokenizer
+from octavo.model.plan import TokenLogprobs
+from octavo.scheduler.request import FinishReason, Request, RequestTimings, TokenOutput
+from octavo.scheduler.stats import Counters, EngineStats
+
+EOS = 256
+VOCAB_SIZE = 300
+MAX_MODEL_LEN = 2000
+REPLY = "Grüße an alle, 🙂 und bis bald!"
+TEMPLATE = (
+    "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}"
+    "{% if forbidden %}{{ raise_exception('forbidden was set') }}{% endif %}"
+    "{% if add_generation_prompt %}assistant: {% endif %}"
+)
+
+
+def byte_tokenizer() -> Tokenizer:
+    """Token i is byte i, 256 is the end."""
+    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    others = [byte for byte in range(256) if byte not in printable]
+    names = {byte: chr(byte) for byte in printable} | {byte: chr(256 + i) for i, byte in enumerate(others)}
+    backend = Backend(models.BPE({names[byte]: byte for byte in range(256)}, []))
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    backend.decoder = decoders.ByteLevel()
+    backend.add_special_tokens([AddedToken("<end>", special=True)])
+    return Tokenizer(backend, eos_token_ids=[EOS])
+
+
+class ScriptedClient:
+    """An EngineClient whose answers the prompt chooses, by a word that it contains.
+
+    slow: a letter every 10 ms, up to max_tokens.   late: nothing for 0.5 s.   count: the seed in digits.
+    broken: fails after three tokens.   dead: the engine dies after three tokens.   full: the queue is full.
+    Otherwise REPLY, ended by the end token.
+    """
+
+    def __init__(self) -> None:
+        self.requests: list[Request] = []
+        self.running: set[str] = set()
+        self.aborted: dict[str, float] = {}
+
+    def submit(self, request: Request) -> ScriptedStream:
+        text = bytes(token for token in request.prompt_token_ids if token < EOS).decode(errors="replace")
+        if "full" in text:
+            raise EngineOverloadedError("1 request waits, and no more may", retry_after_s=7)
+        assert request.request_id not in self.running, "request ids must be unique"
+        self.requests.append(request)
+        self.running.add(request.request_id)
+        return ScriptedStream(self, request, text)
+
+    def stats(self) -> EngineStats:
+        num_running = len(self.running)
+        return EngineStats(
+            num_running, 0, 100, 100 - num_running, 0, num_running / 100, 0.25, Counters(prompt_tokens=7)
+        )
+
+
+class ScriptedStream:
+    """One answer, a token at a time."""
+
+    def __init__(self, client: ScriptedClient, request: Request, prompt: str) -> None:
+        self._client = client
+        self._request = request
+        self._prompt = prompt
+        self._position = 0
+        self._timings = RequestTimings(time.monotonic(), num_cached_tokens=3)
+        if "slow" in prompt:
+            self._tokens = [ord("a") + i % 26 for i in range(request.max_tokens)]
+        else:
+            reply = str(request.params.seed) if "count" in prompt else REPLY
+            self._tokens = [*reply.encode(), EOS][: request.max_tokens]
+
+    async def next(self) -> Sequence[TokenOutput]:
+        await asyncio.sleep(self._pause_s())
+        token = self._tokens[self._position]
+        self._position += 1
+        if self._position == 1:
+            self._timings.scheduled_s = self._timings.first_token_s = time.monotonic()
+        if self._position == 4 and "broken" in self._prompt:
+            self._client.running.discard(self._request.request_id)
+            reason = FinishReason.ERROR
+            return [TokenOutput(self._request.request_id, finish_reason=reason, error="The logits were NaN.")]
+        if self._position == 4 and "dead" in self._prompt:
+            raise EngineDeadError("The engine died of DeviceError: out of luck")
+        return [self._output(token)]
+
+    def abort(self) -> None:
+        if self._request.request_id in self._client.running:
+            self._client.running.discard(self._request.request_id)
+            self._client.aborted[self._request.request_id] = time.monotonic()
+
+    def _pause_s(self) -> float:
+        if "late" in self._prompt and self._position == 0:
+            return 0.5
+        return 0.01 if "slow" in self._prompt else 0
+
+    def _output(self, token: int) -> TokenOutput:
+        num_top = self._request.params.logprobs
+        entry = TokenLogprobs(-0.5, 1, tuple((65 + i, -0.5 - i) for i in range(num_top or 0)))
+        reason = None
+        if token == EOS:
+            reason = FinishReason.STOP
+        elif self._position == self._request.max_tokens:
+            reason = FinishReason.LENGTH
+        if reason is not None:
+            self._client.running.discard(self._request.request_id)
+            self._timings.finished_s = time.monotonic()
+        return TokenOutput(
+            self._request.request_id,
+            (token,),
+            () if num_top is None else (entry,),
+            reason,
+            timings=self._timings if reason is not None else None,
+        )
+
+
+def make_generation(client: ScriptedClient, **changes: Any) -> Generation:
+    """Generation over `client`."""
+    settings: dict[str, Any] = {
+        "model_name": "toy",
+        "max_model_len": MAX_MODEL_LEN,
+        "vocab_size": VOCAB_SIZE,
+        "eos_token_ids": frozenset([EOS]),
+        "default_params": {"temperature": 0.25, "top_k": 7},
+        "tokenizer": byte_tokenizer(),
+        "chat_template": ChatTemplate(TEMPLATE),
+    } | changes
+    return Generation(client, settings.pop("tokenizer"), settings.pop("chat_template"), **settings)
+
+
+def make_app(client: ScriptedClient, settings: dict[str, Any] | None = None, **changes: Any) -> Starlette:
+    """The server over `client`; `settings` go to ServerSettings, `changes` to Generation."""
+    merged = {"model_names": ("toy", "Org/alias"), "version": "9.9", **(settings or {})}
+    return create_app(make_generation(client, **changes), ServerSettings(**merged), stats=client.stats)
+
+
+@contextlib.contextmanager
+def serve(app: Starlette) -> Iterator[str]:
+    """Run `app` in a thread; gives its address."""
+    listener = socket.create_server(("127.0.0.1", 0))
+    server = uvicorn.Server(uvicorn.Config(app, log_level="warning", ws="none", timeout_graceful_shutdown=5))
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+    thread.start()
+    try:
+        deadline = time.monotonic() + 10
+        while not server.started:
+            assert thread.is_alive() and time.monotonic() < deadline, "the server did not start"
+            time.sleep(0.01)
+        yield f"http://localhost:{listener.getsockname()[1]}"
+    finally:
+        server.should_exit = True
+        thread.join()
+        listener.close()

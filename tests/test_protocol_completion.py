@@ -1,0 +1,105 @@
+"""Completion requests: prompts in four forms, refusals, and log-probabilities with running offsets."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from octavo.app.errors import RequestError
+from octavo.app.protocol_completion import (
+    COMPLETION_REFUSED,
+    CompletionRequest,
+    LogprobsBuilder,
+    read_completion,
+    read_prompts,
+)
+from octavo.model.plan import TokenLogprobs
+
+
+@pytest.mark.parametrize(
+    "prompt, expected",
+    [
+        ("a", ["a"]),
+        (["a", "b"], ["a", "b"]),
+        ([1, 2], [[1, 2]]),
+        ([[1], [2, 3]], [[1], [2, 3]]),
+    ],
+)
+def test_four_forms_of_prompts(prompt: Any, expected: list[Any]) -> None:
+    assert read_prompts(prompt) == expected
+
+
+@pytest.mark.parametrize(
+    "prompt, param, rule",
+    [
+        ("", "prompt", "must not be empty"),
+        ([], "prompt", "must not be empty, got []"),
+        (["a", ""], "prompt[1]", "must not be empty"),
+        ([[1], []], "prompt[1]", "must not be empty"),
+        ([""], "prompt[0]", "must not be empty"),
+        (5, "prompt", "must be a string, a list of strings"),
+        ({}, "prompt", "must be a string, a list of strings"),
+        (["a", 1], "prompt[1]", "must be a string, got 1"),
+        ([1, "a"], "prompt[1]", 'must be an integer, got "a"'),
+        ([1.5], "prompt[0]", "must be an integer, got 1.5"),
+        ([[1], ["a"]], "prompt[1][0]", 'must be an integer, got "a"'),
+        ([None], "prompt[0]", "must be an integer, got null"),
+    ],
+)
+def test_bad_prompts_name_the_place(prompt: Any, param: str, rule: str) -> None:
+    with pytest.raises(RequestError) as caught:
+        read_prompts(prompt)
+    assert caught.value.param == param
+    assert rule in caught.value.message
+
+
+def test_defaults() -> None:
+    request = read_completion({"prompt": "a"}).request
+    assert (request.max_tokens, request.logprobs, request.echo, request.add_special_tokens) == (
+        16,
+        None,
+        False,
+        True,
+    )
+
+
+def test_prompt_is_required() -> None:
+    with pytest.raises(RequestError, match="^prompt is required$"):
+        read_completion({"max_tokens": 4})
+
+
+@pytest.mark.parametrize("fields", [{"logprobs": 21}, {"logprobs": -1}, {"logprobs": 1, "echo": True}])
+def test_logprobs_out_of_range_or_with_echo(fields: dict[str, Any]) -> None:
+    with pytest.raises(RequestError) as caught:
+        read_completion({"prompt": "a", **fields})
+    assert caught.value.param == "logprobs"
+
+
+@pytest.mark.parametrize("field", sorted(COMPLETION_REFUSED))
+def test_known_fields_that_do_nothing_here_are_refused_by_name(field: str) -> None:
+    with pytest.raises(RequestError) as caught:
+        read_completion({"prompt": "a", field: {"anything": "else"}})
+    assert (caught.value.param, caught.value.status) == (field, 400)
+    assert field not in CompletionRequest.__struct_fields__
+
+
+def test_offsets_run_through_all_chunks() -> None:
+    pieces = {1: b"ab", 2: "ü".encode(), 3: b"c"}
+    builder = LogprobsBuilder(pieces.__getitem__)
+    first = builder.build([1], [TokenLogprobs(-1.0, 2, ((3, -0.5),))])
+    second = builder.build(
+        [2, 3], [TokenLogprobs(-2.0, 1, ()), TokenLogprobs(float("-inf"), 9, ((1, -3.0),))]
+    )
+    assert first == {
+        "text_offset": [0],
+        "token_logprobs": [-1.0],
+        "tokens": ["ab"],
+        "top_logprobs": [{"ab": -1.0, "c": -0.5}],
+    }
+    assert second == {
+        "text_offset": [2, 3],
+        "token_logprobs": [-2.0, -9999.0],
+        "tokens": ["ü", "c"],
+        "top_logprobs": [{"ü": -2.0}, {"c": -9999.0, "ab": -3.0}],
+    }
