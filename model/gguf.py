@@ -205,7 +205,8 @@ def _llama3_scaling(file: GGUFFile, rotary_dim: int) -> dict[str, Any]:
     """Llama 3's parameters, found again from the table of divisors that llama.cpp wrote instead of them."""
     table = _tensor(file, _ROPE_FACTORS)
     divisors = table.data.view(np.float32).astype(np.float64)
-    theta, factor = float(_get(file, "rope.freq_base", 10000.0)), _decimal(float(divisors.max()))
+    theta = float(_get(file, "rope.freq_base", 10000.0))
+    factor = float(f"{divisors.max():.5g}")  # the table may have been computed in float32
     wavelengths = 2 * math.pi * theta ** (np.arange(0, rotary_dim, 2) / rotary_dim)
     # All Llama 3 models use 1, 4 and 8192.
     length = int(_get(file, "rope.scaling.original_context_length", 8192))
