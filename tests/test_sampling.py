@@ -1,0 +1,385 @@
+"""Sampling operations against definitions of others, and the Triton kernels against the reference."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+from transformers import (
+    MinPLogitsWarper,
+    RepetitionPenaltyLogitsProcessor,
+    TemperatureLogitsWarper,
+    TopKLogitsWarper,
+    TopPLogitsWarper,
+)
+
+if not torch.cuda.is_available():
+    os.environ.setdefault("TRITON_INTERPRET", "1")  # before the kernels are imported
+
+from octavo.model.plan import SlotStart
+from octavo.model.sampler import Sampler
+from octavo.model.sampling_params import SamplingParams
+from octavo.model.sampling_state import SamplingState
+from octavo.ops import sample_kernel, sampling
+
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def survivors(
+    logits: Tensor, temperature: float = 1.0, top_k: int = 0, top_p: float = 1.0, min_p: float = 0.0
+) -> Tensor:
+    """Which tokens may be drawn, [R, V] bool, from logits [R, V]."""
+    num_rows, vocab_size = logits.shape
+    full = torch.full((num_rows,), temperature)
+    largest = logits.amax(-1)
+    weights = torch.zeros(num_rows, -(-vocab_size // 512) * 512)
+    weights[:, :vocab_size] = ((logits - largest[:, None]) / temperature).exp()
+    thresholds = sampling.filter_thresholds(
+        logits,
+        weights,
+        largest,
+        full,
+        torch.full((num_rows,), top_k or vocab_size),
+        torch.full((num_rows,), top_p),
+    )
+    return (logits >= thresholds[:, None]) & (weights[:, :vocab_size] >= min_p)
+
+
+def expected_survivors(
+    logits: Tensor, temperature: float = 1.0, top_k: int = 0, top_p: float = 1.0, min_p: float = 0.0
+) -> Tensor:
+    """The same from the logits processors of transformers."""
+    scores = TemperatureLogitsWarper(temperature)(None, logits) if temperature != 1 else logits
+    if top_k:
+        scores = TopKLogitsWarper(top_k)(None, scores)
+    if top_p < 1:
+        scores = TopPLogitsWarper(top_p)(None, scores)
+    if min_p:
+        scores = MinPLogitsWarper(min_p)(None, scores)
+    return scores > -torch.inf
+
+
+@pytest.mark.parametrize("vocab_size", [2, 17, 50, 1000, 20_003])
+@pytest.mark.parametrize("scale", [0.3, 1.0, 5.0])
+@pytest.mark.parametrize(
+    "filters",
+    [
+        {"top_k": 1},
+        {"top_k": 7},
+        {"top_k": 400},
+        {"top_p": 0.05},
+        {"top_p": 0.9},
+        {"top_p": 0.999},
+        {"min_p": 0.1},
+        {"top_k": 40, "top_p": 0.7},
+        {"top_k": 300, "top_p": 0.95, "min_p": 0.02},
+    ],
+    ids=str,
+)
+def test_filters_keep_what_transformers_keep(
+    vocab_size: int, scale: float, filters: dict[str, float]
+) -> None:
+    torch.manual_seed(vocab_size)
+    logits = torch.randn(5, vocab_size) * scale
+    arguments = {**filters, "top_k": min(int(filters.get("top_k", 0)), vocab_size - 1)}
+    got = survivors(logits, temperature=0.7, **arguments)
+    assert torch.equal(got, expected_survivors(logits, temperature=0.7, **arguments))
+
+
+def test_ties_at_the_threshold_survive_together() -> None:
+    logits = torch.tensor([[3.0, 1.0, 2.0, 2.0, 0.0, 2.0]])
+    assert survivors(logits, top_k=2).tolist() == [[True, False, True, True, False, True]]
+    weights = logits.exp() / logits.exp().sum()
+    just_into_the_ties = float(weights[0, 0]) + 0.01
+    assert survivors(logits, top_p=just_into_the_ties).tolist() == [[True, False, True, True, False, True]]
+
+
+def test_top_p_counts_mass_after_top_k() -> None:
+    logits = torch.tensor([[0.4, 0.3, 0.2, 0.1]]).log()
+    # Of the first two, 0.4 / 0.7 = 0.57 lies above the second: p = 0.5 needs one of them, of all four two.
+    assert survivors(logits, top_k=2, top_p=0.5).sum() == 1
+    assert survivors(logits, top_p=0.5).sum() == 2
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    values=st.lists(st.integers(-6, 6), min_size=1, max_size=80),
+    top_k=st.integers(0, 80),
+    top_p=st.floats(0.01, 1.0),
+)
+def test_filters_follow_their_definition_with_many_ties(values: list[int], top_k: int, top_p: float) -> None:
+    logits = torch.tensor([values], dtype=torch.float32)
+    top_k = min(top_k, len(values))
+    kept = sorted(values, reverse=True)
+    if top_k:
+        kept = [v for v in kept if v >= kept[top_k - 1]]
+    weights = torch.tensor(kept, dtype=torch.float64).exp()
+    total = weights.sum()
+    above = [float(weights[torch.tensor(kept) > v].sum() / total) for v in kept]
+    if any(abs(a - top_p) < 1e-5 for a in above):
+        return  # float32 may fall to either side
+    expected = {v for v, a in zip(kept, above, strict=True) if a < top_p}
+    got = survivors(logits, top_k=top_k, top_p=top_p)[0]
+    assert {v for v, keep in zip(values, got.tolist(), strict=True) if keep} == expected
+
+
+def test_uniform_numbers_look_uniform_and_independent() -> None:
+    seeds = torch.arange(500).repeat_interleave(200)
+    positions = torch.arange(200).repeat(500)
+    numbers = sampling.uniform(seeds, positions).double()
+    assert numbers.min() > 0 and numbers.max() < 1
+    counts = torch.histc(numbers, 100, 0, 1)
+    assert chi_square(counts, torch.full((100,), 1000.0)) < chi_square_limit(99)
+    grid = numbers.view(500, 200)
+    for a, b in ((grid[:, 1:], grid[:, :-1]), (grid[1:], grid[:-1])):  # neighbours in position, in seed
+        assert abs(float(torch.corrcoef(torch.stack([a.flatten(), b.flatten()]))[0, 1])) < 0.02
+
+
+def test_uniform_matches_the_published_splitmix64() -> None:
+    def mix(z: int) -> int:
+        z = (z + 0x9E3779B97F4A7C15) % 2**64
+        z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9 % 2**64
+        z = (z ^ (z >> 27)) * 0x94D049BB133111EB % 2**64
+        return z ^ (z >> 31)
+
+    assert mix(0) == 0xE220A8397B1DCDAF  # the first output of the generator seeded with 0
+    for seed in (0, 1, -1, 2**63 - 1, -(2**63)):
+        for position in (0, 1, 131_071):
+            bits = mix((mix(seed % 2**64) + position * 0x9E3779B97F4A7C15) % 2**64) >> 40
+            got = sampling.uniform(torch.tensor([seed]), torch.tensor([position], dtype=torch.int32))
+            assert got.item() == bits / 2**24
+
+
+def chi_square(counts: Tensor, expected: Tensor) -> float:
+    return float(((counts - expected) ** 2 / expected).sum())
+
+
+def chi_square_limit(freedom: int, z: float = 4.0) -> float:
+    """The value passed with a probability of 3e-5 (Wilson and Hilferty's approximation)."""
+    return freedom * (1 - 2 / (9 * freedom) + z * (2 / (9 * freedom)) ** 0.5) ** 3
+
+
+@pytest.mark.parametrize(
+    "filters",
+    [
+        {},
+        {"temperature": 0.5},
+        {"temperature": 1.7},
+        {"top_k": 4},
+        {"top_p": 0.8},
+        {"min_p": 0.2},
+        {"temperature": 1.3, "top_k": 8, "top_p": 0.9, "min_p": 0.05},
+    ],
+    ids=str,
+)
+def test_draws_follow_the_filtered_distribution(filters: dict[str, float]) -> None:
+    vocab_size, num_draws = 12, 20_000
+    torch.manual_seed(3)
+    logits = torch.randn(1, vocab_size) * 1.5
+    arguments = {**filters, "top_k": int(filters.get("top_k", 0))}
+    kept = expected_survivors(logits, **arguments)[0]
+    exact = (logits[0] / filters.get("temperature", 1.0)).masked_fill(~kept, -torch.inf).softmax(0)
+    tokens = sampling.choose(
+        logits.expand(num_draws, -1).contiguous(),
+        sampling.uniform(torch.full((num_draws,), 17), torch.arange(num_draws)),
+        torch.full((num_draws,), filters.get("temperature", 1.0)),
+        sampling.Filters(
+            torch.arange(num_draws),
+            torch.full((num_draws,), arguments["top_k"] or vocab_size),
+            torch.full((num_draws,), filters.get("top_p", 1.0)),
+            torch.full((num_draws,), filters.get("min_p", 0.0)),
+        ),
+    )
+    counts = torch.bincount(tokens, minlength=vocab_size).double()
+    assert counts[~kept].sum() == 0
+    assert chi_square(counts[kept], exact[kept] * num_draws) < chi_square_limit(int(kept.sum()) - 1)
+
+
+@pytest.mark.parametrize("vocab_size", [3, 512, 1500])
+def test_draws_invert_the_cumulative_distribution_in_vocabulary_order(vocab_size: int) -> None:
+    torch.manual_seed(vocab_size)
+    logits = torch.randn(1, vocab_size)
+    uniforms = torch.rand(300).clamp(min=2**-25)
+    ends = logits[0].double().softmax(0).cumsum(0)
+    tokens = sampling.choose(logits.expand(300, -1).contiguous(), uniforms, torch.ones(300))
+    right = torch.searchsorted(ends, uniforms.double(), right=True)
+    sure = ((ends[:, None] - uniforms.double()).abs() > 1e-6).all(0)
+    assert sure.sum() > 250
+    assert torch.equal(tokens[sure], right[sure])
+
+
+def test_the_extreme_uniform_numbers_choose_tokens_that_may_be_chosen() -> None:
+    logits = torch.full((2, 1030), -torch.inf)
+    logits[:, 5] = logits[:, 1024] = 0.0
+    tokens = sampling.choose(logits, torch.tensor([2.0**-25, 1 - 2.0**-24]), torch.ones(2))
+    assert tokens.tolist() == [5, 1024]
+
+
+@pytest.mark.parametrize("broken", [float("nan"), float("inf")])
+def test_rows_that_are_not_finite_choose_nothing_and_disturb_nobody(broken: float) -> None:
+    torch.manual_seed(0)
+    logits = torch.randn(4, 600)
+    uniforms, temperature = torch.rand(4), torch.ones(4)
+    filters = sampling.Filters(
+        torch.arange(4), torch.full((4,), 20), torch.full((4,), 0.9), torch.full((4,), 0.01)
+    )
+    clean = sampling.choose(logits, uniforms, temperature, filters)
+    greedy = sampling.choose_greedy(logits)
+    logits[1, 77] = broken
+    logits[3] = -torch.inf
+    for before, after in (
+        (clean, sampling.choose(logits, uniforms, temperature, filters)),
+        (greedy, sampling.choose_greedy(logits)),
+    ):
+        assert after.tolist() == [int(before[0]), -1, int(before[2]), -1]
+
+
+def test_repetition_penalty_is_that_of_transformers() -> None:
+    torch.manual_seed(0)
+    logits = torch.randn(3, 90) * 3
+    seen = torch.randint(0, 90, (3, 30))
+    expected = RepetitionPenaltyLogitsProcessor(1.7)(seen, logits.clone())
+    history = torch.zeros(5, 90, dtype=torch.int16)
+    rows = torch.tensor([4, 0, 2])
+    history[rows[:, None], seen] = sampling.PROMPT_SEEN
+    off = torch.zeros(3)
+    sampling.apply_penalties(logits, torch.arange(3), history, rows, torch.full((3,), 1.7), off, off)
+    assert torch.equal(logits, expected)
+
+
+def test_presence_and_frequency_count_the_output_only() -> None:
+    logits = torch.zeros(2, 4)
+    history = torch.tensor([[sampling.PROMPT_SEEN, 3, sampling.PROMPT_SEEN + 1, 0]], dtype=torch.int16)
+    sampling.apply_penalties(
+        logits,
+        torch.tensor([1]),
+        history,
+        torch.tensor([0]),
+        torch.tensor([1.0]),
+        torch.tensor([0.5]),
+        torch.tensor([0.25]),
+    )
+    assert logits.tolist() == [[0, 0, 0, 0], [0, -1.25, -0.75, 0]]
+
+
+def test_counts_saturate() -> None:
+    history = torch.tensor([[sampling.MAX_COUNT, sampling.PROMPT_SEEN | sampling.MAX_COUNT, 0]] * 4)
+    history = history.to(torch.int16)
+    before = history.clone()
+    sampling.count_tokens(history, torch.arange(4), torch.tensor([0, 1, 2, -1]))
+    before[2, 2] = 1
+    assert torch.equal(history, before)
+
+
+def test_log_probabilities_are_those_of_log_softmax() -> None:
+    torch.manual_seed(0)
+    logits = torch.randn(6, 100).to(torch.bfloat16)
+    tokens = torch.randint(0, 100, (6,))
+    chosen, ranks, top, top_tokens = sampling.log_probabilities(logits, tokens, 5)
+    exact = logits.double().log_softmax(-1)
+    torch.testing.assert_close(chosen.double(), exact.gather(1, tokens[:, None])[:, 0], atol=1e-5, rtol=0)
+    torch.testing.assert_close(top.double(), exact.topk(5).values, atol=1e-5, rtol=0)
+    torch.testing.assert_close(exact.gather(1, top_tokens), exact.topk(5).values)
+    assert ranks.tolist() == (1 + (exact > exact.gather(1, tokens[:, None])).sum(-1)).tolist()
+
+
+MIXED = [
+    SamplingParams(temperature=0),
+    SamplingParams(temperature=0.8),
+    SamplingParams(temperature=1.0, top_k=5),
+    SamplingParams(temperature=0.7, top_p=0.8),
+    SamplingParams(temperature=1.3, top_k=40, top_p=0.9, min_p=0.02),
+    SamplingParams(min_p=0.1),
+    SamplingParams(temperature=2.0, top_p=0.99),
+    SamplingParams(
+        repetition_penalty=1.3,
+        presence_penalty=0.5,
+        frequency_penalty=0.3,
+        top_p=0.9,
+        logit_bias={3: 5.0, 7: -100},
+    ),
+    SamplingParams(temperature=0, min_tokens=5, presence_penalty=2.0),
+]
+PLAIN = [SamplingParams(temperature=0), SamplingParams(temperature=0.8), SamplingParams(temperature=1.9)]
+
+
+def started(params: Sequence[SamplingParams]) -> list[SlotStart]:
+    return [
+        SlotStart(
+            slot=slot,
+            params=p,
+            seed=7919 * slot - 2**40,
+            stop_token_ids=frozenset({1, 2}),
+            prompt_tokens=[5, 6, 7],
+            output_tokens=[8, 8, 9],
+        )
+        for slot, p in enumerate(params)
+    ]
+
+
+@pytest.mark.parametrize("vocab_size", [50, 1000, 8192, 9001])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+@pytest.mark.parametrize("params", [MIXED, PLAIN], ids=["mixed", "plain"])
+def test_kernels_choose_what_the_reference_chooses(
+    vocab_size: int, dtype: torch.dtype, params: list[SamplingParams]
+) -> None:
+    torch.manual_seed(vocab_size)
+    num_slots = len(params) + 1
+    state = SamplingState(num_slots, vocab_size, DEVICE)
+    state.start(started(params))
+    reference = Sampler(num_slots, vocab_size, "cpu")
+    reference.start(started(params))
+    order = torch.randperm(num_slots, dtype=torch.int32)
+    for step in range(2):
+        logits = (torch.randn(num_slots, vocab_size + 3) * 3).to(dtype)[:, :vocab_size]  # rows lie apart
+        logits[1, 3] = -torch.inf
+        positions = torch.full((num_slots,), 6 + step, dtype=torch.int32)
+        if step:
+            logits[2, 4] = torch.nan
+        tokens = sample_kernel.sample(
+            logits.to(DEVICE),
+            order.to(DEVICE),
+            positions.to(DEVICE),
+            state.table,
+            state.biases,
+            state.history,
+            changes=params is MIXED,
+            filters=params is MIXED,
+        )
+        expected = reference.sample(logits, order, positions, order.tolist()).tokens
+        assert tokens.tolist() == expected.tolist()
+    assert torch.equal(state.history.cpu(), reference.state.history)
+
+
+@pytest.mark.parametrize("values", ["ties", "flat", "one_left"])
+def test_kernels_narrow_hard_rows_like_the_reference(values: str) -> None:
+    torch.manual_seed(5)
+    vocab_size = 4500
+    logits = torch.zeros(len(MIXED), vocab_size)
+    if values == "ties":
+        logits = torch.randint(-4, 4, logits.shape).float()
+    elif values == "one_left":
+        logits[:] = -torch.inf
+        logits[:, 4321] = -7.5
+    state = SamplingState(len(MIXED), vocab_size, DEVICE)
+    state.start(started(MIXED))
+    reference = Sampler(len(MIXED), vocab_size, "cpu")
+    reference.start(started(MIXED))
+    slots = torch.arange(len(MIXED), dtype=torch.int32)
+    positions = slots + 6
+    tables = (state.table, state.biases, state.history)
+    tokens = sample_kernel.sample(logits.to(DEVICE), slots.to(DEVICE), positions.to(DEVICE), *tables)
+    assert tokens.tolist() == reference.sample(logits, slots, positions, slots.tolist()).tokens.tolist()
+
+
+def test_kernels_take_no_rows() -> None:
+    state = SamplingState(2, 10, DEVICE)
+    nothing = torch.zeros(0, dtype=torch.int32, device=DEVICE)
+    logits = torch.zeros(0, 10, device=DEVICE)
+    tables = (state.table, state.biases, state.history)
+    assert sample_kernel.sample(logits, nothing, nothing, *tables).shape == (0,)
