@@ -18,6 +18,7 @@ from .settings import SettingError, build, nearest, settings_of
 
 Configs = tuple[type[Any], ...]
 
+_COMMANDS = ("serve", "chat", "complete", "collect-env")
 _EPILOG = "The YAML file of --config holds any of these, without the dashes in front; flags win over it."
 
 
@@ -34,13 +35,12 @@ class _Parser(argparse.ArgumentParser):
 
 def main(argv: Sequence[str]) -> int:
     """Run one command and return the exit code: 0, 2 for a wrong call or a failed start, 130 for Ctrl-C."""
-    command = "octavo"
+    command = f"octavo {argv[0]}" if argv and argv[0] in _COMMANDS else "octavo"
     try:
-        options = _parse(argv)
+        options = parse(argv)
         if options.command is None:
             _parser().print_help()
             return 0
-        command = f"octavo {options.command}"
         run: Callable[[argparse.Namespace], int] = options.run
         return run(options)
     except SettingError as error:
@@ -112,23 +112,24 @@ def _flag(name: str) -> str:
     return "MODEL" if name == "model" else "--" + name.replace("_", "-")
 
 
-def _parse(argv: Sequence[str]) -> argparse.Namespace:
+def parse(argv: Sequence[str]) -> argparse.Namespace:
+    """The words of the command line, settings as text. Raises UsageError."""
     parser = _parser()
-    commands = ("serve", "chat", "complete", "collect-env")
-    if argv and not argv[0].startswith("-") and argv[0] not in commands:
-        raise UsageError(f"{argv[0]!r} is not a command{nearest(argv[0], commands)}")
+    if argv and not argv[0].startswith("-") and argv[0] not in _COMMANDS:
+        raise UsageError(f"{argv[0]!r} is not a command{nearest(argv[0], _COMMANDS)}")
     options, unknown = parser.parse_known_args(argv)
     if unknown:
         word = unknown[0]
         if not word.startswith("-"):
             raise UsageError(f"one MODEL at most, but {word!r} follows another")
         name = word.split("=", 1)[0]
-        known = [_flag(field) for config in options.configs or () for field in settings_of(config)]
-        raise UsageError(f"{name} is not a flag of octavo {options.command}{nearest(name, known)}")
+        known = [_flag(field) for config in getattr(options, "configs", ()) for field in settings_of(config)]
+        place = "octavo" if options.command is None else f"octavo {options.command}"
+        raise UsageError(f"{name} is not a flag of {place}{nearest(name, known)}")
     return options
 
 
-def _configs(options: argparse.Namespace) -> list[Any]:
+def configs_of(options: argparse.Namespace) -> list[Any]:
     """The command's configurations, from flags, then the YAML file, then the environment."""
     classes: Configs = options.configs
     known = {name: config for config in classes for name in settings_of(config)}
@@ -164,14 +165,14 @@ def _read_yaml(path: str) -> Mapping[str, Any]:
 
 
 def _serve(options: argparse.Namespace) -> int:
-    engine, server = _configs(options)
+    engine, server = configs_of(options)
     from .serve import run
 
     return run(engine, server)
 
 
 def _terminal(options: argparse.Namespace) -> int:
-    engine, terminal = _configs(options)
+    engine, terminal = configs_of(options)
     if options.command == "complete" and terminal.system_prompt is not None:
         raise SettingError("system_prompt", "is for octavo chat: a completion has no messages")
     if terminal.url is not None:

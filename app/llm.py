@@ -14,6 +14,7 @@ from typing import Any, Self
 from tqdm import tqdm
 
 from ..model.sampling_params import SamplingParams
+from ..scheduler.stats import EngineStats
 from .config import EngineConfig
 from .errors import RequestError
 from .generation import Generation, TextDelta, TextStream
@@ -46,6 +47,7 @@ class LLM:
             loop.close()
             raise
         self._loop = loop
+        self._stats = launched.stats
         self._generation = Generation.of(launched)
         self._request_numbers = itertools.count()
         # Runs when this object is collected or the interpreter ends; must not hold `self`.
@@ -128,6 +130,10 @@ class LLM:
     def get_default_sampling_params(self) -> SamplingParams:
         """What `generate` takes if it is given no sampling parameters: the model's generation_config.json."""
         return SamplingParams(**self._generation.default_params)
+
+    def stats(self) -> EngineStats:
+        """A moment of the engine: running and waiting requests, blocks, counters."""
+        return self._stats()
 
     def close(self) -> None:
         """End what runs, free the model. Safe to call again."""

@@ -25,7 +25,7 @@ from .drain import DoorClient, OpenRequests
 from .errors import StartupError
 from .generation import Generation
 from .launch import Launched, launch, plan_engine
-from .model_source import resolve_model
+from .model_source import find_model
 from .server import create_app
 
 log = logging.getLogger(__name__)
@@ -51,7 +51,7 @@ def run(engine: EngineConfig, server: ServerConfig) -> int:
 
 def _fit(engine: EngineConfig) -> str:
     """How memory would be divided, and what that is good for."""
-    plan = plan_engine(engine, resolve_model(engine.model, load_format=engine.load_format))
+    plan = plan_engine(engine, find_model(engine.model, load_format=engine.load_format, with_tokenizer=False))
     at_once = plan.ledger.capacity_tokens // plan.max_model_len
     return (
         f"{plan.ledger.table()}\n"
