@@ -50,7 +50,7 @@ class AttentionStep:
 
 
 class Attention:
-    """Grouped-query attention with rotary positions; optionally biases, per-head norms and a sliding window."""
+    """Grouped-query attention, rotary; optionally with biases, per-head norms or a sliding window."""
 
     def __init__(
         self, config: ModelConfig, layer: int, method: LinearMethod, dtype: torch.dtype, device: torch.device
@@ -157,9 +157,14 @@ class Attention:
         yield from self._qkv.targets()
         yield from self._o.targets()
         if self._qkv_bias is not None:
-            biases = self._qkv_bias.split([size for _, size in self._parts])
+            biases = torch.split(self._qkv_bias, [size for _, size in self._parts])
             for (name, _), bias in zip(self._parts, biases, strict=True):
                 yield bias_target(name, bias, split=0)
         if self._q_norm is not None and self._k_norm is not None:
             yield WeightTarget(f"{self._name}.q_norm.weight", self._q_norm)
             yield WeightTarget(f"{self._name}.k_norm.weight", self._k_norm)
+
+    def finish(self) -> None:
+        """Called once when all targets are filled."""
+        self._qkv.finish()
+        self._o.finish()

@@ -186,7 +186,7 @@ def _num_kv_heads(fields: HfFields, num_heads: int) -> int:
 
 
 def _layer_uses_rope(fields: HfFields, num_layers: int) -> tuple[bool, ...]:
-    """SmolLM3: `no_rope_layers` holds 1 for a layer *with* rotary embedding; absent, every fourth goes without."""
+    """SmolLM3: `no_rope_layers` holds 1 for a layer *with* rope; if absent, every fourth goes without."""
     marks = fields.sequence("no_rope_layers", num_layers)
     if marks is None:
         interval = fields.integer("no_rope_layer_interval", default=4)

@@ -10,8 +10,8 @@ from torch import Tensor
 from .attention import Attention, AttentionStep
 from .batch import ForwardBatch
 from .config import ModelConfig
-from .layers import Embedding, GatedMLP, RMSNorm, TiedHead
-from .linear import DenseMethod, Linear, LinearMethod
+from .layers import Embedding, GatedMLP, RMSNorm
+from .linear import DenseMethod, Linear, LinearMethod, TiedLinear
 from .rope import cos_sin_table, identity_table
 from .targets import WeightTarget
 
@@ -33,14 +33,20 @@ class DecoderLayer:
         for part in (self.input_norm, self.attention, self.post_norm, self.mlp):
             yield from part.targets()
 
+    def finish(self) -> None:
+        """Called once when all targets are filled."""
+        self.attention.finish()
+        self.mlp.finish()
+
 
 class DecoderLM:
     """Token ids in, logits out.
 
     max_positions: length of the longest sequence to be served; the model's own limit by default.
     method: how weights are stored and multiplied; as in the checkpoint by default.
-    The weights' content is undefined until a loader has filled `targets`. On the `meta` device nothing is
-    allocated, which serves to weigh a model before it is built.
+    weight_bytes: memory of the checkpoint's tensors in this dtype. On the `meta` device nothing is allocated,
+    which serves to weigh a model before it is built.
+    The weights' content is undefined until a loader has filled `targets` and called `finish`.
     """
 
     def __init__(
@@ -57,21 +63,22 @@ class DecoderLM:
         self._embedding = Embedding(config, dtype, device)
         self._layers = [DecoderLayer(config, i, method, dtype, device) for i in range(config.num_layers)]
         self._norm = RMSNorm("model.norm", config.hidden_size, config.rms_norm_eps, dtype, device)
-        self._head = (
-            TiedHead(self._embedding)
-            if config.tie_word_embeddings
-            else Linear(method, config.hidden_size, (("lm_head", config.vocab_size),), split=0)
-        )
+        self._head: Linear | TiedLinear
+        if config.tie_word_embeddings:
+            self._head = TiedLinear(method, self._embedding.table)
+        else:
+            self._head = Linear(method, config.hidden_size, (("lm_head", config.vocab_size),), split=0)
         rotating = cos_sin_table(config.rope, max_positions, device)
         still = (
             rotating if all(config.layer_uses_rope) else identity_table(config.rope, max_positions, device)
         )
+        self.weight_bytes = sum(target.view.nbytes for target in self.targets())
         self._tables = [rotating if rotates else still for rotates in config.layer_uses_rope]
 
     def forward(self, batch: ForwardBatch, kv: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
         """Run one step. Call it under `torch.inference_mode()`.
 
-        kv: each layer's (k_cache, v_cache), [num_blocks, num_kv_heads, block_size, head_dim]; written and read.
+        kv: each layer's (k_cache, v_cache), [num_blocks, num_kv_heads, block_size, head_dim].
         Returns the logits of `batch.last_tokens`: [S, vocab] in the model's dtype.
         """
         step = AttentionStep.of(batch)
@@ -97,10 +104,10 @@ class DecoderLM:
 
     def ignores(self, name: str) -> bool:
         """Checkpoint tensors that follow from others: a tied head saved again, old rotary buffers."""
-        repeats_embedding = name == "lm_head.weight" and isinstance(self._head, TiedHead)
+        repeats_embedding = name == "lm_head.weight" and isinstance(self._head, TiedLinear)
         return repeats_embedding or name.endswith(".rotary_emb.inv_freq")
 
-    @property
-    def weight_bytes(self) -> int:
-        """Memory that the weights occupy, in bytes."""
-        return sum(target.view.nbytes for target in self.targets())
+    def finish(self) -> None:
+        """Bring the weights into the form in which they are used. Called by the loader, once, at its end."""
+        for part in (*self._layers, self._head):
+            part.finish()

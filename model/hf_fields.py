@@ -56,7 +56,7 @@ class HfFields:
         return ids
 
     def sequence(self, name: str, length: int) -> Sequence[Any] | None:
-        """A list with one entry for each of `length` layers (or more, as some checkpoints have), None if absent."""
+        """A list with an entry for each of `length` layers (some checkpoints have more), None if absent."""
         value = self.get(name)
         if value is None:
             return None

@@ -1,4 +1,4 @@
-"""The other parts of a decoder: norm, gated MLP, embedding and head. None knows a family or a step."""
+"""The other parts of a decoder: norm, gated MLP and embedding. None knows a family or a step."""
 
 from __future__ import annotations
 
@@ -60,6 +60,11 @@ class GatedMLP:
         yield from self._gate_up.targets()
         yield from self._down.targets()
 
+    def finish(self) -> None:
+        """Called once when all targets are filled."""
+        self._gate_up.finish()
+        self._down.finish()
+
 
 class Embedding:
     """One row per token id."""
@@ -74,18 +79,3 @@ class Embedding:
     def targets(self) -> Iterator[WeightTarget]:
         """The table."""
         yield WeightTarget("model.embed_tokens.weight", self.table, 0)
-
-
-class TiedHead:
-    """Logits as products with the embedding's rows, which it shares."""
-
-    def __init__(self, embedding: Embedding) -> None:
-        self._table = embedding.table
-
-    def __call__(self, x: Tensor) -> Tensor:
-        """[S, hidden] -> [S, vocab]."""
-        return F.linear(x, self._table)
-
-    def targets(self) -> Iterator[WeightTarget]:
-        """None: the table is the embedding's."""
-        return iter(())

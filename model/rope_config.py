@@ -14,7 +14,7 @@ _ROPE_TYPES: Final = ("default", "linear", "dynamic", "llama3", "yarn")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RopeConfig:
-    """A rotary embedding over the first `rotary_dim` dimensions of each head, its halves rotated against each other.
+    """A rotary embedding over the first `rotary_dim` dimensions of each head.
 
     factor: how far `linear`, `dynamic`, `llama3` and `yarn` stretch the positions.
     original_max_positions: the length before stretching (`dynamic`, `llama3`, `yarn`).
@@ -39,7 +39,7 @@ class RopeConfig:
 
     @classmethod
     def from_hf(cls, hf: Mapping[str, Any], *, head_dim: int, max_position_embeddings: int) -> RopeConfig:
-        """Read `rope_parameters` (transformers 5) or `rope_scaling`, `rope_theta` and `partial_rotary_factor`.
+        """Read `rope_parameters` (transformers 5), or `rope_scaling` with `rope_theta` beside it.
 
         Raises ValueError, naming the field and its value.
         """
@@ -72,7 +72,7 @@ class RopeConfig:
 
 
 def _factor(fields: HfFields, rope_type: str, implied: float) -> float:
-    # DeepSeek's convention, which transformers follows for yarn: no factor means the ratio of the two lengths.
+    # DeepSeek's convention, which transformers follows for yarn: no factor means the lengths' ratio.
     factor = fields.number("factor", default=implied if rope_type == "yarn" else None)
     fields.require(factor >= 1, "factor", "at least 1")
     return factor

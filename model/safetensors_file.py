@@ -46,7 +46,7 @@ def count_tensors(files: Sequence[Path]) -> int:
 def read_tensors(files: Sequence[Path]) -> Iterator[tuple[str, Tensor]]:
     """(name, tensor on the CPU) in the order of the bytes in each file.
 
-    A tensor is a view of the mapped file: copy what is needed before going on. Only pages in use are resident.
+    A tensor is a view of the mapped file: nothing is read before it is used, and nothing need be kept.
     Raises ValueError, naming the file, if one is truncated or malformed.
     """
     for file in files:

@@ -11,7 +11,7 @@ class WeightTarget(NamedTuple):
     """A checkpoint tensor by name, and the memory that takes it.
 
     view: shaped like the checkpoint's tensor; any strides, so that layout and merging are done by `copy_`.
-    split: the dimension that ranks of a tensor-parallel group divide among themselves; None if each takes all.
+    split: the dimension that ranks of a tensor-parallel group divide; None if each takes all.
     """
 
     name: str

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 from typing import Protocol
 
 import torch
@@ -13,6 +14,8 @@ from tqdm import tqdm
 from .targets import WeightTarget
 
 _MAX_NAMES_SHOWN = 6
+_DUMMY_SCALE = 0.02
+"""Small enough for the residual stream of any depth to stay finite in float16."""
 
 
 class Loadable(Protocol):
@@ -23,6 +26,9 @@ class Loadable(Protocol):
     def ignores(self, name: str) -> bool:
         """Whether a checkpoint may hold this tensor though the model has no use for it."""
 
+    def finish(self) -> None:
+        """Told once that all targets are filled."""
+
 
 @dataclass(frozen=True, slots=True)
 class Rank:
@@ -32,10 +38,14 @@ class Rank:
     size: int = 1
 
     def share(self, tensor: Tensor, dim: int | None) -> Tensor:
-        """This rank's equal part along `dim`; all of it if dim is None or what does not divide."""
-        if dim is None or dim >= tensor.dim() or tensor.shape[dim] % self.size:
+        """This rank's equal part along `dim`; all of it if dim is None. Raises ValueError if uneven."""
+        if dim is None or self.size == 1:
             return tensor
-        length = tensor.shape[dim] // self.size
+        length, rest = divmod(tensor.shape[dim], self.size)
+        if rest:
+            raise ValueError(
+                f"dimension {dim} of {list(tensor.shape)} does not divide among {self.size} ranks"
+            )
         return tensor.narrow(dim, self.index * length, length)
 
 
@@ -46,63 +56,66 @@ def load_weights(
     *,
     rank: Rank | None = None,
 ) -> None:
-    """Copy each checkpoint tensor to where the model wants it, converting dtype, device and layout; show progress.
+    """Copy each checkpoint tensor to where the model wants it, whatever dtype and device; show progress.
 
     tensors: (name, tensor), each used before the next is asked for, so that one at a time need exist.
     total: how many there are, if known.   rank: whose share to take; all of it by default.
     Raises ValueError naming the tensors that are missing, unexpected, repeated or of the wrong shape.
     """
-    rank = rank or Rank()
-    wanted: dict[str, list[WeightTarget]] = {}
-    for target in model.targets():
-        wanted.setdefault(target.name, []).append(target)
+    progress = tqdm(tensors, total=total, desc="Loading weights", unit="tensor", disable=None, leave=False)
+    _fill_targets(model, progress, rank or Rank())
+    model.finish()
+
+
+def _fill_targets(model: Loadable, tensors: Iterable[tuple[str, Tensor]], rank: Rank) -> None:
+    # A function of its own, so that no target holds memory any more when `finish` wants to release it.
+    waiting = {target.name: target for target in model.targets()}
     filled: set[str] = set()
     unexpected: list[str] = []
-    for name, tensor in tqdm(
-        tensors, total=total, desc="Loading weights", unit="tensor", disable=None, leave=False
-    ):
-        if name in filled:
-            raise ValueError(f"the checkpoint holds {name} twice")
-        for target in wanted.get(name, ()):
-            _fill(target, tensor, rank)
-        if name in wanted:
+    for name, tensor in tensors:
+        target = waiting.pop(name, None)
+        if target is not None:
+            _copy(rank.share(tensor, target.split), target)
             filled.add(name)
+        elif name in filled:
+            raise ValueError(f"the checkpoint holds {name} twice")
         elif not model.ignores(name):
             unexpected.append(name)
     _require_none(unexpected, "the checkpoint holds tensors that the model does not take")
-    _require_none(
-        [name for name in wanted if name not in filled], "the checkpoint lacks tensors that the model needs"
-    )
+    _require_none(waiting, "the checkpoint lacks tensors that the model needs")
 
 
-def _fill(target: WeightTarget, tensor: Tensor, rank: Rank) -> None:
-    source = rank.share(tensor, target.split)
-    if source.shape != target.view.shape:
-        # `copy_` would broadcast a wrong shape without a word.
+def _copy(source: Tensor, target: WeightTarget) -> None:
+    found, wanted = list(source.shape), list(target.view.shape)
+    if found != wanted:  # which `copy_` would broadcast without a word where it can
         raise ValueError(
-            f"{target.name} has shape {list(source.shape)} in the checkpoint, the config implies {list(target.view.shape)}"
+            f"{target.name} has shape {found} in the checkpoint, but the config implies {wanted}"
         )
     target.view.copy_(source)
 
 
 def _require_none(names: Collection[str], complaint: str) -> None:
     if names:
-        shown = ", ".join(list(names)[:_MAX_NAMES_SHOWN])
+        shown = ", ".join(islice(names, _MAX_NAMES_SHOWN))
         more = f" and {len(names) - _MAX_NAMES_SHOWN} more" if len(names) > _MAX_NAMES_SHOWN else ""
         raise ValueError(f"{complaint}: {shown}{more}")
 
 
-def fill_dummy_weights(model: Loadable, *, seed: int = 0, scale: float = 0.02) -> None:
-    """Random weights made on the model's own device: norms' scales are 1, all else uniform in [-scale, scale).
+def fill_dummy_weights(model: Loadable, *, seed: int = 0) -> None:
+    """Random weights made on the model's own device: norms' scales are 1, all else is small and uniform.
 
     The same seed gives the same weights on the same kind of device, whatever was drawn before.
     """
-    generators: dict[torch.device, torch.Generator] = {}
-    for target in model.targets():
-        device = target.view.device
-        if device not in generators:
-            generators[device] = torch.Generator(device).manual_seed(seed)
+    _fill_randomly(model.targets(), seed)
+    model.finish()
+
+
+def _fill_randomly(targets: Iterator[WeightTarget], seed: int) -> None:
+    generator: torch.Generator | None = None
+    for target in targets:
+        if generator is None:
+            generator = torch.Generator(target.view.device).manual_seed(seed)
         if target.name.endswith("norm.weight"):
             target.view.fill_(1)
         else:
-            target.view.uniform_(-scale, scale, generator=generators[device])
+            target.view.uniform_(-_DUMMY_SCALE, _DUMMY_SCALE, generator=generator)

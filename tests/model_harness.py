@@ -1,4 +1,4 @@
-"""Runs a DecoderLM by hand: pages, block tables and batches for a few sequences, one or many tokens at a time."""
+"""Runs a DecoderLM by hand: pages, block tables and batches for a few sequences."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Harness:
         )
 
     def step(self, tokens: Mapping[int, Sequence[int]]) -> dict[int, Tensor]:
-        """Feed slot -> next tokens; returns slot -> logits [len(tokens), vocab]. Single tokens run as decodes."""
+        """Feed slot -> next tokens, returns slot -> their logits. Single tokens run as decodes."""
         rows = sorted(tokens.items(), key=lambda row: len(row[1]) != 1)
         starts, positions, kv_slots = [0], [], []
         for slot, ids in rows:
