@@ -6,6 +6,7 @@ Names: octavo_* by Prometheus' rules, and the fifteen that vLLM's Grafana dashbo
 
 from __future__ import annotations
 
+import re
 import time
 from bisect import bisect_left
 from collections import Counter
@@ -29,6 +30,8 @@ CAUSES = ("stop", "length", "disconnect", "deadline", "refused", "error", "drain
 """Every request ends in exactly one of these."""
 
 _MAX_IGNORED_NAMES = 50
+_MAX_NAME_CHARS = 64
+_INDEX = re.compile(r"\[\d+\]")
 _OTHER = "other"
 
 _TOKEN_S = (
@@ -128,6 +131,7 @@ class ServerMetrics(Collector):
 
     def count_ignored(self, field: str) -> None:
         """One unknown request field. Clients choose the names, so only the first so many get a label."""
+        field = _INDEX.sub("[]", field)[:_MAX_NAME_CHARS]
         known = field in self._ignored or len(self._ignored) < _MAX_IGNORED_NAMES
         self._ignored[field if known else _OTHER] += 1
 

@@ -1,0 +1,157 @@
+"""Counting, and what Prometheus reads."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.parser import text_string_to_metric_families
+
+from octavo.app.generation import TextDelta
+from octavo.app.metrics import CAUSES, Histogram, ServerMetrics
+from octavo.scheduler.request import FinishReason, RequestTimings
+from octavo.scheduler.stats import Counters, EngineStats
+
+# The names that the panels of vLLM's own Grafana dashboard query.
+DASHBOARD = """
+num_requests_running num_requests_waiting kv_cache_usage_perc prompt_tokens_total
+generation_tokens_total request_success_total request_prompt_tokens_bucket request_generation_tokens_bucket
+request_max_num_generation_tokens_sum time_to_first_token_seconds_bucket inter_token_latency_seconds_bucket
+e2e_request_latency_seconds_bucket request_queue_time_seconds_sum request_prefill_time_seconds_sum
+request_decode_time_seconds_sum
+"""
+
+
+def stats() -> EngineStats:
+    counters = Counters(prompt_tokens=70, generation_tokens=30, num_steps=9)
+    return EngineStats(2, 3, 100, 40, 10, 0.5, 0.03, counters)
+
+
+def scrape(metrics: ServerMetrics) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
+    """Samples by name and labels, as Prometheus' own parser reads them."""
+    registry = CollectorRegistry()
+    registry.register(metrics)
+    text = generate_latest(registry).decode()
+    return {
+        (sample.name, frozenset(sample.labels.items())): sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+    }
+
+
+def value(metrics: ServerMetrics, name: str, **labels: str) -> float:
+    return scrape(metrics)[name, frozenset(labels.items())]
+
+
+@pytest.fixture
+def metrics() -> ServerMetrics:
+    return ServerMetrics("toy", "1.2", stats)
+
+
+def test_histogram_buckets_are_cumulative_and_inclusive() -> None:
+    histogram = Histogram("h", "help", (1.0, 2.0))
+    for observed in (0.5, 1.0, 1.5, 2.0, 9.0):
+        histogram.observe(observed)
+    samples = {s.labels.get("le", s.name): s.value for s in histogram.family("h", {}).samples}
+    assert samples == {"1": 2, "2": 4, "+Inf": 5, "h_count": 5, "h_sum": 14.0}
+
+
+@pytest.mark.parametrize("name", DASHBOARD.split())
+def test_dashboard_of_vllm_finds_its_names(metrics: ServerMetrics, name: str) -> None:
+    samples = [dict(labels) for sample, labels in scrape(metrics) if sample == f"vllm:{name}"]
+    assert samples and all(labels["model_name"] == "toy" for labels in samples)
+
+
+def test_engine_is_asked_at_every_scrape() -> None:
+    moments = [EngineStats(n, 0, 10, 10, 0, 0.0, 0.0, Counters()) for n in (4, 5)]
+    metrics = ServerMetrics("toy", "1.2", lambda: moments.pop(0))
+    registry = CollectorRegistry()
+    registry.register(metrics)
+    assert "octavo_engine_requests_running 4.0" in generate_latest(registry).decode()
+    assert "octavo_engine_requests_running 5.0" in generate_latest(registry).decode()
+
+
+def test_engine_numbers_have_both_names(metrics: ServerMetrics) -> None:
+    assert value(metrics, "octavo_kv_waste_ratio") == 0.03
+    assert value(metrics, "octavo_engine_steps_total") == 9
+    assert value(metrics, "octavo_kv_usage_ratio") == value(
+        metrics, "vllm:kv_cache_usage_perc", model_name="toy"
+    )
+    assert value(metrics, "vllm:prompt_tokens_total", model_name="toy") == 70
+
+
+def test_without_an_engine_there_are_no_engine_numbers() -> None:
+    names = {name for name, _ in scrape(ServerMetrics("toy", "1.2"))}
+    assert "octavo_requests_total" in names and "octavo_kv_blocks" not in names
+
+
+def test_record_follows_a_request(metrics: ServerMetrics) -> None:
+    record = metrics.begin(5, time.monotonic() - 0.2)
+    assert value(metrics, "octavo_requests_open") == 1
+    record.receive(TextDelta("a", (1,)))
+    record.receive(TextDelta("bc", (2, 3)))
+    timings = RequestTimings(arrival_s=1.0, scheduled_s=1.5, first_token_s=2.5, finished_s=7.5)
+    record.receive(TextDelta("", (4,), finish_reason=FinishReason.STOP, timings=timings))
+    assert record.num_tokens == 4
+    assert value(metrics, "octavo_requests_open") == 0
+    assert value(metrics, "octavo_requests_total", cause="stop") == 1
+    assert value(metrics, "octavo_time_to_first_token_seconds_count") == 1
+    assert value(metrics, "octavo_time_to_first_token_seconds_sum") >= 0.2
+    assert value(metrics, "octavo_inter_token_latency_seconds_count") == 2
+    assert value(metrics, "octavo_request_generation_tokens_sum") == 4
+    assert value(metrics, "octavo_request_prompt_tokens_sum") == 5
+    assert value(metrics, "octavo_request_queue_time_seconds_sum") == 0.5
+    assert value(metrics, "octavo_request_prefill_time_seconds_sum") == 1.0
+    assert value(metrics, "octavo_request_decode_time_seconds_sum") == 5.0
+
+
+def test_a_request_ends_once(metrics: ServerMetrics) -> None:
+    record = metrics.begin(5, time.monotonic())
+    record.end("length")
+    record.end("disconnect")
+    assert metrics.ended["length"] == 1 and sum(metrics.ended.values()) == 1
+    assert metrics.num_open == 0
+
+
+def test_every_cause_is_there_from_the_start(metrics: ServerMetrics) -> None:
+    assert [value(metrics, "octavo_requests_total", cause=cause) for cause in CAUSES] == [0] * len(CAUSES)
+
+
+def test_vllm_knows_fewer_causes(metrics: ServerMetrics) -> None:
+    for cause in CAUSES:
+        metrics.count_end(cause)
+    by_reason = {
+        reason: value(metrics, "vllm:request_success_total", model_name="toy", finished_reason=reason)
+        for reason in ("stop", "length", "abort", "error")
+    }
+    assert by_reason == {"stop": 1, "length": 1, "abort": 3, "error": 1}
+
+
+def test_clients_cannot_make_labels_without_end(metrics: ServerMetrics) -> None:
+    for i in range(1000):
+        metrics.count_ignored(f"field{i}")
+    metrics.count_ignored("field0")
+    labels = [
+        dict(labels)["field"] for name, labels in scrape(metrics) if name == "octavo_ignored_fields_total"
+    ]
+    assert len(labels) <= 51
+    assert value(metrics, "octavo_ignored_fields_total", field="field0") == 2
+    assert value(metrics, "octavo_ignored_fields_total", field="other") == 950
+
+
+def test_places_in_a_list_share_a_label(metrics: ServerMetrics) -> None:
+    metrics.count_ignored("messages[0].mood")
+    metrics.count_ignored("messages[17].mood")
+    assert value(metrics, "octavo_ignored_fields_total", field="messages[].mood") == 2
+
+
+def test_field_names_are_cut(metrics: ServerMetrics) -> None:
+    metrics.count_ignored("x" * 100_000 + '"\n')
+    assert all(len(text) < 100 for _, labels in scrape(metrics) for _, text in labels)
+
+
+def test_responses_are_counted_by_route_and_status(metrics: ServerMetrics) -> None:
+    metrics.count_response("/v1/models", 200)
+    metrics.count_response("/v1/models", 200)
+    assert value(metrics, "octavo_http_responses_total", route="/v1/models", status="200") == 2
