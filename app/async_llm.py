@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from types import TracebackType
 from typing import Any, Self
 
 from ..model.sampling_params import SamplingParams
 from ..scheduler.request import FinishReason
+from ..scheduler.stats import EngineStats
 from .config import EngineConfig
 from .generation import Generation, TextStream, choice_params
 from .launch import Launched, launch
@@ -51,7 +52,7 @@ class AsyncLLM:
 
     async def generate(
         self, prompt: PromptInput, sampling_params: SamplingParams, request_id: str, *, priority: int = 0
-    ) -> AsyncIterator[RequestOutput]:
+    ) -> AsyncGenerator[RequestOutput]:
         """Results that grow: each holds the whole text and all tokens so far; the last one is `finished`.
 
         prompt: text, token ids, or a dict with one of them.   request_id: not that of a running request.
@@ -80,11 +81,23 @@ class AsyncLLM:
         if request_id in self._running:
             self._running[request_id].abort()
 
+    @property
+    def started(self) -> bool:
+        """Whether the model is loaded."""
+        return self._launched is not None
+
+    def stats(self) -> EngineStats:
+        """A moment of the engine. Raises RuntimeError before the model is loaded."""
+        return self._loaded().stats()
+
     def get_default_sampling_params(self) -> SamplingParams:
-        """The model's generation_config.json; the model must have been loaded."""
+        """The model's generation_config.json. Raises RuntimeError before the model is loaded."""
+        return SamplingParams(**self._loaded().default_params)
+
+    def _loaded(self) -> Launched:
         if self._launched is None:
             raise RuntimeError("this AsyncLLM has not started")
-        return SamplingParams(**self._launched.default_params)
+        return self._launched
 
     async def close(self) -> None:
         """End what runs, free the model. Safe to call again."""
