@@ -11,50 +11,47 @@ class BlockTable:
     """Block ids of one sequence: position p lives in `blocks[p // block_size]`, at offset p % block_size.
 
     The table owns one reference of each of its blocks.
+    capacity_tokens: tokens that the blocks have room for; to be read only, a plain attribute because the
+    scheduler reads it for every token.
     """
 
-    __slots__ = ("_block_size", "_capacity", "_pool", "blocks")
+    __slots__ = ("_block_size", "_pool", "blocks", "capacity_tokens")
 
     def __init__(self, pool: BlockPool, block_size: int) -> None:
         self.blocks: list[int] = []
         self._pool = pool
         self._block_size = block_size
-        self._capacity = 0
+        self.capacity_tokens = 0
 
     def __len__(self) -> int:
         return len(self.blocks)
 
-    @property
-    def capacity_tokens(self) -> int:
-        """Tokens that the blocks held now have room for."""
-        return self._capacity
-
     def missing(self, num_tokens: int) -> int:
         """Blocks that `ensure(num_tokens)` would have to take."""
-        if num_tokens <= self._capacity:
+        if num_tokens <= self.capacity_tokens:
             return 0
-        return -(-(num_tokens - self._capacity) // self._block_size)
+        return -(-(num_tokens - self.capacity_tokens) // self._block_size)
 
     def ensure(self, num_tokens: int) -> Sequence[int] | None:
         """Make room for the first `num_tokens` tokens of the sequence.
 
         Returns the blocks appended for it, or None, and nothing changed, if the pool has too few.
         """
-        short = num_tokens - self._capacity
+        short = num_tokens - self.capacity_tokens
         if short <= 0:
             return ()
         blocks = self._pool.allocate(-(-short // self._block_size))
         if blocks is None:
             return None
         self.blocks += blocks
-        self._capacity += len(blocks) * self._block_size
+        self.capacity_tokens += len(blocks) * self._block_size
         return blocks
 
     def adopt(self, blocks: Sequence[int]) -> None:
         """Begin an empty table with cached blocks; takes over the references that the match took."""
         assert not self.blocks, "cached blocks are a prefix: the table must be empty"
         self.blocks.extend(blocks)
-        self._capacity = len(blocks) * self._block_size
+        self.capacity_tokens = len(blocks) * self._block_size
 
     def release(self) -> None:
         """Give every block back, the last first.
@@ -64,4 +61,4 @@ class BlockTable:
         """
         self._pool.release(reversed(self.blocks))
         self.blocks.clear()
-        self._capacity = 0
+        self.capacity_tokens = 0

@@ -27,10 +27,11 @@ class StepDraft:
 
     def add_decode(self, sequence: Sequence, position: int, new_blocks: Ids[int]) -> None:
         """Compute on the token that the device sampled last, and sample the next."""
-        self._rows.append(SequenceSlice(sequence.slot, position, 1, None, new_blocks, True))
+        # Once for every token: the constructor that NamedTuple writes takes twice as long.
+        row = tuple.__new__(SequenceSlice, (sequence.slot, position, 1, None, new_blocks, True))
+        self._rows.append(row)
         self._owners.append(sequence)
         sequence.num_scheduled = position + 1
-        sequence.num_pending += 1
         self.budget -= 1
 
     def add_prefill(self, sequence: Sequence, start: int, length: int, new_blocks: Ids[int]) -> None:
@@ -42,7 +43,6 @@ class StepDraft:
         rows.append(row)
         owners.append(sequence)
         sequence.num_scheduled = end
-        sequence.num_pending += samples
         self.budget -= length
 
     def remove(self, sequence: Sequence) -> None:
@@ -53,7 +53,6 @@ class StepDraft:
                 row = rows.pop(index)
                 del owners[index]
                 sequence.num_scheduled = row.start
-                sequence.num_pending -= row.samples
                 self.budget += row.length
 
     def build(self) -> tuple[StepPlan, list[Sequence]]:

@@ -7,10 +7,10 @@ step past its end; `commit` drops the surplus.
 
 from __future__ import annotations
 
-import itertools
 import random
 import time
 from collections import deque
+from itertools import count, repeat
 
 from ..cache.block_pool import BlockPool
 from ..cache.block_table import BlockTable
@@ -41,7 +41,7 @@ class Scheduler:
         self._waiting = WaitingQueue()
         self._running = Running(config.max_num_seqs)
         self._in_flight: deque[tuple[StepPlan, list[Sequence]]] = deque()
-        self._arrivals = itertools.count()
+        self._arrivals = count()
         self._random = random.Random(seed)
 
     def add(self, request: Request) -> None:
@@ -97,8 +97,10 @@ class Scheduler:
     def _schedule_decodes(self, draft: StepDraft) -> None:
         for sequence in list(self._running.decoding):
             position = sequence.num_scheduled
-            if position + 1 >= sequence.max_length or sequence.status is not SequenceStatus.RUNNING:
-                continue  # its last token is in flight already, or another took its place in this very step
+            if position + 1 >= sequence.max_length:
+                continue  # its last token is in flight already
+            if draft.preempted and sequence.status is not SequenceStatus.RUNNING:
+                continue  # another took its place in this very step
             if position < sequence.table.capacity_tokens:
                 draft.add_decode(sequence, position, ())
             elif (blocks := self._make_room(sequence, position + 1, draft)) is not None:
@@ -203,18 +205,19 @@ class Scheduler:
         assert launched is plan, "plans commit in the order in which they were scheduled"
         outputs: list[TokenOutput] = []
         tokens = iter(result.tokens)
-        logprobs = iter(result.logprobs or ())
-        for row, sequence in zip(plan.rows, sequences, strict=True):
+        logprobs = repeat(None) if result.logprobs is None else iter(result.logprobs)
+        size, finished = self.cache.block_size, SequenceStatus.FINISHED
+        for (_, start, length, _, _, samples), sequence in zip(plan.rows, sequences, strict=True):
             sequence.num_in_flight -= 1
-            if row.samples:
-                sequence.num_pending -= 1
-                token, token_logprobs = next(tokens), next(logprobs, None)
-            if sequence.status is SequenceStatus.FINISHED:
-                self.counters.surplus_tokens += row.samples
-            else:
-                self._cache_blocks(sequence, row.start + row.length)
-                if row.samples:
-                    outputs.append(self._append(sequence, token, token_logprobs))
+            if sequence.status is not finished:
+                num_full = (start + length) // size
+                if num_full > sequence.num_named:
+                    self._cache_blocks(sequence, num_full)
+                if samples:
+                    outputs.append(self._append(sequence, next(tokens), next(logprobs)))
+            elif samples:
+                next(tokens), next(logprobs)
+                self.counters.surplus_tokens += 1
             if not sequence.num_in_flight:
                 self._running.committed(sequence)
         return outputs
@@ -225,20 +228,22 @@ class Scheduler:
             for block in sequence.table.blocks:
                 self.prefix_cache.forget(block)  # what led to this must not reach another request
             return self._finish(sequence, FinishReason.ERROR, error="the model's logits were not finite")
-        sequence.token_ids.append(token)
+        token_ids = sequence.token_ids
+        token_ids.append(token)
         self.counters.generation_tokens += 1
-        num_output = sequence.num_output
-        if num_output == 1:
+        length = len(token_ids)
+        if length == sequence.num_prompt + 1:
             sequence.timings.first_token_s = time.monotonic()
         brought = ((token,), () if logprobs is None else (logprobs,))
-        params = sequence.request.params
-        if token in sequence.stop_ids and num_output > params.min_tokens:
-            ended_itself = token in sequence.request.eos_token_ids and not params.ignore_eos
+        if token in sequence.stop_ids and sequence.num_output > sequence.request.params.min_tokens:
+            request = sequence.request
+            ended_itself = token in request.eos_token_ids and not request.params.ignore_eos
             stop_reason = None if ended_itself else token
             return self._finish(sequence, FinishReason.STOP, *brought, stop_reason)
-        if len(sequence.token_ids) >= sequence.max_length:
+        if length >= sequence.max_length:
             return self._finish(sequence, FinishReason.LENGTH, *brought)
-        return TokenOutput(sequence.request.request_id, *brought)
+        # Once for every token, so past NamedTuple's own constructor, as in StepDraft.add_decode.
+        return tuple.__new__(TokenOutput, (sequence.request.request_id, *brought, None, None, None, None))
 
     def _finish(
         self,
@@ -259,14 +264,12 @@ class Scheduler:
         del self._sequences[request_id]
         return TokenOutput(request_id, token_ids, logprobs, reason, stop_reason, sequence.timings, error)
 
-    def _cache_blocks(self, sequence: Sequence, num_computed: int) -> None:
-        """Offer the blocks that `num_computed` leading tokens fill to other sequences."""
-        num_full = num_computed // self.cache.block_size
-        if num_full <= sequence.num_named or not self.cache.enable_prefix_caching:
-            return
-        self._hash_blocks(sequence, num_full)
-        for index in range(sequence.num_named, num_full):
-            self.prefix_cache.insert(sequence.block_hashes[index], sequence.table.blocks[index])
+    def _cache_blocks(self, sequence: Sequence, num_full: int) -> None:
+        """Offer the first `num_full` blocks, whose every token is computed, to other sequences."""
+        if self.cache.enable_prefix_caching:
+            self._hash_blocks(sequence, num_full)
+            for index in range(sequence.num_named, num_full):
+                self.prefix_cache.insert(sequence.block_hashes[index], sequence.table.blocks[index])
         sequence.num_named = num_full
 
     def _hash_blocks(self, sequence: Sequence, num_blocks: int) -> None:

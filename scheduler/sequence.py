@@ -20,7 +20,7 @@ class Sequence:
     """Mutable state of one request. Counts are in tokens, positions start at 0.
 
     position:   0                 num_scheduled        len(token_ids)
-                | in cache or flying | still to schedule | num_pending tokens being sampled |
+                | in cache or flying | still to schedule | tokens that the device is sampling
 
     num_prefill: positions below it get explicit tokens; later ones take the device's own last token.
     num_in_flight: plans launched and not committed that mention the sequence.
@@ -34,7 +34,6 @@ class Sequence:
         "max_length",
         "num_in_flight",
         "num_named",
-        "num_pending",
         "num_prefill",
         "num_prompt",
         "num_scheduled",
@@ -68,7 +67,6 @@ class Sequence:
         self.slot = -1
         self.num_prefill = self.num_prompt
         self.num_scheduled = 0
-        self.num_pending = 0
         self.num_in_flight = 0
         self.num_named = 0
 
