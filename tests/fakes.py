@@ -213,6 +213,8 @@ class FakeExecutor:
         end = row.start + row.length
         room = len(slot.block_table) * self._block_size
         assert end <= room, f"{end} tokens in room for {room}"
+        longest = len(slot.start.prompt_tokens) + (slot.start.params.max_tokens or end)
+        assert end < longest, f"{end} tokens computed of a sequence whose {longest}th is its last"
         if slot.num_computed is None:
             cached = self._read(slot, row.start, before)
             assert cached == slot.history[: row.start], f"prefix hit {cached} for {slot.history}"
