@@ -11,15 +11,13 @@ from .endpoint import GenerationEndpoint
 from .prompt_encoder import PromptEncoder
 from .protocol import sampling_params
 from .protocol_chat import (
-    CHAT_REFUSED,
-    ChatRequest,
     chat_choice,
     chat_logprobs,
     check_template_flags,
     check_template_kwargs,
     read_chat,
 )
-from .validation import decode_object, refuse_unknown
+from .validation import decode_object
 
 
 def chat_completions(server: ServerContext, encoder: PromptEncoder) -> GenerationEndpoint:
@@ -33,9 +31,7 @@ def chat_completions(server: ServerContext, encoder: PromptEncoder) -> Generatio
     )
 
     def read(body: bytes) -> Asked:
-        request, messages, ignored = read_chat(decode_object(body))
-        if server.settings.strict:
-            refuse_unknown(ignored, {*ChatRequest.__struct_fields__, *CHAT_REFUSED})
+        request, messages, ignored = read_chat(decode_object(body), strict=server.settings.strict)
         model = server.served_name(request.model)
         params = sampling_params(
             request,

@@ -10,13 +10,12 @@ from .errors import RequestError
 from .prompt_encoder import PromptEncoder
 from .protocol import sampling_params
 from .protocol_completion import (
-    COMPLETION_REFUSED,
     CompletionRequest,
     LogprobsBuilder,
     completion_choice,
     read_completion,
 )
-from .validation import decode_object, refuse_unknown
+from .validation import decode_object
 
 
 def completions(server: ServerContext, encoder: PromptEncoder) -> GenerationEndpoint:
@@ -30,9 +29,7 @@ def completions(server: ServerContext, encoder: PromptEncoder) -> GenerationEndp
     )
 
     def read(body: bytes) -> Asked:
-        request, prompts, ignored = read_completion(decode_object(body))
-        if server.settings.strict:
-            refuse_unknown(ignored, {*CompletionRequest.__struct_fields__, *COMPLETION_REFUSED})
+        request, prompts, ignored = read_completion(decode_object(body), strict=server.settings.strict)
         model = server.served_name(request.model)
         params = sampling_params(
             request,

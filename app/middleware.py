@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hmac
+import logging
 from collections.abc import Iterable
 from hashlib import sha256
 from secrets import token_hex
@@ -11,10 +12,12 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from .errors import AuthenticationError
+from .errors import AuthenticationError, RequestError
 from .metrics import ServerMetrics
 from .protocol import usable_id
 from .responses import REQUEST_ID_HEADER, error_response
+
+log = logging.getLogger(__name__)
 
 _OTHER_ROUTE = "other"
 
@@ -22,7 +25,8 @@ _OTHER_ROUTE = "other"
 class Accounting:
     """Gives each request an id, returns it as `x-request-id`, and counts the response by route and status.
 
-    A client's own `x-request-id` is kept if it is fit for headers and logs.
+    A client's own `x-request-id` is kept if it is fit for headers and logs. An exception that nobody expected
+    is logged with the id and answered with 500; other requests do not notice.
     """
 
     def __init__(self, app: ASGIApp, metrics: ServerMetrics, routes: Iterable[str]) -> None:
@@ -39,8 +43,12 @@ class Accounting:
         state = scope.setdefault("state", {})
         state["request_id"] = given if usable_id(given) else token_hex(12)
 
+        started = False
+
         async def send_with_id(message: Message) -> None:
+            nonlocal started
             if message["type"] == "http.response.start":
+                started = True
                 # Asked for now, since a body may name the id too.
                 MutableHeaders(scope=message)[REQUEST_ID_HEADER] = state["request_id"]
                 path = scope["path"]
@@ -49,7 +57,13 @@ class Accounting:
                 )
             await send(message)
 
-        await self._app(scope, receive, send_with_id)
+        try:
+            await self._app(scope, receive, send_with_id)
+        except Exception:
+            if started:
+                raise  # The server cuts the connection: the client must not take half an answer for all.
+            log.exception("request %s failed", state["request_id"])
+            await error_response(Request(scope), _bug())(scope, receive, send_with_id)
 
 
 class ApiKeys:
@@ -66,6 +80,7 @@ class ApiKeys:
         if not needed or scope["path"] in self._open_paths:
             await self._app(scope, receive, send)
             return
+        # Headers are Latin-1 on the wire as far as ASGI is concerned; what they mean is UTF-8.
         kind, _, key = Headers(scope=scope).get("authorization", "").partition(" ")
         if kind.lower() == "bearer" and self._knows(key.strip()):
             await self._app(scope, receive, send)
@@ -74,6 +89,15 @@ class ApiKeys:
         await error_response(Request(scope), AuthenticationError(message))(scope, receive, send)
 
     def _knows(self, key: str) -> bool:
-        digest = sha256(key.encode()).digest()
+        digest = sha256(key.encode("latin-1")).digest()
         # Each is compared, and in constant time: how long it takes says nothing of how close a guess was.
         return any([hmac.compare_digest(digest, known) for known in self._digests])
+
+
+def _bug() -> RequestError:
+    return RequestError(
+        "The server failed at this request; its log says why.",
+        status=500,
+        code="internal_error",
+        type="server_error",
+    )

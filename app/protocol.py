@@ -192,10 +192,11 @@ def sampling_params(
 
 def client_names(error: RequestError, names: Mapping[str, str]) -> RequestError:
     """`error` from below the routes, with the fields called as the request calls them."""
-    if error.param in names:
+    name = names.get(error.param or "")
+    if name is not None:
         if isinstance(error, ContextLengthError):
-            error.message = error.message.replace(f"set {error.param} ", f"set {names[error.param]} ")
-        error.param = names[error.param]
+            error.message = error.message.replace(f"set {error.param} ", f"set {name} ")
+        error.param = name
     return error
 
 

@@ -18,7 +18,7 @@ from .protocol import (
     check_common,
     finite,
 )
-from .validation import Refused, check_fields, convert, join, show, without_nulls
+from .validation import Refused, check_fields, convert, join, refuse_unknown, show, without_nulls
 
 ROLES = ("system", "developer", "user", "assistant")
 
@@ -110,17 +110,20 @@ class ChatPrompt(NamedTuple):
     ignored: list[str]
 
 
-def read_chat(body: Mapping[str, Any]) -> ChatPrompt:
-    """Raises RequestError with the path of the field at fault."""
+def read_chat(body: Mapping[str, Any], *, strict: bool = False) -> ChatPrompt:
+    """Raises RequestError with the path of the field at fault; an unknown field is one if `strict`."""
     ignored = check_fields(body, ChatRequest, CHAT_REFUSED)
     options = body.get("stream_options")
     if isinstance(options, dict):
         ignored += check_fields(options, StreamOptions, STREAM_OPTIONS_REFUSED, "stream_options")
         body = {**body, "stream_options": without_nulls(options)}
+    known = {*ChatRequest.__struct_fields__, *CHAT_REFUSED} if strict else None
+    refuse_unknown(ignored, known)
     request = convert(body, ChatRequest)
     check_common(request)
     _check_chat(request)
     messages = read_messages(request.messages, ignored)
+    refuse_unknown(ignored, known)
     return ChatPrompt(request, messages, ignored)
 
 

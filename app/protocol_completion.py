@@ -16,7 +16,7 @@ from .protocol import (
     check_common,
     finite,
 )
-from .validation import Refused, check_fields, convert, show, without_nulls
+from .validation import Refused, check_fields, convert, refuse_unknown, show, without_nulls
 
 DEFAULT_MAX_TOKENS = 16
 
@@ -45,13 +45,14 @@ class CompletionPrompts(NamedTuple):
     ignored: list[str]
 
 
-def read_completion(body: Mapping[str, Any]) -> CompletionPrompts:
-    """Raises RequestError with the path of the field at fault."""
+def read_completion(body: Mapping[str, Any], *, strict: bool = False) -> CompletionPrompts:
+    """Raises RequestError with the path of the field at fault; an unknown field is one if `strict`."""
     ignored = check_fields(body, CompletionRequest, COMPLETION_REFUSED)
     options = body.get("stream_options")
     if isinstance(options, dict):
         ignored += check_fields(options, StreamOptions, STREAM_OPTIONS_REFUSED, "stream_options")
         body = {**body, "stream_options": without_nulls(options)}
+    refuse_unknown(ignored, {*CompletionRequest.__struct_fields__, *COMPLETION_REFUSED} if strict else None)
     request = convert(body, CompletionRequest)
     check_common(request)
     _check_completion(request)

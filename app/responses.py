@@ -57,17 +57,6 @@ async def on_http_exception(request: Request, error: Exception) -> Response:
     return response
 
 
-async def on_bug(request: Request, error: Exception) -> Response:
-    """For everything else; starlette raises it again afterwards, so that the log has the traceback."""
-    failure = RequestError(
-        "The server failed at this request; its log says why.",
-        status=500,
-        code="internal_error",
-        type="server_error",
-    )
-    return error_response(request, failure)
-
-
 async def on_disconnect(request: Request, error: Exception) -> Response:
     """For ClientDisconnect: nobody reads this; the status is nginx's word for it, for the count."""
     return Response(status_code=499)

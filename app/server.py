@@ -30,7 +30,7 @@ from .metrics import Histogram, ServerMetrics
 from .middleware import Accounting, ApiKeys
 from .models import Models
 from .prompt_encoder import PromptEncoder
-from .responses import REQUEST_ID_HEADER, on_bug, on_disconnect, on_http_exception, on_request_error
+from .responses import REQUEST_ID_HEADER, on_disconnect, on_http_exception, on_request_error
 from .tokenize import Tokenize
 
 Lifespan = Callable[[Starlette], AbstractAsyncContextManager[None]]
@@ -68,7 +68,6 @@ def create_app(
             RequestError: on_request_error,
             HTTPException: on_http_exception,
             ClientDisconnect: on_disconnect,
-            Exception: on_bug,
         },
         lifespan=_lifespan(server, lifespan),
     )

@@ -67,10 +67,12 @@ class Tokenize:
     def _tokenize(self, body: bytes) -> tuple[dict[str, Any], list[str]]:
         fields = decode_object(body)
         ignored = check_fields(fields, TokenizeRequest, _TOKENIZE_REFUSED)
+        known = self._known(TokenizeRequest, _TOKENIZE_REFUSED)
+        refuse_unknown(ignored, known)
         asked = convert(fields, TokenizeRequest)
         self._server.served_name(asked.model)
         ids = self._ids(asked, ignored)
-        self._refuse_if_strict(ignored, TokenizeRequest, _TOKENIZE_REFUSED)
+        refuse_unknown(ignored, known)
         tokenizer = self._encoder.tokenizer
         answer = {
             "count": len(ids),
@@ -83,7 +85,7 @@ class Tokenize:
     def _detokenize(self, body: bytes) -> tuple[dict[str, Any], list[str]]:
         fields = decode_object(body)
         ignored = check_fields(fields, DetokenizeRequest, {})
-        self._refuse_if_strict(ignored, DetokenizeRequest, {})
+        refuse_unknown(ignored, self._known(DetokenizeRequest, {}))
         asked = convert(fields, DetokenizeRequest)
         self._server.served_name(asked.model)
         vocab_size = self._server.generation.vocab_size
@@ -109,6 +111,5 @@ class Tokenize:
         )
         return self._encoder.encode(text, "messages", bool(asked.add_special_tokens))
 
-    def _refuse_if_strict(self, ignored: list[str], into: type[Struct], refused: Refused) -> None:
-        if self._server.settings.strict:
-            refuse_unknown(ignored, {*into.__struct_fields__, *refused})
+    def _known(self, into: type[Struct], refused: Refused) -> set[str] | None:
+        return {*into.__struct_fields__, *refused} if self._server.settings.strict else None

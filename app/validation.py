@@ -81,8 +81,13 @@ def check_fields(
     return unknown
 
 
-def refuse_unknown(fields: Iterable[str], known: Iterable[str]) -> None:
-    """What `--strict` does: raise RequestError for the first of `fields`, with the nearest known name."""
+def refuse_unknown(fields: Iterable[str], known: Iterable[str] | None) -> None:
+    """What `--strict` does: raise RequestError for the first of `fields`, with the nearest known name.
+
+    Without known names the server is not strict, and nothing is refused.
+    """
+    if known is None:
+        return
     for field in fields:
         near = difflib.get_close_matches(field.rpartition(".")[2], list(known), n=1)
         hint = f"; did you mean {near[0]}?" if near else ""

@@ -10,7 +10,7 @@ import contextlib
 import socket
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import uvicorn
@@ -153,10 +153,18 @@ def make_generation(client: ScriptedClient, **changes: Any) -> Generation:
     return Generation(client, settings.pop("tokenizer"), settings.pop("chat_template"), **settings)
 
 
-def make_app(client: ScriptedClient, settings: dict[str, Any] | None = None, **changes: Any) -> Starlette:
+def make_app(
+    client: ScriptedClient,
+    settings: dict[str, Any] | None = None,
+    *,
+    complaint: Callable[[], str | None] = lambda: None,
+    **changes: Any,
+) -> Starlette:
     """The server over `client`; `settings` go to ServerSettings, `changes` to Generation."""
     merged = {"model_names": ("toy", "Org/alias"), "version": "9.9", **(settings or {})}
-    return create_app(make_generation(client, **changes), ServerSettings(**merged), stats=client.stats)
+    return create_app(
+        make_generation(client, **changes), ServerSettings(**merged), stats=client.stats, complaint=complaint
+    )
 
 
 @contextlib.contextmanager
