@@ -18,7 +18,7 @@ from ..cache.storage import KVStorage
 from ..model.config import ModelConfig
 from ..model.decoder import DecoderLM
 from ..model.executor import StreamExecutor, ThreadExecutor
-from ..model.memory import activation_bytes, device_memory
+from ..model.memory import activation_bytes, device_memory, weight_bytes
 from ..model.plan import Executor
 from ..model.runner import ModelRunner
 from ..model.weights import fill_dummy_weights, load_weights
@@ -125,12 +125,11 @@ def plan_engine(config: EngineConfig, source: ModelSource) -> EnginePlan:
         8192 if on_gpu else 512, max_num_seqs, 0 if config.enable_chunked_prefill else wanted_len
     )
     total_bytes, others_bytes = device_memory(device)
-    weigh = DecoderLM(model, dtype, torch.device("meta"), max_positions=1)
     try:
         ledger = MemoryLedger.fit(
             total_bytes=total_bytes,
             others_bytes=others_bytes,
-            weights_bytes=weigh.weight_bytes,
+            weights_bytes=weight_bytes(model, dtype),
             activations_bytes=activation_bytes(
                 model,
                 dtype,
@@ -187,7 +186,11 @@ def build_executor(config: EngineConfig, source: ModelSource, plan: EnginePlan) 
         max_model_len=plan.max_model_len,
         block_size=plan.cache.block_size,
     )
-    return StreamExecutor(runner) if plan.device.type == "cuda" else ThreadExecutor(runner)
+    if plan.device.type == "cpu":
+        return ThreadExecutor(runner)
+    if not config.enforce_eager:
+        runner.capture_graphs()
+    return StreamExecutor(runner)
 
 
 def default_params(generation_config: Mapping[str, Any]) -> dict[str, Any]:

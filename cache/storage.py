@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -28,11 +31,17 @@ class KVStorage:
     ) -> None:
         shape = (num_blocks, num_kv_heads, block_size, head_dim)
         self.layers: tuple[tuple[Tensor, Tensor], ...] = tuple(
-            (torch.zeros(shape, dtype=dtype, device=device), torch.zeros(shape, dtype=dtype, device=device))
-            for _ in range(num_layers)
+            (_zeros(shape, dtype, device), _zeros(shape, dtype, device)) for _ in range(num_layers)
         )
 
     @property
     def num_bytes(self) -> int:
         """Memory that the pages occupy, in bytes."""
         return sum(k.nbytes + v.nbytes for k, v in self.layers)
+
+
+def _zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device | str) -> Tensor:
+    if torch.device(device).type != "cpu":
+        return torch.zeros(shape, dtype=dtype, device=device)
+    # numpy asks the system for zeroed pages, which cost neither time nor memory until they are written.
+    return torch.from_numpy(np.zeros(math.prod(shape) * dtype.itemsize, np.uint8)).view(dtype).view(shape)

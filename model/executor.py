@@ -69,10 +69,8 @@ class StreamHandle:
     def __init__(self, sampled: Sampled | None) -> None:
         self._sampled = sampled
         if sampled is not None:
-            self._tokens = sampled.tokens.to("cpu", non_blocking=True)
-            self._logprobs = sampled.logprobs and LogprobTensors(
-                *(t.to("cpu", non_blocking=True) for t in sampled.logprobs)
-            )
+            self._tokens = _to_pinned(sampled.tokens)
+            self._logprobs = sampled.logprobs and LogprobTensors(*map(_to_pinned, sampled.logprobs))
         self._done = torch.cuda.Event()
         self._done.record()
 
@@ -82,6 +80,11 @@ class StreamHandle:
         if self._sampled is None:
             return _NOTHING_SAMPLED
         return _to_result(self._sampled, self._tokens, self._logprobs)
+
+
+def _to_pinned(tensor: torch.Tensor) -> torch.Tensor:
+    """Queue a copy to pinned host memory; into pageable memory, the copy would wait for the device."""
+    return torch.empty_like(tensor, device="cpu", pin_memory=True).copy_(tensor, non_blocking=True)
 
 
 def _to_result(sampled: Sampled, tokens: torch.Tensor, logprobs: LogprobTensors | None) -> StepResult:

@@ -21,6 +21,19 @@ def device_memory(device: torch.device) -> tuple[int, int]:
     return os.sysconf("SC_PHYS_PAGES") * page, 0
 
 
+def weight_bytes(config: ModelConfig, dtype: torch.dtype) -> int:
+    """Memory of the weights of a dense model, known before it is built."""
+    queries, keys = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
+    hidden, inner = config.hidden_size, config.intermediate_size
+    attention = hidden * (2 * queries + 2 * keys)
+    biases = config.attention_bias * (queries + 2 * keys) + config.output_bias * hidden
+    biases += config.mlp_bias * (2 * inner + hidden)
+    norms = 2 * hidden + 2 * config.head_dim * config.qk_norm
+    layer = attention + 3 * hidden * inner + biases + norms
+    heads = 1 if config.tie_word_embeddings else 2
+    return dtype.itemsize * (config.num_layers * layer + heads * config.vocab_size * hidden + hidden)
+
+
 def activation_bytes(
     config: ModelConfig, dtype: torch.dtype, *, max_num_batched_tokens: int, max_num_seqs: int, on_gpu: bool
 ) -> int:

@@ -12,9 +12,10 @@ from torch import Tensor
 from ..cache.storage import KVStorage
 from .batch import ForwardBatch
 from .decoder import DecoderLM
+from .graphs import DecodeGraphs, decode_sizes
 from .plan import StepPlan
 from .sampler import Sampled, Sampler
-from .step_inputs import BlockTableMirror, StepArrays, StepLayout, StepShape, lay_out, pack, unpack
+from .step_inputs import BlockTableMirror, StepArrays, StepBounds, lay_out, pack, unpack
 
 
 class ModelRunner:
@@ -24,46 +25,74 @@ class ModelRunner:
     """
 
     def __init__(
-        self, model: DecoderLM, kv: KVStorage, *, num_slots: int, max_model_len: int, block_size: int
+        self,
+        model: DecoderLM,
+        kv: KVStorage,
+        device: torch.device,
+        *,
+        vocab_size: int,
+        num_slots: int,
+        max_model_len: int,
+        block_size: int,
     ) -> None:
-        self.model = model
-        self.device = model.device
+        self.device = device
+        self._model = model
         self._kv = kv
+        self._num_slots = num_slots
         max_blocks = -(-max_model_len // block_size)
         self._mirror = BlockTableMirror(num_slots, max_blocks, block_size)
-        self._block_tables = torch.zeros(num_slots + 1, max_blocks, dtype=torch.int32, device=self.device)
-        self._last_token = torch.zeros(num_slots + 1, dtype=torch.int32, device=self.device)
-        self._sampler = Sampler(num_slots + 1, model.config.vocab_size, self.device)
+        self._block_tables = torch.zeros(num_slots + 1, max_blocks, dtype=torch.int32, device=device)
+        self._last_token = torch.zeros(num_slots + 1, dtype=torch.int32, device=device)
+        self._sampler = Sampler(num_slots + 1, vocab_size, device)
+        self._graphs: DecodeGraphs | None = None
+
+    @torch.inference_mode()
+    def capture_graphs(self) -> None:
+        """Capture decode steps as CUDA graphs; until then, every step is launched kernel by kernel."""
+        graphs = DecodeGraphs(self._decode_step, self._mirror, decode_sizes(self._num_slots), self.device)
+        graphs.capture_all()
+        self._graphs = graphs
 
     @torch.inference_mode()
     def run(self, plan: StepPlan) -> Sampled | None:
-        """Queue the plan's work on the device; None if no row samples. Raises what the device raises at once."""
+        """Queue the plan's work on the device; None if no row samples. Raises what launching raises."""
         self._sampler.start(plan.starts)
         layout = lay_out(plan, self._mirror)
-        inputs = self._upload(layout, layout.shape)
-        self._update_block_tables(inputs)
-        logits = self._forward(inputs, layout)
+        if self._graphs is not None and layout.bounds.max_query_len == 1:
+            step = self._graphs.replay(layout)
+            if step is not None:
+                num_sampled = layout.shape.num_sampled
+                return self._sampler.report(
+                    step.logits[:num_sampled], step.tokens[:num_sampled], layout.host_slots
+                )
+        host = torch.empty(layout.shape.num_bytes, dtype=torch.uint8, pin_memory=self.device.type == "cuda")
+        pack(layout, layout.shape, self._mirror, host.numpy())
+        inputs = unpack(host.to(self.device, non_blocking=True), layout.shape)
+        logits = self._forward(inputs, layout.bounds)
         if not layout.host_slots:
             return None
         sampled = self._sampler.sample(
             logits, inputs.sample_slots, inputs.sample_positions, layout.host_slots
         )
-        self._last_token.index_copy_(0, inputs.sample_slots.long(), sampled.tokens.clamp(min=0))
+        self._remember(inputs, sampled.tokens)
         return sampled
 
-    def _upload(self, layout: StepLayout, shape: StepShape) -> StepArrays:
-        pinned = self.device.type == "cuda"
-        host = torch.empty(shape.num_bytes, dtype=torch.uint8, pin_memory=pinned)
-        pack(layout, shape, self._mirror, host.numpy())
-        return unpack(host.to(self.device, non_blocking=True), shape)
+    def _decode_step(self, inputs: StepArrays, num_rows: int) -> tuple[Tensor, Tensor]:
+        """A whole step of single-token rows without a host decision: (logits, tokens) of all rows."""
+        logits = self._forward(
+            inputs, StepBounds(num_rows, 1, self._block_tables.shape[1] * self._mirror.block_size)
+        )
+        tokens = self._sampler.choose_on_gpu(
+            logits, inputs.sample_slots, inputs.sample_positions, changes=True, filters=True
+        )
+        self._remember(inputs, tokens)
+        return logits, tokens
 
-    def _update_block_tables(self, inputs: StepArrays) -> None:
+    def _forward(self, inputs: StepArrays, bounds: StepBounds) -> Tensor:
+        """Bring the block tables up to date and run the decoder: logits [S, vocab_size]."""
         self._block_tables.view(-1).index_copy_(0, inputs.update_index, inputs.update_value)
-
-    def _forward(self, inputs: StepArrays, layout: StepLayout) -> Tensor:
-        """Logits [S, vocab_size] of the sampled rows."""
-        decodes = inputs.token_ids[: layout.num_decodes]
-        sampled_last = self._last_token.index_select(0, inputs.slots[: layout.num_decodes])
+        decodes = inputs.token_ids[: bounds.num_decodes]
+        sampled_last = self._last_token.index_select(0, inputs.slots[: bounds.num_decodes])
         decodes.copy_(torch.where(decodes < 0, sampled_last, decodes))
         batch = ForwardBatch(
             token_ids=inputs.token_ids,
@@ -74,8 +103,12 @@ class ModelRunner:
             query_starts=inputs.query_starts,
             seq_lens=inputs.seq_lens,
             last_tokens=inputs.last_tokens,
-            num_decodes=layout.num_decodes,
-            max_query_len=layout.max_query_len,
-            max_seq_len=layout.max_seq_len,
+            num_decodes=bounds.num_decodes,
+            max_query_len=bounds.max_query_len,
+            max_seq_len=bounds.max_seq_len,
         )
-        return self.model.forward(batch, self._kv.layers)
+        return self._model.forward(batch, self._kv.layers)
+
+    def _remember(self, inputs: StepArrays, tokens: Tensor) -> None:
+        # INVALID_TOKEN must not be looked up: its sequence runs one more step before the host can end it.
+        self._last_token.index_copy_(0, inputs.sample_slots.long(), tokens.clamp(min=0))

@@ -63,7 +63,7 @@ class Sampled:
 
 
 class Sampler:
-    """Calls must come in the order of steps. num_slots includes a spare slot that never starts, for padding."""
+    """Calls come in the order of steps. num_slots includes a spare slot for padding, which never starts."""
 
     def __init__(self, num_slots: int, vocab_size: int, device: torch.device | str) -> None:
         self.state = SamplingState(num_slots, vocab_size, torch.device(device))
@@ -86,6 +86,15 @@ class Sampler:
             )
         else:
             tokens = self._choose(logits, slots, positions, stages, used)
+        return self._report(logits, tokens, stages, host_slots)
+
+    def report(self, logits: Tensor, tokens: Tensor, host_slots: Sequence[int]) -> Sampled:
+        """What `sample` returns, of tokens that `choose_on_gpu` chose inside a graph; once per step."""
+        return self._report(logits, tokens, self.state.row_stages(host_slots, len(logits)), host_slots)
+
+    def _report(
+        self, logits: Tensor, tokens: Tensor, stages: NDArray[np.uint8], host_slots: Sequence[int]
+    ) -> Sampled:
         rows = np.flatnonzero(stages & Stage.LOGPROBS)
         num_top = self.state.num_logprobs[np.asarray(host_slots, np.int64)[rows]]
         logprobs = self._logprobs(logits, tokens, rows, num_top) if len(rows) else None

@@ -39,8 +39,7 @@ class StepShape(NamedTuple):
         return _LONG * longs + _INT * ints
 
 
-@dataclass(frozen=True, slots=True)
-class StepArrays:
+class StepArrays(NamedTuple):
     """Views of one packed step. See ForwardBatch for the fields that they share.
 
     update_index: [U] int64, flat position in the block tables; update_value: [U] int32, the block id.
@@ -98,17 +97,23 @@ class BlockTableMirror:
         return index, values
 
 
+class StepBounds(NamedTuple):
+    """Host integers that size grids. num_decodes: leading rows of one token; the others are upper bounds."""
+
+    num_decodes: int
+    max_query_len: int
+    max_seq_len: int
+
+
 @dataclass(frozen=True, slots=True)
 class StepLayout:
     """A plan worked out on the host, not packed yet. `shape` is exact; padding is added when it is packed.
 
-    num_decodes: leading rows of one token.   host_slots: the sampled rows' slots.
+    host_slots: the sampled rows' slots.
     """
 
     shape: StepShape
-    num_decodes: int
-    max_query_len: int
-    max_seq_len: int
+    bounds: StepBounds
     host_slots: list[int]
     arrays: dict[str, NDArray[np.int32] | NDArray[np.int64]]
 
@@ -136,9 +141,7 @@ def lay_out(plan: StepPlan, mirror: BlockTableMirror) -> StepLayout:
     sample_slots = slots[sampled]
     return StepLayout(
         shape=StepShape(num_tokens, len(rows), len(sampled), len(update_index)),
-        num_decodes=num_decodes,
-        max_query_len=int(lengths.max()),
-        max_seq_len=int(seq_lens.max()),
+        bounds=StepBounds(num_decodes, int(lengths.max()), int(seq_lens.max())),
         host_slots=sample_slots.tolist(),
         arrays={
             "kv_slots": blocks * size + positions % size,
@@ -167,7 +170,7 @@ def _token_ids(
 
 
 def pack(layout: StepLayout, shape: StepShape, mirror: BlockTableMirror, buffer: NDArray[np.uint8]) -> None:
-    """Write the arrays into `buffer`, padded to `shape` with rows that write nothing and are read by nobody."""
+    """Write the arrays into `buffer`, padded to `shape` with rows that write nothing and nobody reads."""
     padding = {
         "kv_slots": -1,
         "slots": mirror.padding_slot,
@@ -175,8 +178,7 @@ def pack(layout: StepLayout, shape: StepShape, mirror: BlockTableMirror, buffer:
         "query_starts": layout.shape.num_tokens,
         "update_index": mirror.padding_slot * mirror.tables.shape[1],
     }
-    views = unpack(torch.from_numpy(buffer), shape)
-    for name, values in layout.arrays.items():
-        view = getattr(views, name).numpy()
+    for name, tensor in unpack(torch.from_numpy(buffer), shape)._asdict().items():
+        values, view = layout.arrays[name], tensor.numpy()
         view[: len(values)] = values
         view[len(values) :] = padding.get(name, 0)
