@@ -46,14 +46,13 @@ class PrefixCache:
     hit_tokens, query_tokens: running totals of what `record` was told.
     """
 
-    __slots__ = ("_block_by_hash", "_block_size", "_hash_by_block", "_pool", "hit_tokens", "query_tokens")
+    __slots__ = ("_block_by_hash", "_hash_by_block", "_pool", "hit_tokens", "query_tokens")
 
-    def __init__(self, pool: BlockPool, block_size: int) -> None:
+    def __init__(self, pool: BlockPool) -> None:
         assert pool.on_evict is None, "a pool has one prefix cache"
         self.hit_tokens = 0
         self.query_tokens = 0
         self._pool = pool
-        self._block_size = block_size
         self._block_by_hash: dict[bytes, int] = {}
         self._hash_by_block: dict[int, bytes] = {}
         pool.on_evict = self._evicted

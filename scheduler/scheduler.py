@@ -15,7 +15,7 @@ from itertools import count, repeat
 from ..cache.block_pool import BlockPool
 from ..cache.block_table import BlockTable
 from ..cache.config import CacheConfig
-from ..cache.prefix_cache import PrefixCache, hash_chain, root_hash
+from ..cache.prefix_cache import PrefixCache
 from ..model.plan import INVALID_TOKEN, SlotStart, StepPlan, StepResult, TokenLogprobs
 from . import policy
 from .config import SchedulerConfig
@@ -35,7 +35,7 @@ class Scheduler:
         self.config = config
         self.cache = cache
         self.pool = BlockPool(cache.num_blocks)
-        self.prefix_cache = PrefixCache(self.pool, cache.block_size)
+        self.prefix_cache = PrefixCache(self.pool)
         self.counters = Counters()
         self._sequences: dict[str, Sequence] = {}
         self._waiting = WaitingQueue()
@@ -142,7 +142,7 @@ class Scheduler:
             return None
         cached: list[int] = []
         if self.cache.enable_prefix_caching:
-            self._hash_blocks(sequence, length // size)
+            sequence.hash_blocks(length // size, size)
             cached = self.prefix_cache.match(sequence.block_hashes[: (length - 1) // size])
         reserve = self._running.promised_blocks() + policy.admission_reserve(len(self._running))
         if self.cache.blocks_for(length) - len(cached) + reserve > self.pool.num_free:
@@ -236,10 +236,7 @@ class Scheduler:
             sequence.timings.first_token_s = time.monotonic()
         brought = ((token,), () if logprobs is None else (logprobs,))
         if token in sequence.stop_ids and sequence.num_output > sequence.request.params.min_tokens:
-            request = sequence.request
-            ended_itself = token in request.eos_token_ids and not request.params.ignore_eos
-            stop_reason = None if ended_itself else token
-            return self._finish(sequence, FinishReason.STOP, *brought, stop_reason)
+            return self._finish(sequence, FinishReason.STOP, *brought, sequence.stop_reason(token))
         if length >= sequence.max_length:
             return self._finish(sequence, FinishReason.LENGTH, *brought)
         # Once for every token, so past NamedTuple's own constructor, as in StepDraft.add_decode.
@@ -267,17 +264,10 @@ class Scheduler:
     def _cache_blocks(self, sequence: Sequence, num_full: int) -> None:
         """Offer the first `num_full` blocks, whose every token is computed, to other sequences."""
         if self.cache.enable_prefix_caching:
-            self._hash_blocks(sequence, num_full)
+            sequence.hash_blocks(num_full, self.cache.block_size)
             for index in range(sequence.num_named, num_full):
                 self.prefix_cache.insert(sequence.block_hashes[index], sequence.table.blocks[index])
         sequence.num_named = num_full
-
-    def _hash_blocks(self, sequence: Sequence, num_blocks: int) -> None:
-        """Name the sequence's first `num_blocks` blocks, where it has not been done."""
-        hashes, size = sequence.block_hashes, self.cache.block_size
-        if len(hashes) < num_blocks:
-            parent = hashes[-1] if hashes else root_hash(sequence.request.cache_salt)
-            hashes += hash_chain(sequence.token_ids[len(hashes) * size : num_blocks * size], size, parent)
 
     # Looking at it.
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import enum
 
 from ..cache.block_table import BlockTable
-from .request import FinishReason, Request, RequestTimings
+from ..cache.prefix_cache import hash_chain, root_hash
+from .request import Request, RequestTimings
 
 
 class SequenceStatus(enum.Enum):
@@ -30,7 +31,6 @@ class Sequence:
 
     __slots__ = (
         "block_hashes",
-        "finish_reason",
         "max_length",
         "num_in_flight",
         "num_named",
@@ -62,7 +62,6 @@ class Sequence:
         self.stop_ids = stop if request.params.ignore_eos else stop | request.eos_token_ids
         self.timings = RequestTimings(request.arrival_s)
         self.status = SequenceStatus.WAITING
-        self.finish_reason: FinishReason | None = None
         self.block_hashes: list[bytes] = []
         self.slot = -1
         self.num_prefill = self.num_prompt
@@ -78,6 +77,19 @@ class Sequence:
     def num_output(self) -> int:
         """Tokens generated and known."""
         return len(self.token_ids) - self.num_prompt
+
+    def stop_reason(self, token: int) -> int | None:
+        """What to report of the stop token that ended it: None for the model's own end."""
+        request = self.request
+        return None if token in request.eos_token_ids and not request.params.ignore_eos else token
+
+    def hash_blocks(self, num_blocks: int, block_size: int) -> None:
+        """Name the first `num_blocks` blocks, of known tokens, where it has not been done."""
+        hashes = self.block_hashes
+        if len(hashes) < num_blocks:
+            parent = hashes[-1] if hashes else root_hash(self.request.cache_salt)
+            tokens = self.token_ids[len(hashes) * block_size : num_blocks * block_size]
+            hashes += hash_chain(tokens, block_size, parent)
 
     def begin(self, slot: int, num_cached: int) -> None:
         """Take a slot; the first `num_cached` positions came from the prefix cache."""

@@ -13,7 +13,7 @@ from octavo.cache.prefix_cache import PrefixCache, hash_block, hash_chain, root_
 
 def cache_of(num_blocks: int) -> tuple[BlockPool, PrefixCache]:
     pool = BlockPool(num_blocks)
-    return pool, PrefixCache(pool, 2)
+    return pool, PrefixCache(pool)
 
 
 def test_a_name_depends_on_salt_position_and_every_token_before():
@@ -130,7 +130,7 @@ class CacheMachine(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.pool = BlockPool(7)
-        self.cache = PrefixCache(self.pool, BLOCK_SIZE)
+        self.cache = PrefixCache(self.pool)
         self.tables: dict[int, tuple[BlockTable, str, list[int]]] = {}
         self.contents: dict[int, list[int]] = {}
         self.idle: list[int] = []

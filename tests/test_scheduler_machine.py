@@ -90,6 +90,18 @@ class SchedulerMachine(RuleBasedStateMachine):
         else:
             submit()
 
+    @rule(
+        count=st.integers(2, 6),
+        num_prompt=st.integers(1, 8),
+        max_tokens=st.integers(8, 24),
+        seed=st.integers(0, 3),
+    )
+    def add_many(self, count: int, num_prompt: int, max_tokens: int, seed: int):
+        """Alike, and longer in their answers than in their prompts: the pool runs dry while they decode."""
+        if num_prompt + max_tokens - 1 <= self.stepper.scheduler.cache.capacity_tokens:
+            for index in range(count):
+                self.stepper.add([index + 1] * num_prompt, max_tokens=max_tokens, temperature=1, seed=seed)
+
     @rule(steps=st.integers(1, 12))
     def step(self, steps: int):
         for _ in range(steps):
@@ -122,5 +134,5 @@ class SchedulerMachine(RuleBasedStateMachine):
                 stepper.check_answer(request_id)
 
 
-SchedulerMachine.TestCase.settings = settings(max_examples=300, stateful_step_count=40, deadline=None)
+SchedulerMachine.TestCase.settings = settings(max_examples=200, stateful_step_count=40, deadline=None)
 TestSchedulerMachine = SchedulerMachine.TestCase
