@@ -10,6 +10,12 @@ from typing import Any, Final
 from .hf_fields import HfFields
 
 _ROPE_TYPES: Final = ("default", "linear", "dynamic", "llama3", "yarn")
+_KEYS: Final = frozenset(
+    ("rope_type", "type", "rope_theta", "partial_rotary_factor", "factor", "original_max_position_embeddings")
+    + ("low_freq_factor", "high_freq_factor", "attention_factor", "beta_fast", "beta_slow", "truncate")
+    + ("mscale", "mscale_all_dim", "finetuned")
+)
+"""What may stand in the config's object; `finetuned`, in YaRN's first checkpoints, changes nothing."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,6 +53,8 @@ class RopeConfig:
         nested = hf.get(key) or {}
         if not isinstance(nested, Mapping):
             raise ValueError(f"{key} must be an object, got {nested!r}")
+        for name in nested.keys() - _KEYS:
+            raise ValueError(f"{key}.{name} is not supported, got {nested[name]!r}")
         top = {name: hf[name] for name in ("rope_theta", "partial_rotary_factor") if hf.get(name) is not None}
         fields = HfFields({**top, **{k: v for k, v in nested.items() if v is not None}}, prefix=f"{key}.")
         type_key = (

@@ -17,7 +17,14 @@ class Harness:
     """One block table per slot, blocks handed out in an order that is neither ascending nor shared."""
 
     def __init__(
-        self, model: DecoderLM, config: ModelConfig, *, num_slots: int, max_length: int, block_size: int = 4
+        self,
+        model: DecoderLM,
+        config: ModelConfig,
+        *,
+        num_slots: int,
+        max_length: int,
+        block_size: int = 4,
+        dtype: torch.dtype = torch.float32,
     ) -> None:
         self.model = model
         self.block_size = block_size
@@ -31,22 +38,34 @@ class Harness:
             config.num_kv_heads,
             block_size,
             config.head_dim,
-            torch.float32,
+            dtype,
             torch.device("cpu"),
         )
 
     def step(self, tokens: Mapping[int, Sequence[int]]) -> dict[int, Tensor]:
         """Feed slot -> next tokens, returns slot -> their logits. Single tokens run as decodes."""
+        batch = self.batch(tokens)
+        logits, starts = self.run(batch), batch.query_starts.tolist()
+        spans = zip(batch.slots.tolist(), starts, starts[1:], strict=False)
+        return {slot: logits[start:end] for slot, start, end in spans}
+
+    def run(self, batch: ForwardBatch) -> Tensor:
+        """The logits of the batch's last tokens."""
+        with torch.inference_mode():
+            return self.model.forward(batch, self.kv.layers)
+
+    def batch(self, tokens: Mapping[int, Sequence[int]]) -> ForwardBatch:
+        """The step that feeds slot -> next tokens and wants all logits; the slots' lengths grow at once."""
         rows = sorted(tokens.items(), key=lambda row: len(row[1]) != 1)
         starts, positions, kv_slots = [0], [], []
         for slot, ids in rows:
             for position in range(self.lengths[slot], self.lengths[slot] + len(ids)):
-                positions.append(position)
                 block = int(self.block_tables[slot, position // self.block_size])
+                positions.append(position)
                 kv_slots.append(block * self.block_size + position % self.block_size)
             self.lengths[slot] += len(ids)
-            starts.append(starts[-1] + len(ids))
-        batch = ForwardBatch(
+            starts.append(len(positions))
+        return ForwardBatch(
             token_ids=torch.tensor([token for _, ids in rows for token in ids], dtype=torch.int32),
             positions=torch.tensor(positions, dtype=torch.int32),
             kv_slots=torch.tensor(kv_slots, dtype=torch.int64),
@@ -54,13 +73,8 @@ class Harness:
             slots=torch.tensor([slot for slot, _ in rows], dtype=torch.int32),
             query_starts=torch.tensor(starts, dtype=torch.int32),
             seq_lens=torch.tensor([self.lengths[slot] for slot, _ in rows], dtype=torch.int32),
-            last_tokens=torch.arange(starts[-1]),
+            last_tokens=torch.arange(len(positions)),
             num_decodes=sum(len(ids) == 1 for _, ids in rows),
             max_query_len=max(len(ids) for _, ids in rows),
             max_seq_len=max(self.lengths[slot] for slot, _ in rows),
         )
-        with torch.inference_mode():
-            logits = self.model.forward(batch, self.kv.layers)
-        return {
-            slot: logits[start : start + len(ids)] for (slot, ids), start in zip(rows, starts, strict=False)
-        }

@@ -1,0 +1,121 @@
+"""Linears: merging by targets, both ways to store a matrix, and the seam for others."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from octavo.model.linear import DenseMethod, DenseWeight, Linear, TiedLinear
+from octavo.model.packed_weight import PackedWeight, packing_works
+from octavo.model.targets import WeightTarget
+
+CPU = torch.device("cpu")
+needs_packing = pytest.mark.skipif(not packing_works(), reason="this torch has no MKL to pack matrices with")
+
+
+def random_tensor(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed)).to(dtype)
+
+
+@pytest.mark.parametrize("dtype, tolerance", [(torch.float32, 1e-5), (torch.bfloat16, 2e-2)])
+@pytest.mark.parametrize("biased", [False, True])
+def test_merged_parts_act_like_separate_linears(dtype: torch.dtype, tolerance: float, biased: bool) -> None:
+    sizes = {"q": 10, "k": 3, "v": 4}
+    bias = torch.empty(17, dtype=dtype) if biased else None
+    linear = Linear(DenseMethod(dtype, CPU), 6, list(sizes.items()), split=0, bias=bias)
+    sources: dict[str, Tensor] = {}
+    for seed, target in enumerate(linear.targets()):
+        sources[target.name] = random_tensor(*target.view.shape, seed=seed, dtype=dtype)
+        target.view.copy_(sources[target.name])
+    del target
+    linear.finish()
+
+    assert set(sources) == {f"{n}.{kind}" for n in sizes for kind in ("weight", "bias")[: 1 + biased]}
+    x = random_tensor(5, 6, seed=9, dtype=dtype)
+    separate = [F.linear(x, sources[f"{name}.weight"], sources.get(f"{name}.bias")) for name in sizes]
+    torch.testing.assert_close(linear(x), torch.cat(separate, -1), atol=tolerance, rtol=tolerance)
+
+
+def test_bias_is_divided_with_the_output_and_whole_otherwise() -> None:
+    for split, bias_split in ((0, 0), (1, None)):
+        linear = Linear(DenseMethod(torch.float32, CPU), 4, [("o", 2)], split=split, bias=torch.empty(2))
+        assert {t.name: t.split for t in linear.targets()} == {"o.weight": split, "o.bias": bias_split}
+
+
+@needs_packing
+@pytest.mark.parametrize("out_features, in_features", [(1, 1), (7, 33), (200, 96), (65, 513), (1024, 17)])
+@pytest.mark.parametrize("biased", [False, True])
+def test_packed_matrix_multiplies_any_number_of_rows(
+    out_features: int, in_features: int, biased: bool
+) -> None:
+    matrix = random_tensor(out_features, in_features)
+    bias = random_tensor(out_features, seed=1) if biased else None
+    packed = PackedWeight(matrix.clone())
+    packed.finish()
+    for num_rows in (0, 1, 2, 3, 4, 7, 16, 63, 64, 65, 257):
+        x = random_tensor(num_rows, in_features, seed=2)
+        expected = F.linear(x.double(), matrix.double(), None if bias is None else bias.double()).float()
+        with torch.inference_mode():
+            torch.testing.assert_close(packed.apply(x, bias), expected, atol=2e-4, rtol=1e-4)
+
+
+@needs_packing
+def test_packed_matrix_takes_strided_rows() -> None:
+    matrix, wide = random_tensor(12, 8), random_tensor(5, 20, seed=1)
+    packed = PackedWeight(matrix)
+    packed.finish()
+    torch.testing.assert_close(packed.apply(wide[:, 3:11], None), wide[:, 3:11] @ matrix.t())
+
+
+def test_tied_head_follows_the_table_and_has_no_targets() -> None:
+    table = torch.empty(11, 6)
+    head = TiedLinear(DenseMethod(torch.float32, CPU), table)
+    assert list(head.targets()) == []
+    table.copy_(random_tensor(11, 6))
+    head.finish()
+    x = random_tensor(3, 6, seed=1)
+    torch.testing.assert_close(head(x), x @ table.t())
+
+
+def test_bfloat16_stays_as_in_the_checkpoint() -> None:
+    assert isinstance(DenseMethod(torch.bfloat16, CPU).create(4, 3), DenseWeight)
+
+
+class Negated:
+    """A stand-in for a quantization: it stores something other than the weight, under other names."""
+
+    def __init__(self, in_features: int, out_features: int) -> None:
+        self._stored = torch.empty(out_features, in_features)
+        self._weight = self._stored
+
+    def targets(self, name: str, rows: slice, split: int | None) -> Iterator[WeightTarget]:
+        yield WeightTarget(f"{name}.negated", self._stored[rows], split)
+
+    def finish(self) -> None:
+        self._weight = -self._stored
+
+    def apply(self, x: Tensor, bias: Tensor | None) -> Tensor:
+        return F.linear(x, self._weight, bias)
+
+
+class NegatedMethod:
+    def create(self, in_features: int, out_features: int) -> Negated:
+        return Negated(in_features, out_features)
+
+    def tie(self, table: Tensor) -> DenseWeight:
+        return DenseWeight(table)
+
+
+def test_another_method_names_and_stores_its_own_tensors() -> None:
+    linear = Linear(NegatedMethod(), 4, [("gate", 2), ("up", 3)], split=0)
+    stored = {target.name: target.view for target in linear.targets()}
+    assert list(stored) == ["gate.negated", "up.negated"]
+    for view in stored.values():
+        view.copy_(random_tensor(*view.shape))
+    linear.finish()
+    x = random_tensor(2, 4, seed=1)
+    torch.testing.assert_close(linear(x), torch.cat([-x @ view.t() for view in stored.values()], -1))
