@@ -42,10 +42,8 @@ def run(engine: EngineConfig, server: ServerConfig) -> int:
     if server.dry_run:
         print(_fit(engine))
         return 0
-    # asyncio would turn Ctrl-C into a cancellation, which a model that is being loaded does not hear.
-    signal.signal(signal.SIGINT, _interrupt)
     runner = asyncio.Runner(loop_factory=uvloop.new_event_loop)
-    with contextlib.closing(_bind(server.host, server.port)) as listener, runner:
+    with contextlib.closing(_bind(server.host, server.port)) as listener, _interruptible(), runner:
         return runner.run(_serve(engine, server, listener))
 
 
@@ -60,8 +58,18 @@ def _fit(engine: EngineConfig) -> str:
     )
 
 
-def _interrupt(number: int, frame: FrameType | None) -> None:
-    raise KeyboardInterrupt
+@contextlib.contextmanager
+def _interruptible() -> Iterator[None]:
+    """asyncio would turn Ctrl-C into a cancellation, which a model that is being loaded does not hear."""
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    previous = signal.signal(signal.SIGINT, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, previous)
 
 
 async def _serve(engine: EngineConfig, server: ServerConfig, listener: socket.socket) -> int:
@@ -132,7 +140,7 @@ class _Service:
             return
         limit_s = self._server.drain_timeout
         log.info(
-            "draining: %d requests run, for %g s at most; a second signal ends them now",
+            "draining: %d running, for %g s at most; a second signal cuts them now",
             self._open.num_open,
             limit_s,
         )
@@ -142,7 +150,7 @@ class _Service:
         for task in (finished, again):
             task.cancel()
         if self._open.num_open:
-            log.warning("cutting %d requests that still run", self._open.num_open)
+            log.warning("cutting %d that still run", self._open.num_open)
             await self._launched.close()  # every stream ends with an error event
             await self._open.idle(_LAST_WRITES_S)
 

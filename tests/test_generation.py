@@ -7,38 +7,17 @@ from collections.abc import Sequence
 from typing import Any
 
 import pytest
+from http_harness import EOS, VOCAB_SIZE, byte_tokenizer
 from hypothesis import given
 from hypothesis import strategies as st
-from tokenizers import AddedToken, decoders, models, pre_tokenizers
-from tokenizers import Tokenizer as Backend
 
 from octavo.app.errors import ContextLengthError, EngineDeadError, EngineOverloadedError, RequestError
 from octavo.app.generation import Generation, TextDelta, choice_params, completion_text
-from octavo.app.tokenizer import Tokenizer
 from octavo.model.plan import TokenLogprobs
 from octavo.model.sampling_params import SamplingParams
 from octavo.scheduler.request import FinishReason, Request, RequestTimings, TokenOutput
 
-EOS = 256
-VOCAB_SIZE = 300
-"""Larger than the tokenizer's 257, as models' often are."""
-
-
-def _byte_tokenizer() -> Tokenizer:
-    """Token i is byte i, 256 is the end: every character outside ASCII is cut."""
-    alphabet = pre_tokenizers.ByteLevel.alphabet()
-    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
-    others = [byte for byte in range(256) if byte not in printable]
-    names = {byte: chr(byte) for byte in printable} | {byte: chr(256 + i) for i, byte in enumerate(others)}
-    assert set(names.values()) == set(alphabet)
-    backend = Backend(models.BPE({names[byte]: byte for byte in range(256)}, []))
-    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-    backend.decoder = decoders.ByteLevel()
-    backend.add_special_tokens([AddedToken("<end>", special=True)])
-    return Tokenizer(backend, eos_token_ids=[EOS])
-
-
-TOKENIZER = _byte_tokenizer()
+TOKENIZER = byte_tokenizer()
 
 
 class ScriptedStream:
