@@ -250,5 +250,6 @@ def _upload(pieces: Sequence[NDArray[np.int32]], device: torch.device) -> list[T
     packed = torch.from_numpy(np.concatenate([piece.ravel() for piece in pieces]))
     if device.type == "cuda":
         packed = packed.pin_memory().to(device, non_blocking=True)
-    parts = packed.split([piece.size for piece in pieces])
+    ends = np.cumsum([piece.size for piece in pieces]).tolist()
+    parts = (packed[end - piece.size : end] for piece, end in zip(pieces, ends, strict=True))
     return [part.view(piece.shape) for part, piece in zip(parts, pieces, strict=True)]

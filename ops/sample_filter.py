@@ -58,7 +58,12 @@ class Stats(NamedTuple):
 
 
 @triton.jit
-def _changed(batch, x, offsets, row):
+def _changed(
+    batch: Batch,
+    x: tl.tensor,
+    offsets: tl.tensor,
+    row: tl.tensor,
+) -> tl.tensor:
     """Logits x at `offsets` of a row after bias, bans and penalties."""
     slot = tl.load(batch.slots + row).to(tl.int64)
     position = tl.load(batch.positions + row)
@@ -79,7 +84,13 @@ def _changed(batch, x, offsets, row):
 
 
 @triton.jit
-def load(batch, offsets, inside, row, CHANGES: tl.constexpr):
+def load(
+    batch: Batch,
+    offsets: tl.tensor,
+    inside: tl.tensor,
+    row: tl.tensor,
+    CHANGES: tl.constexpr,
+) -> tl.tensor:
     """Logits at `offsets` of a row as the choice sees them, float32, -inf outside."""
     inside = inside & (offsets < batch.vocab)
     x = tl.load(batch.logits + row.to(tl.int64) * batch.stride + offsets, mask=inside, other=_MINUS_INF)
@@ -90,7 +101,10 @@ def load(batch, offsets, inside, row, CHANGES: tl.constexpr):
 
 
 @triton.jit
-def filtered(batch, slot):
+def filtered(
+    batch: Batch,
+    slot: tl.tensor,
+) -> tl.tensor:
     """Whether the slot draws through a filter."""
     floats = batch.floats + slot * _COLUMNS
     wants = (tl.load(floats + _TOP_P) < 1) | (tl.load(floats + _MIN_P) > 0)
@@ -99,14 +113,22 @@ def filtered(batch, slot):
 
 
 @triton.jit
-def _key(x):
+def _key(
+    x: tl.tensor,
+) -> tl.tensor:
     """int64 in the order of float32 x."""
     bits = x.to(tl.int32, bitcast=True)
     return (bits ^ ((bits >> 31) & 0x7FFFFFFF)).to(tl.int64)
 
 
 @triton.jit
-def _bound(maxima, weights, top_k, target, by_count):
+def _bound(
+    maxima: tl.tensor,
+    weights: tl.tensor,
+    top_k: tl.tensor,
+    target: tl.tensor,
+    by_count: tl.tensor,
+) -> tl.tensor:
     """A value, the larger the better, that enough of a row's group maxima reach; -inf if they do not
     suffice."""
     amount = tl.where(by_count, tl.where(maxima > _MINUS_INF, 1.0, 0.0), weights)
@@ -126,8 +148,15 @@ def _bound(maxima, weights, top_k, target, by_count):
 
 @triton.jit
 def tile(
-    batch, start, chosen, num_groups, row, CHANGES: tl.constexpr, GROUP: tl.constexpr, TILE: tl.constexpr
-):
+    batch: Batch,
+    start: tl.tensor,
+    chosen: tl.tensor,
+    num_groups: tl.tensor,
+    row: tl.tensor,
+    CHANGES: tl.constexpr,
+    GROUP: tl.constexpr,
+    TILE: tl.constexpr,
+) -> tuple[tl.tensor, tl.tensor]:
     """Token ids and logits of the chosen groups from element `start` on."""
     place = start + tl.arange(0, TILE)
     inside = place < num_groups * GROUP
@@ -137,9 +166,17 @@ def tile(
 
 @triton.jit
 def _mass_from(
-    batch, chosen, num_groups, row, threshold, largest, temperature,
-    CHANGES: tl.constexpr, GROUP: tl.constexpr, TILE: tl.constexpr,
-):  # fmt: skip
+    batch: Batch,
+    chosen: tl.tensor,
+    num_groups: tl.tensor,
+    row: tl.tensor,
+    threshold: tl.tensor,
+    largest: tl.tensor,
+    temperature: tl.tensor,
+    CHANGES: tl.constexpr,
+    GROUP: tl.constexpr,
+    TILE: tl.constexpr,
+) -> tl.tensor:
     """Sum of the weights of the chosen groups' logits that reach threshold."""
     mass = 0.0
     for start in range(0, num_groups * GROUP, TILE):
@@ -150,9 +187,19 @@ def _mass_from(
 
 @triton.jit
 def _search(
-    batch, chosen, num_groups, row, low, largest, temperature, wanted, by_count,
-    CHANGES: tl.constexpr, GROUP: tl.constexpr, TILE: tl.constexpr,
-):  # fmt: skip
+    batch: Batch,
+    chosen: tl.tensor,
+    num_groups: tl.tensor,
+    row: tl.tensor,
+    low: tl.tensor,
+    largest: tl.tensor,
+    temperature: tl.tensor,
+    wanted: tl.tensor,
+    by_count: tl.tensor,
+    CHANGES: tl.constexpr,
+    GROUP: tl.constexpr,
+    TILE: tl.constexpr,
+) -> tl.tensor:
     """The largest logit v such that the amount of logits >= v, by count or by weight, reaches `wanted`.
 
     Bisection over the order of floats between low and largest; both ends snap to logits that exist, so that
@@ -183,9 +230,19 @@ def _search(
 
 @triton.jit
 def narrow(
-    batch, stats, chosen, slot, row, largest, total, temperature,
-    CHANGES: tl.constexpr, GROUP: tl.constexpr, TILE: tl.constexpr, GROUPS: tl.constexpr,
-):  # fmt: skip
+    batch: Batch,
+    stats: Stats,
+    chosen: tl.tensor,
+    slot: tl.tensor,
+    row: tl.tensor,
+    largest: tl.tensor,
+    total: tl.tensor,
+    temperature: tl.tensor,
+    CHANGES: tl.constexpr,
+    GROUP: tl.constexpr,
+    TILE: tl.constexpr,
+    GROUPS: tl.constexpr,
+) -> tuple[tl.tensor, tl.tensor, tl.tensor]:
     """Write down the groups that may hold survivors, in order; how many, the smallest surviving logit,
     their mass."""
     floats = batch.floats + slot * _COLUMNS

@@ -35,8 +35,13 @@ _GROUP = 64
 
 @triton.jit
 def _blocks_kernel(
-    batch, stats, CHANGES: tl.constexpr, FILTERS: tl.constexpr, BLOCK: tl.constexpr, GROUP: tl.constexpr
-):
+    batch: Batch,
+    stats: Stats,
+    CHANGES: tl.constexpr,
+    FILTERS: tl.constexpr,
+    BLOCK: tl.constexpr,
+    GROUP: tl.constexpr,
+) -> None:
     row = tl.program_id(0)
     block = tl.program_id(1)
     slot = tl.load(batch.slots + row).to(tl.int64)
@@ -62,7 +67,9 @@ def _blocks_kernel(
 
 
 @triton.jit
-def _mix(z):
+def _mix(
+    z: tl.tensor,
+) -> tl.tensor:
     z += 0x9E3779B97F4A7C15
     z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9
     z = (z ^ (z >> 27)) * 0x94D049BB133111EB
@@ -70,7 +77,11 @@ def _mix(z):
 
 
 @triton.jit
-def _uniform(low, high, position):
+def _uniform(
+    low: tl.tensor,
+    high: tl.tensor,
+    position: tl.tensor,
+) -> tl.tensor:
     """sampling.uniform for one row."""
     seed = low.to(tl.uint32, bitcast=True).to(tl.uint64) | (
         high.to(tl.uint32, bitcast=True).to(tl.uint64) << 32
@@ -80,17 +91,36 @@ def _uniform(low, high, position):
 
 
 @triton.jit
-def _survivors(x, threshold, min_p, largest, temperature):
+def _survivors(
+    x: tl.tensor,
+    threshold: tl.tensor,
+    min_p: tl.tensor,
+    largest: tl.tensor,
+    temperature: tl.tensor,
+) -> tl.tensor:
     weight = tl.exp((x - largest) / temperature)
     return tl.where((x >= threshold) & (weight >= min_p), weight, 0.0)
 
 
 @triton.jit
 def _draw(
-    batch, stats, chosen, slot, row, largest, block_max, block_sum, temperature,
-    CHANGES: tl.constexpr, FILTERS: tl.constexpr,
-    BLOCK: tl.constexpr, GROUP: tl.constexpr, TILE: tl.constexpr, BLOCKS: tl.constexpr, GROUPS: tl.constexpr,
-):  # fmt: skip
+    batch: Batch,
+    stats: Stats,
+    chosen: tl.tensor,
+    slot: tl.tensor,
+    row: tl.tensor,
+    largest: tl.tensor,
+    block_max: tl.tensor,
+    block_sum: tl.tensor,
+    temperature: tl.tensor,
+    CHANGES: tl.constexpr,
+    FILTERS: tl.constexpr,
+    BLOCK: tl.constexpr,
+    GROUP: tl.constexpr,
+    TILE: tl.constexpr,
+    BLOCKS: tl.constexpr,
+    GROUPS: tl.constexpr,
+) -> tl.tensor:
     """The first token at which the running sum of weights passes the row's uniform number times their
     total."""
     settings = batch.table + slot * _COLUMNS
@@ -138,10 +168,18 @@ def _draw(
 
 @triton.jit
 def _choose_kernel(
-    batch, stats, chosen, tokens,
-    CHANGES: tl.constexpr, FILTERS: tl.constexpr,
-    BLOCK: tl.constexpr, GROUP: tl.constexpr, TILE: tl.constexpr, BLOCKS: tl.constexpr, GROUPS: tl.constexpr,
-):  # fmt: skip
+    batch: Batch,
+    stats: Stats,
+    chosen: tl.tensor,
+    tokens: tl.tensor,
+    CHANGES: tl.constexpr,
+    FILTERS: tl.constexpr,
+    BLOCK: tl.constexpr,
+    GROUP: tl.constexpr,
+    TILE: tl.constexpr,
+    BLOCKS: tl.constexpr,
+    GROUPS: tl.constexpr,
+) -> None:
     row = tl.program_id(0)
     slot = tl.load(batch.slots + row).to(tl.int64)
     block = tl.arange(0, BLOCKS)

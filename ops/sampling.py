@@ -211,12 +211,12 @@ def filter_thresholds(
     """
     vocab_size = logits.shape[1]
     num_groups = vocab_size // _GROUP
-    total = weights.unflatten(1, (-1, _BLOCK)).sum(-1).cumsum(-1)[:, -1]
+    total = weights.view(len(logits), -1, _BLOCK).sum(-1).cumsum(-1)[:, -1]
     by_count = top_k < vocab_size
     row = _FilteredRows(largest, temperature, top_k, top_p, total, by_count)
     if num_groups <= 1:
         return _sorted_thresholds(logits, row)
-    grouped = logits[:, : num_groups * _GROUP].unflatten(1, (_GROUP, num_groups))
+    grouped = logits[:, : num_groups * _GROUP].view(-1, _GROUP, num_groups)
     maxima = grouped.amax(1)
     ordered = _sort_descending(maxima)
     mass = ((ordered - largest[:, None]) / temperature[:, None]).exp_().cumsum(-1)

@@ -20,7 +20,7 @@ SPARE = NUM_SLOTS - 1
 VOCAB_SIZE = 700
 EOS = 2
 
-VARIED = [
+VARIED: list[dict[str, Any]] = [
     {"temperature": 0.0},
     {"temperature": 0.9},
     {"top_k": 7},
@@ -65,7 +65,7 @@ def sample(
         logits, torch.tensor(slots, dtype=torch.int32), torch.tensor(places, dtype=torch.int32), slots
     )
     assert result.tokens.dtype == torch.int32
-    return result.tokens.tolist()  # type: ignore[no-any-return]
+    return result.tokens.tolist()
 
 
 def rows_of_logits(num_steps: int, seed: int = 0) -> Tensor:
@@ -166,6 +166,13 @@ def test_stop_tokens_are_banned_until_min_tokens_are_out() -> None:
     assert generate(drawn, 1, logits[:4]) == [30, 30, EOS, EOS]
 
 
+def test_a_ban_ends_where_a_bias_stays() -> None:
+    logits = torch.zeros(4, VOCAB_SIZE)
+    logits[:, EOS], logits[:, 30], logits[:, 40] = 9.0, 8.0, 7.0
+    used = sampler(start(1, temperature=0, min_tokens=2, logit_bias={40: 1.5}))
+    assert generate(used, 1, logits) == [40, 40, EOS, EOS]
+
+
 def test_logit_bias_forbids_forces_and_shifts() -> None:
     logits = torch.zeros(1, VOCAB_SIZE)
     logits[0, 7], logits[0, 8] = 10.0, 9.0
@@ -247,7 +254,7 @@ def test_a_row_of_nan_is_invalid_and_its_mates_are_not(params: dict[str, Any]) -
 def test_logprobs_are_the_models_own() -> None:
     logits = rows_of_logits(5)
     logits[4, 0] = torch.nan
-    settings_changed = {"temperature": 0.3, "logit_bias": {3: 50.0}, "presence_penalty": 1.0}
+    settings_changed: dict[str, Any] = {"temperature": 0.3, "logit_bias": {3: 50.0}, "presence_penalty": 1.0}
     used = sampler(
         start(0, logprobs=4, **settings_changed),
         start(1),

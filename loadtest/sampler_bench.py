@@ -1,0 +1,120 @@
+"""The GPU sampler: does it choose what the reference chooses, and how long does it take?
+
+    python loadtest/sampler_bench.py [--rows 256] [--vocab 151936]
+
+Times are of CUDA graph replays, so of the two kernels alone. `peaked` logits look like a trained model's,
+`flat` ones like those of random weights, the worst case for top-p.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from octavo.model.plan import SlotStart
+from octavo.model.sampler import Sampler
+from octavo.model.sampling_params import SamplingParams
+
+CASES = {
+    "greedy": [SamplingParams(temperature=0)],
+    "temperature": [SamplingParams(temperature=0.8)],
+    "top-k 50": [SamplingParams(temperature=0.8, top_k=50)],
+    "top-p 0.9": [SamplingParams(temperature=0.8, top_p=0.9)],
+    "top-k 50, top-p 0.9": [SamplingParams(temperature=0.8, top_k=50, top_p=0.9)],
+    "min-p 0.05": [SamplingParams(temperature=0.8, min_p=0.05)],
+    "penalties": [SamplingParams(temperature=0, repetition_penalty=1.1, frequency_penalty=0.2)],
+    "everything": [
+        SamplingParams(
+            temperature=0.8,
+            top_k=50,
+            top_p=0.9,
+            min_p=0.01,
+            repetition_penalty=1.1,
+            presence_penalty=0.3,
+            logit_bias={7: 2.0},
+        )
+    ],
+}
+CASES["all of these, mixed"] = [case[0] for case in CASES.values()]
+SPREADS = {"peaked": 3.0, "flat": 1.0}
+
+
+def started(params: Sequence[SamplingParams], rows: int, vocab: int, device: torch.device | str) -> Sampler:
+    """A sampler whose slots take the params in turn."""
+    sampler = Sampler(rows + 1, vocab, device)
+    sampler.start(
+        [
+            SlotStart(
+                slot=slot,
+                params=params[slot % len(params)],
+                seed=slot,
+                stop_token_ids=frozenset(),
+                prompt_tokens=range(slot, slot + 200),
+                output_tokens=range(slot, slot + 50),
+            )
+            for slot in range(rows)
+        ]
+    )
+    return sampler
+
+
+def inputs(rows: int, vocab: int, spread: float) -> tuple[Tensor, Tensor, Tensor]:
+    """Logits [rows, vocab] bf16, slots and positions [rows] int32, on the GPU."""
+    torch.manual_seed(0)
+    logits = (torch.randn(rows, vocab, device="cuda") * spread).to(torch.bfloat16)
+    slots = torch.arange(rows, dtype=torch.int32, device="cuda")
+    return logits, slots, slots + 250
+
+
+def differing_rows(params: Sequence[SamplingParams], rows: int, vocab: int, spread: float) -> int:
+    """Rows where GPU and reference choose differently; a handful is rounding at the border of two tokens."""
+    logits, slots, positions = inputs(rows, vocab, spread)
+    host_slots = range(rows)
+    got = started(params, rows, vocab, "cuda").sample(logits, slots, positions, host_slots).tokens
+    reference = started(params, rows, vocab, "cpu")
+    expected = reference.sample(logits.cpu(), slots.cpu(), positions.cpu(), host_slots).tokens
+    return int((got.cpu() != expected).sum())
+
+
+def microseconds(params: Sequence[SamplingParams], rows: int, vocab: int, spread: float) -> float:
+    """Of one step's sampling, the median of 50 replays."""
+    arguments = inputs(rows, vocab, spread)
+    sampler = started(params, rows, vocab, "cuda")
+    changes = any(p.repetition_penalty != 1 or p.presence_penalty or p.logit_bias for p in params)
+    filters = any(not p.greedy and (p.top_k > 0 or p.top_p < 1 or p.min_p > 0) for p in params)
+    sampler.choose_on_gpu(*arguments, changes, filters)
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        sampler.choose_on_gpu(*arguments, changes, filters)
+    flush = torch.empty(256 << 20, dtype=torch.int8, device="cuda")
+    times: list[float] = []
+    for _ in range(50):
+        flush.zero_()  # the logits of a real step come from elsewhere, and leave the cache with it
+        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
+        begin.record()
+        graph.replay()
+        end.record()
+        torch.cuda.synchronize()
+        times.append(begin.elapsed_time(end) * 1000)
+    return sorted(times)[len(times) // 2]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rows", type=int, default=256, help="rows in the batch (default: 256)")
+    parser.add_argument("--vocab", type=int, default=151_936, help="vocabulary size (default: 151936)")
+    options = parser.parse_args()
+    print(f"{torch.cuda.get_device_name()}, {options.rows} x {options.vocab} bf16")
+    print(f"{'settings':24} {'logits':8} {'differ':>6} {'us':>8}")
+    for name, params in CASES.items():
+        for spread_name, spread in SPREADS.items():
+            case = (params, options.rows, options.vocab, spread)
+            print(f"{name:24} {spread_name:8} {differing_rows(*case):6} {microseconds(*case):8.1f}")
+
+
+if __name__ == "__main__":
+    main()
