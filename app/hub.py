@@ -93,6 +93,8 @@ def _sentence(error: Exception, repo_id: str, revision: str | None) -> str:
                 f"{repo_id} was not found, neither here nor on the hub; if it is private, "
                 "log in with `hf auth login` or set HF_TOKEN"
             )
+        case LocalEntryNotFoundError(__cause__=HfHubHTTPError() as answer):
+            return _sentence(answer, repo_id, revision)
         case LocalEntryNotFoundError() | OfflineModeIsEnabled():
             return (
                 f"{repo_id} is not, or not whole, in the local cache, and the hub cannot be reached: "

@@ -5,6 +5,7 @@ What can be wrong with a model's files is found here, before anything is allocat
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -83,7 +84,9 @@ def _locate(model: str, load_format: LoadFormat) -> Path:
     """The directory or GGUF file that holds the model, on this machine."""
     if model == "demo":
         return demo_model()
-    path = Path(model).expanduser()
+    if not model:
+        raise StartupError("MODEL must not be empty")
+    path = Path(os.path.expanduser(model))  # not Path.expanduser, which raises for ~somebody
     if path.is_dir():
         return _gguf_inside(path) or path
     if path.is_file():
