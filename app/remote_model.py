@@ -80,6 +80,7 @@ class RemoteModel:
                 raise OctavoError(f"{self._base}{path}: {error.code}, {_refusal(error.read())}") from None
         except (OSError, ValueError) as error:
             reason = getattr(error, "reason", error)
+            reason = getattr(reason, "strerror", None) or reason
             raise OctavoError(f"{self._base}{path} cannot be reached: {reason}") from None
         return response
 
