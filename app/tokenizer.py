@@ -125,10 +125,11 @@ class Tokenizer:
 
 
 def token_ids(value: object) -> list[int]:
-    """`eos_token_id` of a config, which may be absent, a number or a list."""
-    if value is None:
-        return []
-    return [int(token) for token in value] if isinstance(value, list) else [int(str(value))]
+    """`eos_token_id` of a config, which may be absent, a number or a list. Raises StartupError."""
+    found = [] if value is None else value if isinstance(value, list) else [value]
+    if not all(isinstance(token, int) for token in found):
+        raise StartupError(f"eos_token_id must be a number or a list of numbers, got {value!r}")
+    return found
 
 
 def _special_tokens(directory: Path) -> dict[str, str]:

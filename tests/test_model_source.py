@@ -163,7 +163,7 @@ def test_places_that_hold_no_model(tmp_path: Path) -> None:
     assert refusal("nothing.gguf") == "nothing.gguf does not exist"
     assert refusal("../nothing") == "../nothing does not exist"
     assert refusal("") == "MODEL must not be empty"
-    for word in ("a/b/c", "with space", "-x", "~nobody/x", "http://localhost/x"):
+    for word in ("a/b/c", "with space", "-x", "~no-such-user/x", "http://localhost/x"):
         assert refusal(word) == f"{word!r} is no file or directory here, and it cannot be a hub id"
 
 

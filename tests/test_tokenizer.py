@@ -114,6 +114,9 @@ def test_ids_that_end_a_text(
 
 def test_token_ids_in_all_their_forms() -> None:
     assert (token_ids(None), token_ids(0), token_ids([1, 2])) == ([], [0], [1, 2])
+    for wrong in ("2", [1, None], {"id": 2}):
+        with pytest.raises(StartupError, match="eos_token_id must be a number or a list of numbers, got"):
+            token_ids(wrong)
 
 
 @pytest.mark.parametrize(
