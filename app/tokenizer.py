@@ -79,7 +79,9 @@ class Tokenizer:
     def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
         """Token ids of `text`. Raises ValueError for a lone surrogate, which no UTF-8 text can hold."""
         try:
-            return self.backend.encode(text, add_special_tokens=add_special_tokens).ids
+            # A batch of one: unlike `encode` it lets other threads run meanwhile, and it computes no offsets.
+            (encoding,) = self.backend.encode_batch_fast([text], add_special_tokens=add_special_tokens)
+            return encoding.ids
         except TypeError:
             try:
                 text.encode()
@@ -126,8 +128,9 @@ class Tokenizer:
 
 def token_ids(value: object) -> list[int]:
     """`eos_token_id` of a config, which may be absent, a number or a list. Raises StartupError."""
-    found = [] if value is None else value if isinstance(value, list) else [value]
-    if not all(isinstance(token, int) for token in found):
+    given: list[object] = [] if value is None else value if isinstance(value, list) else [value]
+    found = [token for token in given if isinstance(token, int)]
+    if len(found) != len(given):
         raise StartupError(f"eos_token_id must be a number or a list of numbers, got {value!r}")
     return found
 
