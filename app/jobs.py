@@ -12,9 +12,10 @@ from collections.abc import Callable, Sequence
 from ..model.sampling_params import SamplingParams
 from ..scheduler.request import Request
 from .client import OutputStream
-from .generation import Generation, TextStream, choice_params, completion_text
+from .generation import Generation, TextStream, choice_params
 from .outputs import CompletionBuilder, RequestOutput, request_output
 from .prompts import Prompt
+from .text_assembly import completion_text
 
 _SUBMIT_AT_ONCE = 64
 """Requests submitted before the engine gets a turn, so that it starts while the rest is still coming."""

@@ -14,6 +14,7 @@ import sys
 import time
 from collections.abc import Iterator
 from types import FrameType
+from typing import cast
 
 import uvicorn
 import uvloop
@@ -25,7 +26,7 @@ from .drain import DoorClient, OpenRequests
 from .errors import StartupError
 from .generation import Generation
 from .launch import Launched, launch, plan_engine
-from .model_source import find_model
+from .model_source import LoadFormat, find_model
 from .server import create_app
 
 log = logging.getLogger(__name__)
@@ -49,7 +50,8 @@ def run(engine: EngineConfig, server: ServerConfig) -> int:
 
 def _fit(engine: EngineConfig) -> str:
     """How memory would be divided, and what that is good for."""
-    plan = plan_engine(engine, find_model(engine.model, load_format=engine.load_format, with_tokenizer=False))
+    load_format = cast(LoadFormat, engine.load_format)
+    plan = plan_engine(engine, find_model(engine.model, load_format=load_format, with_tokenizer=False))
     at_once = plan.ledger.capacity_tokens // plan.max_model_len
     return (
         f"{plan.ledger.table()}\n"

@@ -1,0 +1,94 @@
+"""An EngineClient that answers every request with one script, over a tokenizer of single bytes."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any
+
+from http_harness import EOS, VOCAB_SIZE, byte_tokenizer
+
+from octavo.app.generation import Generation, TextDelta
+from octavo.model.plan import TokenLogprobs
+from octavo.model.sampling_params import SamplingParams
+from octavo.scheduler.request import FinishReason, Request, RequestTimings, TokenOutput
+
+TOKENIZER = byte_tokenizer()
+
+
+class ScriptedStream:
+    """Gives the scripted batches, then fails the test."""
+
+    def __init__(self, batches: Sequence[Sequence[TokenOutput]], error: Exception | None = None) -> None:
+        self.batches = list(batches)
+        self.error = error
+        self.num_aborts = 0
+
+    async def next(self) -> Sequence[TokenOutput]:
+        await asyncio.sleep(0)
+        if self.batches:
+            return self.batches.pop(0)
+        if self.error is not None:
+            raise self.error
+        raise AssertionError("next() after the last output")
+
+    def abort(self) -> None:
+        self.num_aborts += 1
+
+
+class ScriptedClient:
+    """An EngineClient that answers every request with the same script."""
+
+    def __init__(self, batches: Sequence[Sequence[TokenOutput]] = (), error: Exception | None = None) -> None:
+        self.requests: list[Request] = []
+        self.streams: list[ScriptedStream] = []
+        self._script = (batches, error)
+
+    def submit(self, request: Request) -> ScriptedStream:
+        self.requests.append(request)
+        self.streams.append(ScriptedStream(*self._script))
+        return self.streams[-1]
+
+
+def make_generation(client: Any, **changes: Any) -> Generation:
+    settings: dict[str, Any] = {
+        "model_name": "toy",
+        "max_model_len": 100,
+        "vocab_size": VOCAB_SIZE,
+        "eos_token_ids": frozenset([EOS]),
+        "default_params": {},
+    } | changes
+    return Generation(client, settings.pop("tokenizer", TOKENIZER), None, **settings)
+
+
+def batches_of(
+    token_ids: Sequence[int],
+    sizes: Sequence[int] = (),
+    reason: FinishReason = FinishReason.LENGTH,
+    *,
+    logprobs: bool = False,
+) -> list[list[TokenOutput]]:
+    """One output per token, bunched into batches of `sizes` (then of one); the last ends it with `reason`."""
+    outputs = [
+        TokenOutput("r", (token,), (TokenLogprobs(-float(token), 1, ()),) if logprobs else ())
+        for token in token_ids
+    ]
+    outputs[-1] = outputs[-1]._replace(finish_reason=reason, timings=RequestTimings(1.0, num_cached_tokens=7))
+    batches, left = [], list(sizes)
+    while outputs:
+        size = left.pop(0) if left else 1
+        batches.append(outputs[:size])
+        outputs = outputs[size:]
+    return batches
+
+
+def collect(client: ScriptedClient, params: SamplingParams, **changes: Any) -> list[TextDelta]:
+    async def run() -> list[TextDelta]:
+        stream = make_generation(client, **changes).start([65, 66], params, request_id="r")
+        return [delta async for delta in stream]
+
+    return asyncio.run(run())
+
+
+def joined(deltas: Sequence[TextDelta]) -> tuple[str, list[int]]:
+    return "".join(d.text for d in deltas), [token for d in deltas for token in d.token_ids]
