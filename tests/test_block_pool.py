@@ -15,7 +15,7 @@ def cached(pool: BlockPool, count: int) -> list[int]:
     return blocks
 
 
-def test_allocates_every_block_once_and_then_none():
+def test_allocates_every_block_once_and_then_none() -> None:
     pool = BlockPool(5)
     first, second = pool.allocate(2), pool.allocate(3)
     assert sorted([*first, *second]) == [0, 1, 2, 3, 4]
@@ -24,7 +24,7 @@ def test_allocates_every_block_once_and_then_none():
     pool.check()
 
 
-def test_allocation_is_all_or_nothing():
+def test_allocation_is_all_or_nothing() -> None:
     pool = BlockPool(4)
     taken = pool.allocate(3)
     assert pool.allocate(2) is None
@@ -34,13 +34,13 @@ def test_allocation_is_all_or_nothing():
     pool.check()
 
 
-def test_nothing_is_taken_by_an_empty_allocation():
+def test_nothing_is_taken_by_an_empty_allocation() -> None:
     pool = BlockPool(1)
     assert pool.allocate(0) == []
     assert pool.num_free == 1
 
 
-def test_a_shared_block_is_free_with_its_last_reference():
+def test_a_shared_block_is_free_with_its_last_reference() -> None:
     pool = BlockPool(1)
     (block,) = pool.allocate(1)
     pool.incref(block)
@@ -51,7 +51,7 @@ def test_a_shared_block_is_free_with_its_last_reference():
     assert pool.num_free == 1 and pool.num_evictable == 0
 
 
-def test_free_blocks_go_before_evictable_ones_and_the_least_recently_released_first():
+def test_free_blocks_go_before_evictable_ones_and_the_least_recently_released_first() -> None:
     evicted: list[int] = []
     pool = BlockPool(4, evicted.append)
     a, b, c = cached(pool, 3)
@@ -66,7 +66,7 @@ def test_free_blocks_go_before_evictable_ones_and_the_least_recently_released_fi
     pool.check()
 
 
-def test_a_use_makes_an_evictable_block_the_most_recent():
+def test_a_use_makes_an_evictable_block_the_most_recent() -> None:
     evicted: list[int] = []
     pool = BlockPool(2, evicted.append)
     a, b = cached(pool, 2)
@@ -78,7 +78,7 @@ def test_a_use_makes_an_evictable_block_the_most_recent():
     assert evicted == [b, a]
 
 
-def test_a_referenced_block_is_never_evicted():
+def test_a_referenced_block_is_never_evicted() -> None:
     evicted: list[int] = []
     pool = BlockPool(2, evicted.append)
     cached(pool, 1)
@@ -87,7 +87,7 @@ def test_a_referenced_block_is_never_evicted():
     assert evicted == []
 
 
-def test_a_block_that_is_no_longer_cached_is_free():
+def test_a_block_that_is_no_longer_cached_is_free() -> None:
     evicted: list[int] = []
     pool = BlockPool(1, evicted.append)
     (block,) = cached(pool, 1)
@@ -99,7 +99,7 @@ def test_a_block_that_is_no_longer_cached_is_free():
     assert evicted == []
 
 
-def test_mistakes_are_caught():
+def test_mistakes_are_caught() -> None:
     pool = BlockPool(2)
     with pytest.raises(AssertionError, match="block 0 was released more often"):
         pool.decref(0)
@@ -111,7 +111,7 @@ def test_mistakes_are_caught():
         BlockPool(0)
 
 
-def test_check_notices_a_lost_and_a_doubled_block():
+def test_check_notices_a_lost_and_a_doubled_block() -> None:
     lost = BlockPool(3)
     lost._free.pop()
     with pytest.raises(AssertionError, match="are not 3"):

@@ -9,7 +9,7 @@ from octavo.cache.block_table import BlockTable
 
 
 @pytest.mark.parametrize("block_size", [1, 2, 16])
-def test_holds_exactly_the_blocks_that_the_tokens_need(block_size: int):
+def test_holds_exactly_the_blocks_that_the_tokens_need(block_size: int) -> None:
     pool = BlockPool(64)
     table = BlockTable(pool, block_size)
     for num_tokens in range(1, 40):
@@ -22,13 +22,13 @@ def test_holds_exactly_the_blocks_that_the_tokens_need(block_size: int):
     assert len(set(table.blocks)) == len(table)
 
 
-def test_needs_nothing_for_tokens_that_have_room():
+def test_needs_nothing_for_tokens_that_have_room() -> None:
     table = BlockTable(BlockPool(2), 16)
     assert len(table.ensure(17)) == 2
     assert table.ensure(32) == () and table.ensure(1) == () and table.missing(32) == 0
 
 
-def test_changes_nothing_if_the_pool_has_too_few():
+def test_changes_nothing_if_the_pool_has_too_few() -> None:
     pool = BlockPool(3)
     table = BlockTable(pool, 4)
     blocks = list(table.ensure(5))
@@ -37,7 +37,7 @@ def test_changes_nothing_if_the_pool_has_too_few():
     assert len(table.ensure(12)) == 1
 
 
-def test_adopts_a_prefix_and_grows_after_it():
+def test_adopts_a_prefix_and_grows_after_it() -> None:
     pool = BlockPool(4)
     owner, table = BlockTable(pool, 4), BlockTable(pool, 4)
     shared = list(owner.ensure(8))
@@ -56,7 +56,7 @@ def test_adopts_a_prefix_and_grows_after_it():
         owner.adopt(owner.ensure(4))
 
 
-def test_release_lets_the_tail_be_evicted_first_and_the_table_start_anew():
+def test_release_lets_the_tail_be_evicted_first_and_the_table_start_anew() -> None:
     evicted: list[int] = []
     pool = BlockPool(3, evicted.append)
     table = BlockTable(pool, 2)

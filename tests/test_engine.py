@@ -98,7 +98,7 @@ async def serving(**settings: object) -> AsyncIterator[Served]:
 
 
 @pytest.mark.parametrize("overlap", [True, False])
-def test_many_clients_get_their_own_answers(overlap: bool):
+def test_many_clients_get_their_own_answers(overlap: bool) -> None:
     async def main() -> None:
         async with serving(overlap=overlap) as served:
             ids = [served.add([index % 5 + 1] * (index % 9 + 1), 12) for index in range(40)]
@@ -113,7 +113,7 @@ def test_many_clients_get_their_own_answers(overlap: bool):
     asyncio.run(main())
 
 
-def test_a_step_delivers_all_its_outputs_at_once():
+def test_a_step_delivers_all_its_outputs_at_once() -> None:
     async def main() -> None:
         async with serving() as served:
             ids = [served.add([index + 1, 2], 10, ignore_eos=True) for index in range(4)]
@@ -123,7 +123,7 @@ def test_a_step_delivers_all_its_outputs_at_once():
     asyncio.run(main())
 
 
-def test_the_loop_serves_others_while_the_device_works():
+def test_the_loop_serves_others_while_the_device_works() -> None:
     async def main() -> None:
         async with serving(latency_s=0.05) as served:
             request_id = served.add([1, 2], 4, ignore_eos=True)
@@ -137,7 +137,7 @@ def test_the_loop_serves_others_while_the_device_works():
     asyncio.run(main())
 
 
-def test_an_idle_engine_sleeps_and_a_request_wakes_it(monkeypatch: pytest.MonkeyPatch):
+def test_an_idle_engine_sleeps_and_a_request_wakes_it(monkeypatch: pytest.MonkeyPatch) -> None:
     async def main() -> None:
         async with serving() as served:
             calls = 0
@@ -162,7 +162,7 @@ def test_an_idle_engine_sleeps_and_a_request_wakes_it(monkeypatch: pytest.Monkey
     asyncio.run(main())
 
 
-def test_an_abort_is_heard_at_once_and_nothing_after_it():
+def test_an_abort_is_heard_at_once_and_nothing_after_it() -> None:
     async def main() -> None:
         async with serving(latency_s=0.01) as served:
             aborted, other = (served.add([index + 1, 2], 20, ignore_eos=True) for index in range(2))
@@ -180,7 +180,7 @@ def test_an_abort_is_heard_at_once_and_nothing_after_it():
     asyncio.run(main())
 
 
-def test_a_refused_request_disturbs_nobody():
+def test_a_refused_request_disturbs_nobody() -> None:
     async def main() -> None:
         async with serving(num_blocks=4) as served:
             accepted = served.add([1, 2, 3])
@@ -193,7 +193,7 @@ def test_a_refused_request_disturbs_nobody():
 
 
 @pytest.mark.parametrize("overlap", [True, False])
-def test_a_device_that_fails_ends_every_request_with_the_cause(overlap: bool):
+def test_a_device_that_fails_ends_every_request_with_the_cause(overlap: bool) -> None:
     async def main() -> None:
         served = Served(overlap=overlap, fail_at_step=3)
         ids = [served.add([index + 1, 2], 20, ignore_eos=True) for index in range(7)]
@@ -209,7 +209,7 @@ def test_a_device_that_fails_ends_every_request_with_the_cause(overlap: bool):
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_arrivals_and_aborts_at_any_moment(seed: int):
+def test_arrivals_and_aborts_at_any_moment(seed: int) -> None:
     rng = random.Random(seed)
 
     async def client(served: Served, aborted: set[str]) -> None:

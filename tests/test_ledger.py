@@ -24,13 +24,13 @@ def fit(**changes: object) -> MemoryLedger:
     return MemoryLedger.fit(**(settings | changes))
 
 
-def test_block_bytes_of_a_known_model():
+def test_block_bytes_of_a_known_model() -> None:
     # Qwen2.5-1.5B: 28 layers, 2 KV heads of 128, bf16: 28 KiB a token.
     shape = SimpleNamespace(num_layers=28, num_kv_heads=2, head_dim=128)
     assert kv_bytes_per_block(shape, 16, 2) == 16 * 28 * 1024
 
 
-def test_kv_takes_what_utilization_leaves():
+def test_kv_takes_what_utilization_leaves() -> None:
     ledger = fit(utilization=0.5, others_bytes=GIB)
     assert ledger.num_blocks == (40 * GIB - GIB - 3 * GIB - 612 * MIB) // MIB
     assert ledger.kv_bytes == ledger.num_blocks * MIB
@@ -38,7 +38,7 @@ def test_kv_takes_what_utilization_leaves():
     assert ledger.capacity_tokens == ledger.num_blocks * 16
 
 
-def test_explicit_sizes_win_over_utilization():
+def test_explicit_sizes_win_over_utilization() -> None:
     assert fit(kv_cache_bytes=10 * MIB + 5).num_blocks == 10
     assert fit(num_blocks=7, kv_cache_bytes=10 * MIB).num_blocks == 7
     assert fit(num_blocks=7).headroom_bytes == 80 * GIB - 3 * GIB - 612 * MIB - 7 * MIB
@@ -47,12 +47,12 @@ def test_explicit_sizes_win_over_utilization():
 @pytest.mark.parametrize(
     "changes", [{}, {"num_blocks": 3}, {"others_bytes": 12345}, {"total_bytes": 5 * GIB + 1}]
 )
-def test_entries_add_up_to_the_total(changes: dict[str, int]):
+def test_entries_add_up_to_the_total(changes: dict[str, int]) -> None:
     entries = fit(**changes).entries()
     assert sum(entries.values()) == 2 * entries["total"]
 
 
-def test_table_names_every_entry_once_with_its_size():
+def test_table_names_every_entry_once_with_its_size() -> None:
     lines = fit(num_blocks=1024).table().splitlines()
     assert [line[:16].strip() for line in lines] == [
         "weights",
@@ -68,7 +68,7 @@ def test_table_names_every_entry_once_with_its_size():
     assert lines[-1].split() == ["total", "80.00", "GiB"]
 
 
-def test_sizes_for_people():
+def test_sizes_for_people() -> None:
     assert [format_bytes(n) for n in (0, 96 * 1024, 412 * MIB, 3 * GIB // 2, -GIB)] == [
         "0.0 KiB",
         "96.0 KiB",
@@ -107,7 +107,9 @@ def test_sizes_for_people():
         ),
     ],
 )
-def test_what_does_not_fit_is_one_sentence_with_numbers_and_flag(changes: dict[str, float], parts: list[str]):
+def test_what_does_not_fit_is_one_sentence_with_numbers_and_flag(
+    changes: dict[str, float], parts: list[str]
+) -> None:
     with pytest.raises(MemoryFitError) as caught:
         fit(**changes)
     message = str(caught.value)
@@ -116,7 +118,7 @@ def test_what_does_not_fit_is_one_sentence_with_numbers_and_flag(changes: dict[s
     assert "\n" not in message
 
 
-def test_following_the_advice_fits():
+def test_following_the_advice_fits() -> None:
     assert fit(num_blocks=200, max_model_len=3200).capacity_tokens == 3200
     assert fit(kv_cache_bytes=77 * GIB - 612 * MIB).headroom_bytes == 0
     assert fit(num_blocks=77 * 1024 - 612).headroom_bytes == 0

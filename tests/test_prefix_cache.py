@@ -16,7 +16,7 @@ def cache_of(num_blocks: int) -> tuple[BlockPool, PrefixCache]:
     return pool, PrefixCache(pool)
 
 
-def test_a_name_depends_on_salt_position_and_every_token_before():
+def test_a_name_depends_on_salt_position_and_every_token_before() -> None:
     tokens = list(range(32))
     names = hash_chain(tokens, 16, root_hash())
     assert len(names) == 2 and all(len(name) == 16 for name in names)
@@ -28,12 +28,12 @@ def test_a_name_depends_on_salt_position_and_every_token_before():
     assert hash_chain([*tokens[:31], 99], 16, root_hash())[0] == names[0]
 
 
-def test_only_full_blocks_have_names():
+def test_only_full_blocks_have_names() -> None:
     for length, count in ((0, 0), (3, 0), (4, 1), (7, 1), (8, 2)):
         assert len(hash_chain(range(length), 4, root_hash())) == count
 
 
-def test_a_chain_grown_block_by_block_is_the_chain_of_the_whole():
+def test_a_chain_grown_block_by_block_is_the_chain_of_the_whole() -> None:
     tokens = [7, 2**31 - 1, 0, 5, 5, 5, 9, 1, 3]
     whole = hash_chain(tokens, 2, root_hash("s"))
     parent, grown = root_hash("s"), []
@@ -44,12 +44,12 @@ def test_a_chain_grown_block_by_block_is_the_chain_of_the_whole():
     assert whole[:2] + hash_chain(tokens[4:], 2, whole[1]) == whole
 
 
-def test_token_ids_do_not_run_together():
+def test_token_ids_do_not_run_together() -> None:
     root = root_hash()
     assert len({hash_block(root, ids) for ids in ([1, 12], [11, 2], [256, 0], [0, 256], [1, 0], [0, 1])}) == 6
 
 
-def test_matches_the_longest_cached_prefix_and_takes_references():
+def test_matches_the_longest_cached_prefix_and_takes_references() -> None:
     pool, cache = cache_of(4)
     names = hash_chain(range(6), 2, root_hash())
     a, b, c = pool.allocate(3)
@@ -62,7 +62,7 @@ def test_matches_the_longest_cached_prefix_and_takes_references():
     cache.check()
 
 
-def test_a_released_block_is_found_until_it_is_reused():
+def test_a_released_block_is_found_until_it_is_reused() -> None:
     pool, cache = cache_of(2)
     names = hash_chain(range(4), 2, root_hash())
     a, b = pool.allocate(2)
@@ -78,7 +78,7 @@ def test_a_released_block_is_found_until_it_is_reused():
     pool.check()
 
 
-def test_the_first_block_of_a_name_wins_and_a_duplicate_is_private():
+def test_the_first_block_of_a_name_wins_and_a_duplicate_is_private() -> None:
     pool, cache = cache_of(2)
     (name,) = hash_chain(range(2), 2, root_hash())
     a, b = pool.allocate(2)
@@ -90,7 +90,7 @@ def test_the_first_block_of_a_name_wins_and_a_duplicate_is_private():
     cache.check()
 
 
-def test_a_forgotten_block_is_not_found_and_stays_with_its_owner():
+def test_a_forgotten_block_is_not_found_and_stays_with_its_owner() -> None:
     pool, cache = cache_of(2)
     names = hash_chain(range(4), 2, root_hash())
     a, b = pool.allocate(2)
@@ -108,7 +108,7 @@ def test_a_forgotten_block_is_not_found_and_stays_with_its_owner():
     pool.check()
 
 
-def test_counts_tokens_of_admitted_prompts():
+def test_counts_tokens_of_admitted_prompts() -> None:
     _, cache = cache_of(1)
     cache.record(100, 64)
     cache.record(50, 0)
@@ -143,7 +143,7 @@ class CacheMachine(RuleBasedStateMachine):
         tokens=st.lists(st.integers(0, 1), min_size=1, max_size=8),
         salt=st.sampled_from(["", "tenant"]),
     )
-    def start(self, tokens: list[int], salt: str):
+    def start(self, tokens: list[int], salt: str) -> None:
         names = hash_chain(tokens, BLOCK_SIZE, root_hash(salt))
         expected = []
         for name in names:
@@ -166,7 +166,7 @@ class CacheMachine(RuleBasedStateMachine):
         return self.next_id
 
     @rule(sequence=sequences, more=st.lists(st.integers(0, 1), min_size=1, max_size=3))
-    def grow(self, sequence: int, more: list[int]):
+    def grow(self, sequence: int, more: list[int]) -> None:
         table, salt, tokens = self.tables[sequence]
         if not self.extend(table, len(tokens) + len(more)):
             return
@@ -176,12 +176,12 @@ class CacheMachine(RuleBasedStateMachine):
         self.tables[sequence] = (table, salt, grown)
 
     @rule(sequence=consumes(sequences))
-    def finish(self, sequence: int):
+    def finish(self, sequence: int) -> None:
         table, _, _ = self.tables.pop(sequence)
         self.give_back(table)
 
     @rule(sequence=sequences, index=st.integers(0, 7))
-    def forget(self, sequence: int, index: int):
+    def forget(self, sequence: int, index: int) -> None:
         table, _, _ = self.tables[sequence]
         block = table.blocks[index % len(table)]
         self.cache.forget(block)
@@ -222,12 +222,12 @@ class CacheMachine(RuleBasedStateMachine):
         self.idle += [b for b in reversed(blocks) if b not in held and b in self.names.values()]
 
     @invariant()
-    def every_sequence_reads_its_own_tokens(self):
+    def every_sequence_reads_its_own_tokens(self) -> None:
         for table, _, tokens in self.tables.values():
             assert [t for block in table.blocks for t in self.contents[block]][: len(tokens)] == tokens
 
     @invariant()
-    def pool_and_cache_agree_with_the_model(self):
+    def pool_and_cache_agree_with_the_model(self) -> None:
         self.pool.check()
         self.cache.check()
         owners = [block for table, _, _ in self.tables.values() for block in table.blocks]

@@ -27,7 +27,7 @@ def first_plan(stepper: Stepper) -> list[tuple[int, int, bool]]:
     return [(row.start, row.length, row.samples) for row in stepper.executor.plans[-1].rows]
 
 
-def test_a_prompt_is_computed_at_once_and_then_token_by_token():
+def test_a_prompt_is_computed_at_once_and_then_token_by_token() -> None:
     stepper = Stepper()
     stepper.add([5] * 10, max_tokens=3)
     stepper.run()
@@ -36,7 +36,7 @@ def test_a_prompt_is_computed_at_once_and_then_token_by_token():
 
 
 @pytest.mark.parametrize("depth", [0, 1])
-def test_overlap_launches_a_step_before_the_last_one_is_read(depth: int):
+def test_overlap_launches_a_step_before_the_last_one_is_read(depth: int) -> None:
     stepper = Stepper(depth=depth)
     stepper.add([1, 2], max_tokens=5)
     stepper.run()
@@ -44,7 +44,7 @@ def test_overlap_launches_a_step_before_the_last_one_is_read(depth: int):
     assert stepper.scheduler.counters.surplus_tokens == 0
 
 
-def test_an_end_that_was_not_foreseen_costs_one_surplus_token():
+def test_an_end_that_was_not_foreseen_costs_one_surplus_token() -> None:
     model = ToyModel(eos_probability=0.3)
     stepper = Stepper(depth=1, model=model)
     request_id = stepper.add([1, 2, 3], max_tokens=40, eos_token_ids=frozenset({EOS}))
@@ -55,7 +55,7 @@ def test_an_end_that_was_not_foreseen_costs_one_surplus_token():
     assert stepper.scheduler.counters.surplus_tokens == 1
 
 
-def test_chunks_fill_the_budget_and_only_the_last_samples():
+def test_chunks_fill_the_budget_and_only_the_last_samples() -> None:
     stepper = Stepper(max_num_batched_tokens=8, depth=0)
     stepper.add([5] * 10, max_tokens=4)
     stepper.add([6] * 9, max_tokens=4)
@@ -65,7 +65,7 @@ def test_chunks_fill_the_budget_and_only_the_last_samples():
     stepper.run()
 
 
-def test_without_chunks_a_prompt_waits_until_it_fits_a_step_whole():
+def test_without_chunks_a_prompt_waits_until_it_fits_a_step_whole() -> None:
     stepper = Stepper(max_num_batched_tokens=12, max_model_len=12, enable_chunked_prefill=False, depth=0)
     stepper.add([5] * 7, max_tokens=4)
     stepper.add([6] * 7, max_tokens=4)
@@ -74,7 +74,7 @@ def test_without_chunks_a_prompt_waits_until_it_fits_a_step_whole():
     stepper.run()
 
 
-def test_running_streams_keep_their_token_beside_a_long_prompt():
+def test_running_streams_keep_their_token_beside_a_long_prompt() -> None:
     stepper = Stepper(num_blocks=64, max_num_batched_tokens=8)
     stepper.add([1, 2], max_tokens=20)
     stepper.step()
@@ -84,7 +84,7 @@ def test_running_streams_keep_their_token_beside_a_long_prompt():
     stepper.run()
 
 
-def test_slots_are_reused_in_a_queue_longer_than_the_slots():
+def test_slots_are_reused_in_a_queue_longer_than_the_slots() -> None:
     stepper = Stepper(max_num_seqs=2)
     ids = [stepper.add([index + 1, 2], max_tokens=3) for index in range(7)]
     stepper.run()
@@ -93,7 +93,7 @@ def test_slots_are_reused_in_a_queue_longer_than_the_slots():
     assert finished == sorted(finished)
 
 
-def test_priority_goes_before_arrival():
+def test_priority_goes_before_arrival() -> None:
     stepper = Stepper(max_num_seqs=1)
     stepper.add([1], max_tokens=2)
     stepper.step()
@@ -104,7 +104,7 @@ def test_priority_goes_before_arrival():
 
 
 @pytest.mark.parametrize("num_prompt", [8, 9, 12])
-def test_a_second_prompt_starts_from_the_firsts_blocks_but_computes_a_token(num_prompt: int):
+def test_a_second_prompt_starts_from_the_firsts_blocks_but_computes_a_token(num_prompt: int) -> None:
     stepper = Stepper(block_size=4)
     prompt = list(range(1, num_prompt + 1))
     stepper.add(prompt, max_tokens=1)
@@ -117,7 +117,7 @@ def test_a_second_prompt_starts_from_the_firsts_blocks_but_computes_a_token(num_
     assert (stats.prefix_query_tokens, stats.prefix_hit_tokens) == (2 * num_prompt, cached)
 
 
-def test_answers_are_cached_too():
+def test_answers_are_cached_too() -> None:
     stepper = Stepper(block_size=4)
     first = stepper.add([1, 2, 3], max_tokens=9)
     stepper.run()
@@ -128,7 +128,7 @@ def test_answers_are_cached_too():
     assert stepper.received[second].last.timings.num_cached_tokens == 8
 
 
-def test_salts_share_nothing_and_so_does_a_cache_that_is_off():
+def test_salts_share_nothing_and_so_does_a_cache_that_is_off() -> None:
     for prefix_caching, salts in ((True, ("a", "b")), (True, ("", "a")), (False, ("", ""))):
         stepper = Stepper(prefix_caching=prefix_caching)
         ids = []
@@ -138,7 +138,7 @@ def test_salts_share_nothing_and_so_does_a_cache_that_is_off():
         assert stepper.received[ids[1]].last.timings.num_cached_tokens == 0
 
 
-def test_a_starved_pool_preempts_the_young_and_everybody_gets_the_right_answer():
+def test_a_starved_pool_preempts_the_young_and_everybody_gets_the_right_answer() -> None:
     stepper = Stepper(num_blocks=8, block_size=2, max_num_seqs=3)
     ids = [stepper.add([index + 1] * 3, max_tokens=12) for index in range(3)]
     stepper.run()
@@ -146,7 +146,7 @@ def test_a_starved_pool_preempts_the_young_and_everybody_gets_the_right_answer()
     assert preemptions[0] == 0 and sum(preemptions) == stepper.scheduler.counters.num_preemptions > 0
 
 
-def test_a_request_that_can_never_fit_is_refused_with_the_numbers():
+def test_a_request_that_can_never_fit_is_refused_with_the_numbers() -> None:
     stepper = Stepper(num_blocks=3, block_size=4, max_model_len=64)
     with pytest.raises(CapacityError, match=r"14 tokens.*12 \(3 x 4\)"):
         stepper.add([1] * 6, max_tokens=8)
@@ -154,7 +154,7 @@ def test_a_request_that_can_never_fit_is_refused_with_the_numbers():
     stepper.run()
 
 
-def test_a_full_queue_refuses_and_takes_again_when_there_is_room():
+def test_a_full_queue_refuses_and_takes_again_when_there_is_room() -> None:
     stepper = Stepper(max_num_seqs=1, max_queued_requests=2)
     first, _ = stepper.add([1]), stepper.add([2])
     with pytest.raises(QueueFullError, match="2"):
@@ -164,7 +164,7 @@ def test_a_full_queue_refuses_and_takes_again_when_there_is_room():
     stepper.run()
 
 
-def test_the_model_length_ends_an_answer():
+def test_the_model_length_ends_an_answer() -> None:
     stepper = Stepper(max_model_len=10, max_num_batched_tokens=16)
     request_id = stepper.add([1] * 6, max_tokens=100)
     stepper.run()
@@ -173,7 +173,7 @@ def test_the_model_length_ends_an_answer():
 
 
 @pytest.mark.parametrize("steps", range(5))
-def test_an_abort_at_any_moment_gives_everything_back(steps: int):
+def test_an_abort_at_any_moment_gives_everything_back(steps: int) -> None:
     stepper = Stepper(max_num_batched_tokens=4)
     request_id, other = stepper.add([1] * 8, max_tokens=20), stepper.add([2] * 3)
     for _ in range(steps):
@@ -185,7 +185,7 @@ def test_an_abort_at_any_moment_gives_everything_back(steps: int):
     assert len(stepper.received[other].token_ids) == 8
 
 
-def test_logits_that_are_not_finite_end_only_their_own_request_and_leave_no_cached_block():
+def test_logits_that_are_not_finite_end_only_their_own_request_and_leave_no_cached_block() -> None:
     model = ToyModel(nan_probability=0.1)
     stepper = Stepper(model=model, num_blocks=400)
     for index in range(1, 30):
@@ -202,7 +202,7 @@ def test_logits_that_are_not_finite_end_only_their_own_request_and_leave_no_cach
             break
 
 
-def test_min_tokens_and_stop_ids_and_logprobs_survive_preemption():
+def test_min_tokens_and_stop_ids_and_logprobs_survive_preemption() -> None:
     model = ToyModel(vocab_size=6)
     stepper = Stepper(num_blocks=10, block_size=2, max_num_seqs=3, model=model)
     for index in range(3):
@@ -212,7 +212,7 @@ def test_min_tokens_and_stop_ids_and_logprobs_survive_preemption():
     assert all(len(received.token_ids) >= 12 for received in stepper.received.values())
 
 
-def test_a_seed_that_nobody_named_stays_the_same_through_preemption():
+def test_a_seed_that_nobody_named_stays_the_same_through_preemption() -> None:
     stepper = Stepper(num_blocks=8, block_size=2, max_num_seqs=3)
     for index in range(3):
         stepper.add([index + 1] * 3, max_tokens=12, temperature=1, seed=index)
@@ -226,7 +226,7 @@ def test_a_seed_that_nobody_named_stays_the_same_through_preemption():
     assert drawn.scheduler.counters.num_preemptions > 0 and len(seeds) == 2
 
 
-def test_expected_output_can_fail():
+def test_expected_output_can_fail() -> None:
     """The oracle itself: another token, seed or ban gives another text."""
     model = ToyModel()
     tokens = [1, 2, 3, 4]
@@ -239,7 +239,7 @@ def test_expected_output_can_fail():
     assert expected_output(request, model).finish_reason is FinishReason.STOP
 
 
-def test_less_than_four_percent_of_the_held_cache_is_empty_on_sharegpt_lengths():
+def test_less_than_four_percent_of_the_held_cache_is_empty_on_sharegpt_lengths() -> None:
     """Weighted over time: token places in held blocks that no token fills, by all places in held blocks."""
     lengths = json.loads(LENGTHS.read_text())[:600]
     config = SchedulerConfig(max_num_seqs=64, max_num_batched_tokens=2048, max_model_len=8192)

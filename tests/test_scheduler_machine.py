@@ -41,7 +41,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         chunk: int | None,
         eos_probability: float,
         nan_probability: float,
-    ):
+    ) -> None:
         self.stepper = Stepper(
             num_blocks=num_blocks,
             block_size=block_size,
@@ -66,7 +66,9 @@ class SchedulerMachine(RuleBasedStateMachine):
         priority=st.sampled_from([0, 0, 0, 1]),
         cache_salt=st.sampled_from(["", "", "tenant"]),
     )
-    def add(self, prefix: list[int], suffix: list[int], max_tokens: int, min_tokens: int, **rest: object):
+    def add(
+        self, prefix: list[int], suffix: list[int], max_tokens: int, min_tokens: int, **rest: object
+    ) -> None:
         prompt = prefix + suffix
         seed = rest.pop("seed")
         length = min(len(prompt) + max_tokens, MODEL_LEN)
@@ -96,26 +98,26 @@ class SchedulerMachine(RuleBasedStateMachine):
         max_tokens=st.integers(8, 24),
         seed=st.integers(0, 3),
     )
-    def add_many(self, count: int, num_prompt: int, max_tokens: int, seed: int):
+    def add_many(self, count: int, num_prompt: int, max_tokens: int, seed: int) -> None:
         """Alike, and longer in their answers than in their prompts: the pool runs dry while they decode."""
         if num_prompt + max_tokens - 1 <= self.stepper.scheduler.cache.capacity_tokens:
             for index in range(count):
                 self.stepper.add([index + 1] * num_prompt, max_tokens=max_tokens, temperature=1, seed=seed)
 
     @rule(steps=st.integers(1, 12))
-    def step(self, steps: int):
+    def step(self, steps: int) -> None:
         for _ in range(steps):
             self.stepper.step()
 
     @precondition(lambda self: self.stepper.requests)
     @rule(index=st.integers(0, 1000))
-    def abort(self, index: int):
+    def abort(self, index: int) -> None:
         requests = list(self.stepper.requests)
         self.stepper.abort(requests[index % len(requests)])
 
     @precondition(lambda self: self.stepper.alive())
     @rule(index=st.integers(0, 1000))
-    def abort_living(self, index: int):
+    def abort_living(self, index: int) -> None:
         alive = self.stepper.alive()
         self.stepper.abort(alive[index % len(alive)])
 

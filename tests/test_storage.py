@@ -12,7 +12,7 @@ from octavo.cache.storage import KVStorage
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_shapes_dtype_and_bytes(dtype: torch.dtype):
+def test_shapes_dtype_and_bytes(dtype: torch.dtype) -> None:
     storage = KVStorage(3, 5, 2, 4, 8, dtype, "cpu")
     assert len(storage.layers) == 3
     for pages in (page for layer in storage.layers for page in layer):
@@ -24,7 +24,7 @@ def test_shapes_dtype_and_bytes(dtype: torch.dtype):
     assert storage.num_bytes == 5 * kv_bytes_per_block(shape, 4, dtype.itemsize)
 
 
-def test_layers_and_k_and_v_share_no_memory():
+def test_layers_and_k_and_v_share_no_memory() -> None:
     storage = KVStorage(2, 2, 1, 2, 2, torch.float32, torch.device("cpu"))
     pages = [page for layer in storage.layers for page in layer]
     for index, page in enumerate(pages):
