@@ -190,9 +190,9 @@ def test_padding_changes_nothing(tmp_path: Path) -> None:
 
 
 def test_partial_rotation(tmp_path: Path) -> None:
-    """transformers has no partial rotation in these families: pairs that are to stay get frequency 0.
+    """transformers has no partial rotation in these families: pairs that are to stay get frequency 0
 
-    A full rotation pairs dimension i with i + 8 of 16, a rotation of 8 dimensions pairs i with i + 4 and keeps
+    A full rotation pairs dimension i with i + 8 of 16, one of 8 dimensions pairs i with i + 4 and keeps
     8..15: moving the rows of q and k from the one order to the other makes both models the same.
     """
     reference = saved("llama-wide-heads", tmp_path)
