@@ -44,7 +44,10 @@ def download_model(repo_id: str, revision: str | None = None, *, weights: bool =
     """
     snapshot = _fetch(repo_id, revision, _DESCRIPTIONS)
     if not (snapshot / "config.json").is_file():
-        raise StartupError(f"{repo_id} has no config.json on the hub, so octavo cannot tell what model it is")
+        raise StartupError(
+            f"{repo_id} has no config.json on the hub, so octavo cannot tell what model it is; "
+            "if it holds GGUF files, download one and name that"
+        )
     if not weights:
         return snapshot
     names = _weight_files(snapshot)

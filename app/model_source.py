@@ -88,7 +88,7 @@ def _locate(model: str, load_format: LoadFormat) -> Path:
         raise StartupError("MODEL must not be empty")
     path = Path(os.path.expanduser(model))  # not Path.expanduser, which raises for ~somebody
     if path.is_dir():
-        return _gguf_inside(path) or path
+        return _gguf_inside(path, load_format) or path
     if path.is_file():
         if path.suffix.lower() != ".gguf":
             raise StartupError(f"{path} is a file but no .gguf; for other formats name the model's directory")
@@ -103,9 +103,9 @@ def _locate(model: str, load_format: LoadFormat) -> Path:
     return download_model(repo_id, revision or None, weights=load_format != "dummy")
 
 
-def _gguf_inside(directory: Path) -> Path | None:
-    """The GGUF file of a directory that holds one and no model in the Hugging Face layout."""
-    if (directory / "config.json").exists():
+def _gguf_inside(directory: Path, load_format: LoadFormat) -> Path | None:
+    """The GGUF file of a directory that holds one, unless it is a model in the Hugging Face layout as well."""
+    if load_format != "gguf" and (directory / "config.json").exists():
         return None
     files = sorted(directory.glob("*.gguf"))
     firsts = [file for file in files if not re.search(r"-(?!00001)\d{5}-of-\d{5}\.gguf$", file.name)]

@@ -49,7 +49,7 @@ _ROPE_FACTORS = "rope_freqs.weight"
 
 _STORED_DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 _QUANTIZED = ("Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "Q4_K", "Q5_K", "Q6_K")
-_CHUNK_ELEMENTS = 1 << 20
+_CHUNK_ELEMENTS = 1 << 18
 """Elements dequantized at a time: bounds the temporary float32 copies to a few MB a thread."""
 _ROW_ELEMENTS = 1 << 14
 """gguf.quants works on groups of 16 rows; rows of this size make it 2-7x faster than rows of 576 elements."""

@@ -211,3 +211,6 @@ def test_a_damaged_gguf_file(gguf_file: Path) -> None:
 def test_formats_that_do_not_fit(gguf_file: Path, directory: Path) -> None:
     assert "--load-format safetensors does not fit" in refusal(gguf_file, "safetensors")
     assert "--load-format gguf does not fit" in refusal(directory, "gguf")
+    shutil.copy(gguf_file, directory / "beside.gguf")
+    assert find_model(str(directory)).path == directory
+    assert find_model(str(directory), load_format="gguf").path == directory / "beside.gguf"
