@@ -22,8 +22,8 @@ class LinearWeight(Protocol):
     def finish(self) -> None:
         """Called once when all targets are filled: repack, release what loading alone needed."""
 
-    def apply(self, x: Tensor, bias: Tensor | None) -> Tensor:
-        """x [num_tokens, in_features] -> [num_tokens, out_features] of the same dtype."""
+    def apply(self, x: Tensor, bias: Tensor | None, out: Tensor | None = None) -> Tensor:
+        """x [num_tokens, in_features] -> [num_tokens, out_features] of the same dtype, in `out` if given."""
 
 
 class LinearMethod(Protocol):
@@ -39,7 +39,7 @@ class LinearMethod(Protocol):
 class DenseMethod:
     """Weights as in the checkpoint, packed for the processor where that is known to be faster.
 
-    On a CPU with MKL, float32 matrices are packed: 1.1-1.6 times F.linear's speed for 1 to 256 rows, see
+    On a CPU with MKL, float32 matrices are packed: 1.1 to 1.5 times F.linear's speed for 1 to 256 rows, see
     docs/decisions.md. Everything else stays [out, in].
     """
 
@@ -73,9 +73,15 @@ class DenseWeight:
     def finish(self) -> None:
         """Nothing to do."""
 
-    def apply(self, x: Tensor, bias: Tensor | None) -> Tensor:
+    def apply(self, x: Tensor, bias: Tensor | None, out: Tensor | None = None) -> Tensor:
         """x [num_tokens, in_features] -> [num_tokens, out_features]."""
-        return F.linear(x, self._weight, bias)
+        if out is None:
+            return F.linear(x, self._weight, bias)
+        return (
+            torch.mm(x, self._weight.t(), out=out)
+            if bias is None
+            else torch.addmm(bias, x, self._weight.t(), out=out)
+        )
 
 
 class Linear:
@@ -101,9 +107,9 @@ class Linear:
         self._weight = method.create(in_features, sum(rows for _, rows in parts))
         self._apply = self._weight.apply
 
-    def __call__(self, x: Tensor) -> Tensor:
-        """[num_tokens, in_features] -> [num_tokens, out_features]."""
-        return self._apply(x, self._bias)
+    def __call__(self, x: Tensor, out: Tensor | None = None) -> Tensor:
+        """[num_tokens, in_features] -> [num_tokens, out_features], in `out` if given."""
+        return self._apply(x, self._bias, out)
 
     def targets(self) -> Iterator[WeightTarget]:
         """Where the parts' weights and biases go."""
@@ -126,9 +132,9 @@ class TiedLinear:
     def __init__(self, method: LinearMethod, table: Tensor) -> None:
         self._weight = method.tie(table)
 
-    def __call__(self, x: Tensor) -> Tensor:
-        """[num_tokens, hidden] -> [num_tokens, vocab]."""
-        return self._weight.apply(x, None)
+    def __call__(self, x: Tensor, out: Tensor | None = None) -> Tensor:
+        """[num_tokens, hidden] -> [num_tokens, vocab], in `out` if given."""
+        return self._weight.apply(x, None, out)
 
     def targets(self) -> Iterator[WeightTarget]:
         """None: loading fills the table."""
