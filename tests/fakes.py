@@ -69,8 +69,8 @@ class ExpectedOutput:
 def expected_output(request: Request, model: ToyModel, max_model_len: int = 1 << 30) -> ExpectedOutput:
     """The whole answer, computed alone. The request is greedy or names its seed."""
     params = request.params
-    assert params.greedy or params.seed is not None, "the scheduler would draw the seed"
     seed = 0 if params.greedy else params.seed
+    assert seed is not None, "the scheduler would draw the seed"
     eos_ids = frozenset() if params.ignore_eos else request.eos_token_ids
     stop_ids = eos_ids | set(params.stop_token_ids)
     prompt = list(request.prompt_token_ids)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass, field
+from typing import Any
 
 from fakes import FakeExecutor, FakeHandle, ToyModel, expected_output
 
@@ -11,7 +12,7 @@ from octavo.cache.config import CacheConfig
 from octavo.model.plan import StepPlan, TokenLogprobs
 from octavo.model.sampling_params import SamplingParams
 from octavo.scheduler.config import SchedulerConfig
-from octavo.scheduler.request import FinishReason, Request, TokenOutput
+from octavo.scheduler.request import FinishReason, Request, RequestTimings, TokenOutput
 from octavo.scheduler.scheduler import Scheduler
 
 
@@ -22,6 +23,18 @@ class Received:
     token_ids: list[int] = field(default_factory=list)
     logprobs: list[TokenLogprobs] = field(default_factory=list)
     last: TokenOutput | None = None
+
+    @property
+    def end(self) -> TokenOutput:
+        """The last output of a request that must have ended."""
+        assert self.last is not None, "the request has not ended"
+        return self.last
+
+    @property
+    def timings(self) -> RequestTimings:
+        """What the last output tells of the whole request."""
+        assert self.end.timings is not None, "the last output has no timings"
+        return self.end.timings
 
 
 class Stepper:
@@ -35,7 +48,7 @@ class Stepper:
         prefix_caching: bool = True,
         depth: int = 1,
         model: ToyModel | None = None,
-        **limits: int | bool | None,
+        **limits: Any,
     ) -> None:
         self.model = model or ToyModel()
         self.config = SchedulerConfig(
@@ -51,7 +64,7 @@ class Stepper:
         self.depth = depth
         self._in_flight: deque[tuple[StepPlan, FakeHandle]] = deque()
 
-    def add(self, prompt: list[int], *, max_tokens: int = 8, **settings: object) -> str:
+    def add(self, prompt: list[int], *, max_tokens: int = 8, **settings: Any) -> str:
         """Queue a request and return its id; settings are fields of Request or of SamplingParams."""
         fields = {
             name: settings.pop(name)
@@ -140,11 +153,10 @@ class Stepper:
         expected = expected_output(self.requests[request_id], self.model, self.config.max_model_len)
         assert received.token_ids == expected.token_ids
         assert received.logprobs == expected.logprobs
-        assert received.last is not None
-        assert received.last.finish_reason is expected.finish_reason
-        assert received.last.stop_reason == expected.stop_reason
-        assert (received.last.error is not None) == (expected.finish_reason is FinishReason.ERROR)
-        assert received.last.timings is not None
+        assert received.end.finish_reason is expected.finish_reason
+        assert received.end.stop_reason == expected.stop_reason
+        assert (received.end.error is not None) == (expected.finish_reason is FinishReason.ERROR)
+        assert received.timings.finished_s > 0
 
     def check(self) -> None:
         """Pool, cache and slots are sound; nobody has had a token too many or a wrong one."""

@@ -7,9 +7,14 @@ import pytest
 from octavo.cache.block_pool import BlockPool
 
 
-def cached(pool: BlockPool, count: int) -> list[int]:
+def take(pool: BlockPool, count: int) -> list[int]:
     blocks = pool.allocate(count)
     assert blocks is not None
+    return blocks
+
+
+def cached(pool: BlockPool, count: int) -> list[int]:
+    blocks = take(pool, count)
     for block in blocks:
         pool.set_cached(block, True)
     return blocks
@@ -17,7 +22,7 @@ def cached(pool: BlockPool, count: int) -> list[int]:
 
 def test_allocates_every_block_once_and_then_none() -> None:
     pool = BlockPool(5)
-    first, second = pool.allocate(2), pool.allocate(3)
+    first, second = take(pool, 2), take(pool, 3)
     assert sorted([*first, *second]) == [0, 1, 2, 3, 4]
     assert pool.num_free == 0 and pool.num_referenced == 5
     assert pool.allocate(1) is None
@@ -26,7 +31,7 @@ def test_allocates_every_block_once_and_then_none() -> None:
 
 def test_allocation_is_all_or_nothing() -> None:
     pool = BlockPool(4)
-    taken = pool.allocate(3)
+    taken = take(pool, 3)
     assert pool.allocate(2) is None
     assert pool.num_free == 1
     pool.release(taken)
@@ -42,7 +47,7 @@ def test_nothing_is_taken_by_an_empty_allocation() -> None:
 
 def test_a_shared_block_is_free_with_its_last_reference() -> None:
     pool = BlockPool(1)
-    (block,) = pool.allocate(1)
+    (block,) = take(pool, 1)
     pool.incref(block)
     assert pool.references(block) == 2
     pool.decref(block)
@@ -57,10 +62,10 @@ def test_free_blocks_go_before_evictable_ones_and_the_least_recently_released_fi
     a, b, c = cached(pool, 3)
     pool.release([b, c, a])
     assert pool.num_free == 4 and pool.num_evictable == 3
-    pool.allocate(1)
+    take(pool, 1)
     assert evicted == []
     assert pool.allocate(1) == [b]
-    assert sorted(pool.allocate(2)) == sorted([c, a])
+    assert sorted(take(pool, 2)) == sorted([c, a])
     assert evicted == [b, c, a]
     assert not pool.is_cached(a)
     pool.check()
@@ -74,7 +79,7 @@ def test_a_use_makes_an_evictable_block_the_most_recent() -> None:
     pool.incref(a)
     assert pool.num_free == 1 and pool.references(a) == 1
     pool.decref(a)
-    pool.allocate(2)
+    take(pool, 2)
     assert evicted == [b, a]
 
 
@@ -82,7 +87,7 @@ def test_a_referenced_block_is_never_evicted() -> None:
     evicted: list[int] = []
     pool = BlockPool(2, evicted.append)
     cached(pool, 1)
-    pool.allocate(1)
+    take(pool, 1)
     assert pool.allocate(1) is None
     assert evicted == []
 
@@ -121,6 +126,6 @@ def test_check_notices_a_lost_and_a_doubled_block() -> None:
     with pytest.raises(AssertionError, match="twice"):
         doubled.check()
     owned_and_free = BlockPool(3)
-    owned_and_free._free.extend(owned_and_free.allocate(1))
+    owned_and_free._free.extend(take(owned_and_free, 1))
     with pytest.raises(AssertionError, match="referenced blocks on the free list"):
         owned_and_free.check()

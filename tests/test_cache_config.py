@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Any
+
 import pytest
 
 from octavo.cache.config import CacheConfig
@@ -22,6 +25,6 @@ def test_rounds_up_to_blocks(block_size: int) -> None:
         ("block_size", 24, "a power of two"),
     ],
 )
-def test_a_wrong_value_is_named(field: str, value: int, rule: str) -> None:
+def test_a_wrong_value_is_named(field: str, value: Any, rule: str) -> None:
     with pytest.raises(ValueError, match=f"{field} must be {rule}, got {value}"):
-        CacheConfig(**{"num_blocks": 1, field: value})
+        replace(CacheConfig(num_blocks=1), **{field: value})

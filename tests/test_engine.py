@@ -6,6 +6,7 @@ import asyncio
 import random
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
+from typing import Any
 
 import pytest
 from fakes import EOS, DeviceError, FakeExecutor, ToyModel, expected_output
@@ -47,7 +48,7 @@ class Clients:
 class Served:
     """A running engine and its clients."""
 
-    def __init__(self, *, overlap: bool = True, num_blocks: int = 64, **fake: object) -> None:
+    def __init__(self, *, overlap: bool = True, num_blocks: int = 64, **fake: Any) -> None:
         self.scheduler = Scheduler(
             SchedulerConfig(max_num_seqs=4, max_num_batched_tokens=16, max_model_len=64),
             CacheConfig(num_blocks, block_size=4),
@@ -84,7 +85,7 @@ class Served:
 
 
 @asynccontextmanager
-async def serving(**settings: object) -> AsyncIterator[Served]:
+async def serving(**settings: Any) -> AsyncIterator[Served]:
     served = Served(**settings)
     task = asyncio.create_task(served.engine.run())
     try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -12,8 +13,8 @@ GIB = 1 << 30
 MIB = 1 << 20
 
 
-def fit(**changes: object) -> MemoryLedger:
-    settings = {
+def fit(**changes: Any) -> MemoryLedger:
+    settings: dict[str, Any] = {
         "total_bytes": 80 * GIB,
         "weights_bytes": 3 * GIB,
         "activations_bytes": 512 * MIB,

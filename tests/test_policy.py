@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from octavo.cache.block_pool import BlockPool
@@ -66,9 +68,9 @@ def test_the_queue_is_by_priority_then_arrival_and_forgets_who_ended() -> None:
     queue.ended()
     assert len(queue) == 3
     order = []
-    while (each := queue.first()) is not None:
-        assert queue.first() is each
-        order.append(each)
+    while (head := queue.first()) is not None:
+        assert queue.first() is head
+        order.append(head)
         queue.pop()
     assert order == [urgent, first, second] and len(queue) == 0
 
@@ -88,6 +90,6 @@ def test_the_queue_is_by_priority_then_arrival_and_forgets_who_ended() -> None:
         ({"max_queued_requests": 0}, "max_queued_requests must be at least 1, got 0"),
     ],
 )
-def test_limits_that_contradict_each_other_are_refused(limits: dict[str, int], message: str) -> None:
+def test_limits_that_contradict_each_other_are_refused(limits: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         SchedulerConfig(**limits)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, multiple, rule
@@ -9,6 +11,12 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invaria
 from octavo.cache.block_pool import BlockPool
 from octavo.cache.block_table import BlockTable
 from octavo.cache.prefix_cache import PrefixCache, hash_block, hash_chain, root_hash
+
+
+def take(pool: BlockPool, count: int) -> list[int]:
+    blocks = pool.allocate(count)
+    assert blocks is not None
+    return blocks
 
 
 def cache_of(num_blocks: int) -> tuple[BlockPool, PrefixCache]:
@@ -52,7 +60,7 @@ def test_token_ids_do_not_run_together() -> None:
 def test_matches_the_longest_cached_prefix_and_takes_references() -> None:
     pool, cache = cache_of(4)
     names = hash_chain(range(6), 2, root_hash())
-    a, b, c = pool.allocate(3)
+    a, b, c = take(pool, 3)
     for name, block in zip(names, (a, b, c), strict=True):
         assert cache.insert(name, block)
     assert cache.match([]) == []
@@ -65,7 +73,7 @@ def test_matches_the_longest_cached_prefix_and_takes_references() -> None:
 def test_a_released_block_is_found_until_it_is_reused() -> None:
     pool, cache = cache_of(2)
     names = hash_chain(range(4), 2, root_hash())
-    a, b = pool.allocate(2)
+    a, b = take(pool, 2)
     cache.insert(names[0], a)
     cache.insert(names[1], b)
     pool.release([b, a])
@@ -81,7 +89,7 @@ def test_a_released_block_is_found_until_it_is_reused() -> None:
 def test_the_first_block_of_a_name_wins_and_a_duplicate_is_private() -> None:
     pool, cache = cache_of(2)
     (name,) = hash_chain(range(2), 2, root_hash())
-    a, b = pool.allocate(2)
+    a, b = take(pool, 2)
     assert cache.insert(name, a)
     assert not cache.insert(name, b)
     pool.release([b])
@@ -93,7 +101,7 @@ def test_the_first_block_of_a_name_wins_and_a_duplicate_is_private() -> None:
 def test_a_forgotten_block_is_not_found_and_stays_with_its_owner() -> None:
     pool, cache = cache_of(2)
     names = hash_chain(range(4), 2, root_hash())
-    a, b = pool.allocate(2)
+    a, b = take(pool, 2)
     cache.insert(names[0], a)
     cache.insert(names[1], b)
     cache.forget(a)
@@ -143,7 +151,7 @@ class CacheMachine(RuleBasedStateMachine):
         tokens=st.lists(st.integers(0, 1), min_size=1, max_size=8),
         salt=st.sampled_from(["", "tenant"]),
     )
-    def start(self, tokens: list[int], salt: str) -> None:
+    def start(self, tokens: list[int], salt: str) -> Any:
         names = hash_chain(tokens, BLOCK_SIZE, root_hash(salt))
         expected = []
         for name in names:

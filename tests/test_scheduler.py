@@ -50,8 +50,8 @@ def test_an_end_that_was_not_foreseen_costs_one_surplus_token() -> None:
     request_id = stepper.add([1, 2, 3], max_tokens=40, eos_token_ids=frozenset({EOS}))
     stepper.run()
     received = stepper.received[request_id]
-    assert received.last.finish_reason is FinishReason.STOP and received.token_ids[-1] == EOS
-    assert received.last.stop_reason is None
+    assert received.end.finish_reason is FinishReason.STOP and received.token_ids[-1] == EOS
+    assert received.end.stop_reason is None
     assert stepper.scheduler.counters.surplus_tokens == 1
 
 
@@ -89,7 +89,7 @@ def test_slots_are_reused_in_a_queue_longer_than_the_slots() -> None:
     ids = [stepper.add([index + 1, 2], max_tokens=3) for index in range(7)]
     stepper.run()
     assert max(len(plan.rows) for plan in stepper.executor.plans) == 2
-    finished = [stepper.received[i].last.timings.finished_s for i in ids]
+    finished = [stepper.received[i].timings.finished_s for i in ids]
     assert finished == sorted(finished)
 
 
@@ -99,7 +99,7 @@ def test_priority_goes_before_arrival() -> None:
     stepper.step()
     late, urgent = stepper.add([2], priority=5), stepper.add([3], priority=-1)
     stepper.run()
-    scheduled = {i: stepper.received[i].last.timings.scheduled_s for i in (late, urgent)}
+    scheduled = {i: stepper.received[i].timings.scheduled_s for i in (late, urgent)}
     assert scheduled[urgent] < scheduled[late]
 
 
@@ -112,7 +112,7 @@ def test_a_second_prompt_starts_from_the_firsts_blocks_but_computes_a_token(num_
     second = stepper.add(prompt, max_tokens=6)
     stepper.run()
     cached = (num_prompt - 1) // 4 * 4
-    assert stepper.received[second].last.timings.num_cached_tokens == cached
+    assert stepper.received[second].timings.num_cached_tokens == cached
     stats = stepper.scheduler.stats().counters
     assert (stats.prefix_query_tokens, stats.prefix_hit_tokens) == (2 * num_prompt, cached)
 
@@ -125,7 +125,7 @@ def test_answers_are_cached_too() -> None:
     second = stepper.add(follow_up)
     stepper.run()
     # 12 tokens, of which the last was sampled and never computed on: two full blocks.
-    assert stepper.received[second].last.timings.num_cached_tokens == 8
+    assert stepper.received[second].timings.num_cached_tokens == 8
 
 
 def test_salts_share_nothing_and_so_does_a_cache_that_is_off() -> None:
@@ -135,14 +135,14 @@ def test_salts_share_nothing_and_so_does_a_cache_that_is_off() -> None:
         for salt in salts:
             ids.append(stepper.add([7] * 20, cache_salt=salt))
             stepper.run()
-        assert stepper.received[ids[1]].last.timings.num_cached_tokens == 0
+        assert stepper.received[ids[1]].timings.num_cached_tokens == 0
 
 
 def test_a_starved_pool_preempts_the_young_and_everybody_gets_the_right_answer() -> None:
     stepper = Stepper(num_blocks=8, block_size=2, max_num_seqs=3)
     ids = [stepper.add([index + 1] * 3, max_tokens=12) for index in range(3)]
     stepper.run()
-    preemptions = [stepper.received[i].last.timings.num_preemptions for i in ids]
+    preemptions = [stepper.received[i].timings.num_preemptions for i in ids]
     assert preemptions[0] == 0 and sum(preemptions) == stepper.scheduler.counters.num_preemptions > 0
 
 
@@ -169,7 +169,7 @@ def test_the_model_length_ends_an_answer() -> None:
     request_id = stepper.add([1] * 6, max_tokens=100)
     stepper.run()
     assert len(stepper.received[request_id].token_ids) == 4
-    assert stepper.received[request_id].last.finish_reason is FinishReason.LENGTH
+    assert stepper.received[request_id].end.finish_reason is FinishReason.LENGTH
 
 
 @pytest.mark.parametrize("steps", range(5))
@@ -181,7 +181,7 @@ def test_an_abort_at_any_moment_gives_everything_back(steps: int) -> None:
     stepper.abort(request_id)
     stepper.abort(request_id)
     stepper.run()
-    assert stepper.received[request_id].last.finish_reason is FinishReason.ABORT
+    assert stepper.received[request_id].end.finish_reason is FinishReason.ABORT
     assert len(stepper.received[other].token_ids) == 8
 
 
@@ -191,14 +191,14 @@ def test_logits_that_are_not_finite_end_only_their_own_request_and_leave_no_cach
     for index in range(1, 30):
         stepper.add([index] * 9, max_tokens=10)
     stepper.run()
-    reasons = [received.last.finish_reason for received in stepper.received.values()]
+    reasons = [received.end.finish_reason for received in stepper.received.values()]
     assert set(reasons) == {FinishReason.ERROR, FinishReason.LENGTH}
     for request_id, received in list(stepper.received.items()):
-        if received.last.finish_reason is FinishReason.ERROR:
-            assert "finite" in received.last.error
+        if received.end.finish_reason is FinishReason.ERROR:
+            assert received.end.error is not None and "finite" in received.end.error
             again = stepper.add(list(stepper.requests[request_id].prompt_token_ids), max_tokens=1)
             stepper.run()
-            assert stepper.received[again].last.timings.num_cached_tokens == 0
+            assert stepper.received[again].timings.num_cached_tokens == 0
             break
 
 
@@ -212,13 +212,14 @@ def test_min_tokens_and_stop_ids_and_logprobs_survive_preemption() -> None:
     assert all(len(received.token_ids) >= 12 for received in stepper.received.values())
 
 
-def test_a_seed_that_nobody_named_stays_the_same_through_preemption() -> None:
+def test_a_seed_that_nobody_named_stays_the_same_through_preemption(monkeypatch: pytest.MonkeyPatch) -> None:
     stepper = Stepper(num_blocks=8, block_size=2, max_num_seqs=3)
     for index in range(3):
         stepper.add([index + 1] * 3, max_tokens=12, temperature=1, seed=index)
     stepper.run()
+    # Nobody can foresee this text, so the answers are not compared.
     drawn = Stepper(num_blocks=8, block_size=2, max_num_seqs=2)
-    drawn.check_answer = lambda request_id: None
+    monkeypatch.setattr(drawn, "check_answer", lambda request_id: None)
     for _ in range(2):
         drawn.add([1, 1, 1], max_tokens=12, temperature=1)
     drawn.run()
@@ -252,7 +253,7 @@ def test_less_than_four_percent_of_the_held_cache_is_empty_on_sharegpt_lengths()
         scheduler.add(
             Request(request_id=str(index), prompt_token_ids=prompt, params=params, max_tokens=num_output)
         )
-    held = empty = 0
+    held, empty = 0, 0.0
     while plan := scheduler.schedule():
         stats = scheduler.stats()
         places = round(stats.kv_usage * stats.num_blocks) * 16

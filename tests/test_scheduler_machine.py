@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from fakes import EOS, ToyModel
 from hypothesis import settings
@@ -67,7 +69,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         cache_salt=st.sampled_from(["", "", "tenant"]),
     )
     def add(
-        self, prefix: list[int], suffix: list[int], max_tokens: int, min_tokens: int, **rest: object
+        self, prefix: list[int], suffix: list[int], max_tokens: int, min_tokens: int, **rest: Any
     ) -> None:
         prompt = prefix + suffix
         seed = rest.pop("seed")
@@ -127,12 +129,11 @@ class SchedulerMachine(RuleBasedStateMachine):
         received = stepper.received.values()
         assert stepper.scheduler.counters.generation_tokens == sum(len(r.token_ids) for r in received)
         for request_id, answer in stepper.received.items():
-            assert answer.last is not None
-            num_cached = answer.last.timings.num_cached_tokens
+            num_cached = answer.timings.num_cached_tokens
             num_prompt = len(stepper.requests[request_id].prompt_token_ids)
             assert num_cached % stepper.scheduler.cache.block_size == 0 and num_cached < num_prompt
             assert num_cached == 0 or stepper.scheduler.cache.enable_prefix_caching
-            if answer.last.finish_reason is not FinishReason.ABORT:
+            if answer.end.finish_reason is not FinishReason.ABORT:
                 stepper.check_answer(request_id)
 
 
