@@ -104,7 +104,7 @@ def _locate(model: str, load_format: LoadFormat) -> Path:
 
 
 def _gguf_inside(directory: Path, load_format: LoadFormat) -> Path | None:
-    """The GGUF file of a directory that holds one, unless it is a model in the Hugging Face layout as well."""
+    """The GGUF file of a directory that holds one and, unless asked for, no config.json beside it."""
     if load_format != "gguf" and (directory / "config.json").exists():
         return None
     files = sorted(directory.glob("*.gguf"))
