@@ -14,4 +14,8 @@ def silu_mul_reference(gate_up: Tensor) -> Tensor:
 
 def silu_mul(gate_up: Tensor) -> Tensor:
     """gate_up [T, 2 F] -> [T, F] in the same dtype."""
+    if gate_up.is_cuda:
+        from .activation_kernel import launch_silu_mul
+
+        return launch_silu_mul(gate_up)
     return silu_mul_reference(gate_up)

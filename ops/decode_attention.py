@@ -26,6 +26,8 @@ class ReadGroup:
     cache_rows: [n * num_kv_heads * num_blocks] int64 rows of the cache seen as [blocks * num_kv_heads, -1].
     first, last: the keys that count within the blocks, if the same for all; then mask is None.
     mask: [n, 1, 1, last - first] float, 0 or -inf, where the sequences differ.
+    hidden_rows: the same keys as int64 rows of the gathered tensor seen as [-1, head_dim]. They are set to
+        zero, for what stands in a page behind its sequence's end (NaN, at worst) outlasts a weight of zero.
     """
 
     sequences: Tensor | None
@@ -34,6 +36,7 @@ class ReadGroup:
     first: int
     last: int
     mask: Tensor | None
+    hidden_rows: Tensor | None
 
 
 def cache_rows(block_ids: Tensor, num_kv_heads: int) -> Tensor:
@@ -69,15 +72,19 @@ def plan_reads(
             for i in members
         ]
         first, last = min(f for f, _ in bounds), max(n for _, n in bounds)
-        mask = None
+        mask = hidden_rows = None
         if len(set(bounds)) > 1:
-            keys = torch.arange(first, last)
+            keys = torch.arange(width * block_size)
             low, high = torch.tensor(bounds).unsqueeze(2).unbind(1)
-            mask = torch.zeros(len(members), last - first, dtype=cache.dtype)
-            mask = mask.masked_fill_((keys < low) | (keys >= high), float("-inf"))[:, None, None]
+            hidden = (keys < low) | (keys >= high)
+            mask = torch.zeros(hidden.shape, dtype=cache.dtype).masked_fill_(hidden, float("-inf"))
+            mask = mask[:, None, None, first:last]
+            hidden_rows = hidden[:, None].expand(-1, num_kv_heads, -1).flatten().nonzero().squeeze(1)
         whole = members == list(range(len(lengths)))
         sequences = None if whole else torch.tensor(members)
-        groups.append(ReadGroup(sequences, cache_rows(ids, num_kv_heads), len(members), first, last, mask))
+        groups.append(
+            ReadGroup(sequences, cache_rows(ids, num_kv_heads), len(members), first, last, mask, hidden_rows)
+        )
     return tuple(groups)
 
 
@@ -128,8 +135,11 @@ def decode_attention_reference(
 
 def _attend(grouped: Tensor, k_cache: Tensor, v_cache: Tensor, read: ReadGroup, scale: float) -> Tensor:
     """A KV head's query heads stand where a prompt's tokens would, so keys are read once for all of them."""
-    k = gather(k_cache, read.cache_rows, read.size)[:, :, read.first : read.last]
-    v = gather(v_cache, read.cache_rows, read.size)[:, :, read.first : read.last]
+    k, v = gather(k_cache, read.cache_rows, read.size), gather(v_cache, read.cache_rows, read.size)
+    if read.hidden_rows is not None:
+        k.view(-1, k.shape[-1]).index_fill_(0, read.hidden_rows, 0)
+        v.view(-1, v.shape[-1]).index_fill_(0, read.hidden_rows, 0)
+    k, v = k[:, :, read.first : read.last], v[:, :, read.first : read.last]
     mask = None if read.mask is None else read.mask.expand(-1, 1, grouped.shape[2], -1)
     return torch.nn.functional.scaled_dot_product_attention(
         grouped, k.to(grouped.dtype), v.to(grouped.dtype), attn_mask=mask, scale=scale
@@ -147,7 +157,8 @@ def decode_attention(
     scale: float,
     window: int | None = None,
     max_seq_len: int,
-    split_size: int | None = None,
+    num_splits: int | None = None,
+    counters: Tensor | None = None,
     out: Tensor | None = None,
     memo: StepMemo | None = None,
 ) -> Tensor:
@@ -157,10 +168,29 @@ def decode_attention(
     block_tables: [num_slots, max_blocks] int32.   slots: [B] int32, sequence -> row of block_tables.
     seq_lens: [B] int32, keys that the query sees, its own included; 0 for a padding row (result arbitrary).
     window: the query sees its last `window` keys only.   max_seq_len: bound of seq_lens that sizes the grid.
-    split_size: keys per split; None chooses by batch size, a constant makes results independent of the batch.
+    num_splits: splits of a sequence at most; None fits them to the batch, a constant makes a sequence's
+        result independent of the rest of the batch (`tuning.BATCH_INVARIANT_SPLITS`).
+    counters: [>= B * Hkv] int32 zeros, left as zeros: spares a launch; one per stream, shared by all layers.
     memo: what the step's layers share.
     Returns [B, Hq, d] in q's dtype, written to `out` if given.
     """
+    if q.is_cuda:
+        from .decode_attention_kernel import launch_decode_attention
+
+        return launch_decode_attention(
+            q,
+            k_cache,
+            v_cache,
+            block_tables,
+            slots,
+            seq_lens,
+            scale=scale,
+            window=window,
+            max_seq_len=max_seq_len,
+            num_splits=num_splits,
+            counters=counters,
+            out=out,
+        )
     attended = decode_attention_reference(
         q,
         k_cache,

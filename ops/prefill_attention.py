@@ -97,7 +97,7 @@ def _attend(q: Tensor, k_cache: Tensor, v_cache: Tensor, read: ChunkRead, scale:
     attended = torch.nn.functional.scaled_dot_product_attention(
         queries, k, v, attn_mask=read.mask, is_causal=read.mask is None, scale=scale, enable_gqa=True
     )
-    return attended.squeeze(0).transpose(0, 1)
+    return attended.squeeze(0).transpose(0, 1).contiguous()
 
 
 def prefill_attention(
@@ -126,6 +126,21 @@ def prefill_attention(
     max_query_len, max_seq_len: upper bounds that size the grid.   memo: what the step's layers share.
     Returns [T, Hq, d] in q's dtype, written to `out` if given. Padding rows' results are arbitrary.
     """
+    if q.is_cuda:
+        from .prefill_attention_kernel import launch_prefill_attention
+
+        return launch_prefill_attention(
+            q,
+            k_cache,
+            v_cache,
+            block_tables,
+            slots,
+            query_starts,
+            seq_lens,
+            scale=scale,
+            window=window,
+            out=out,
+        )
     attended = prefill_attention_reference(
         q,
         k_cache,

@@ -18,10 +18,18 @@ def rms_norm_reference(x: Tensor, weight: Tensor, eps: float) -> Tensor:
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float, out: Tensor | None = None) -> Tensor:
     """Normalize rows: x [T, D], weight [D] -> [T, D] in x's dtype; `out` may be x itself."""
+    if x.is_cuda:
+        from .rms_norm_kernel import launch_rms_norm
+
+        return launch_rms_norm(x, weight, eps, out)
     normed = rms_norm_reference(x, weight, eps)
     return normed if out is None else out.copy_(normed)
 
 
 def add_rms_norm(x: Tensor, residual: Tensor, weight: Tensor, eps: float) -> Tensor:
     """residual += x in place, then the normalized sum. [T, D]; weight [D]; x may take the result."""
+    if x.is_cuda:
+        from .rms_norm_kernel import launch_add_rms_norm
+
+        return launch_add_rms_norm(x, residual, weight, eps)
     return rms_norm_reference(residual.add_(x), weight, eps)

@@ -102,6 +102,22 @@ def rope_and_store(
     memo: what the step's layers share.
     Returns the queries, [T, Hq, d] in qkv's dtype.
     """
+    if qkv.is_cuda:
+        from .rope_and_store_kernel import launch_rope_and_store
+
+        return launch_rope_and_store(
+            qkv,
+            positions,
+            kv_slots,
+            cos_sin,
+            k_cache,
+            v_cache,
+            num_heads=num_heads,
+            bias=bias,
+            q_norm=q_norm,
+            k_norm=k_norm,
+            eps=eps,
+        )
     return rope_and_store_reference(
         qkv,
         positions,

@@ -1,0 +1,82 @@
+"""What the attention kernels share: one tile of keys and values taken from pages into a running softmax.
+
+The softmax is kept in base 2 and rescaled as its maximum grows (Milakov and Gimelshein, arXiv 1805.02867;
+Dao et al., arXiv 2205.14135). Knows nothing of splits or of which tiles are visited.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+
+@triton.jit
+def attend_tile(
+    queries: tl.tensor,
+    values: tl.tensor,
+    denominator: tl.tensor,
+    maximum: tl.tensor,
+    k_head: tl.tensor,
+    v_head: tl.tensor,
+    table: tl.tensor,
+    start: tl.tensor,
+    limit: tl.tensor,
+    low: tl.tensor,
+    high: tl.tensor,
+    scale_log2e: tl.tensor,
+    HEAD_DIM: tl.constexpr,
+    HEAD_PAD: tl.constexpr,
+    BLOCK_SIZE: tl.constexpr,
+    BLOCK_STRIDE: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    MASKED: tl.constexpr,
+    WINDOWED: tl.constexpr,
+) -> tuple[tl.tensor, tl.tensor, tl.tensor]:
+    """Visit keys [start, start + BLOCK_N), a multiple of BLOCK_N; returns (values, denominator, maximum).
+
+    queries [M, HEAD_PAD].   values [M, HEAD_PAD], denominator and maximum [M]: float32, the running softmax.
+    k_head, v_head: the caches at this KV head of block 0.   table: the sequence's row of the block table.
+    If MASKED, row i sees keys up to high[i] (if WINDOWED, from low[i]), and keys from `limit` are not loaded.
+    """
+    offsets_n = tl.arange(0, BLOCK_N)
+    offsets_d = tl.arange(0, HEAD_PAD)
+    keys = start + offsets_n
+    # Block ids are widened first: a cache may have more than 2^31 elements.
+    if BLOCK_SIZE >= BLOCK_N:
+        block = tl.load(table + start // BLOCK_SIZE).to(tl.int64)
+        page = block * BLOCK_STRIDE + (start % BLOCK_SIZE) * HEAD_DIM
+        k_ptrs = k_head + page + (offsets_n[:, None] * HEAD_DIM + offsets_d[None, :])
+        v_ptrs = v_head + page + (offsets_n[:, None] * HEAD_DIM + offsets_d[None, :])
+    else:
+        if MASKED:
+            blocks = tl.load(table + keys // BLOCK_SIZE, mask=keys < limit, other=0)
+        else:
+            blocks = tl.load(table + keys // BLOCK_SIZE)
+        rows = blocks.to(tl.int64) * BLOCK_STRIDE + (keys % BLOCK_SIZE) * HEAD_DIM
+        k_ptrs = k_head + rows[:, None] + offsets_d[None, :]
+        v_ptrs = v_head + rows[:, None] + offsets_d[None, :]
+
+    loaded = None
+    if MASKED or HEAD_DIM != HEAD_PAD:
+        loaded = (offsets_d < HEAD_DIM)[None, :]
+        if MASKED:
+            loaded = loaded & (keys < limit)[:, None]
+    k = tl.load(k_ptrs, mask=loaded)
+    scores = tl.dot(queries, tl.trans(k), input_precision="tf32x3")
+    if MASKED:
+        visible = keys[None, :] <= high[:, None]
+        if WINDOWED:
+            visible = visible & (keys[None, :] >= low[:, None])
+        scores = tl.where(visible, scores, float("-inf"))
+    new_maximum = tl.maximum(maximum, tl.max(scores, axis=1) * scale_log2e)
+    if MASKED and WINDOWED:
+        # A row may have seen no key yet: then subtract 0, for -inf - -inf is not a number.
+        subtracted = tl.where(new_maximum == float("-inf"), 0.0, new_maximum)
+    else:
+        subtracted = new_maximum
+    weights = tl.math.exp2(scores * scale_log2e - subtracted[:, None])
+    rescale = tl.math.exp2(maximum - subtracted)
+    denominator = denominator * rescale + tl.sum(weights, axis=1)
+    v = tl.load(v_ptrs, mask=loaded)
+    values = tl.dot(weights.to(v.dtype), v, values * rescale[:, None], input_precision="tf32x3")
+    return values, denominator, new_maximum

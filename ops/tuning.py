@@ -1,0 +1,80 @@
+"""Tile sizes of the kernels, by shape. Chosen by `loadtest/kernels.py --sweep`; knows no kernel's body."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class DecodeTiles:
+    """block_n: keys per tile.   min_split: keys that a split holds at least, a multiple of block_n.
+
+    num_stages: block ids are loaded a stage before their keys, so 5 keep two tiles in flight, 8 three.
+    """
+
+    block_n: int
+    min_split: int
+    num_warps: int
+    num_stages: int
+
+
+@dataclass(frozen=True, slots=True)
+class PrefillTiles:
+    """block_m: query rows (tokens x heads of a group) per tile.   block_n: keys per tile."""
+
+    block_m: int
+    block_n: int
+    num_warps: int
+    num_stages: int
+
+
+@dataclass(frozen=True, slots=True)
+class ThinTiles:
+    """block_n: rows of the weight per program.   block_k: columns per iteration.   num_stages: in flight."""
+
+    block_n: int
+    block_k: int
+    num_warps: int
+    num_stages: int
+
+
+MAX_SPLITS = 32
+"""Splits of one sequence at most: beyond it the merge costs more than the parallelism brings."""
+
+BATCH_INVARIANT_SPLITS = 8
+"""`num_splits` for results that do not depend on the batch."""
+
+PROGRAMS_PER_SM = 4
+"""Decode programs aimed at per multiprocessor: two are resident at a time, two more even out the lengths."""
+
+
+def decode_tiles(head_dim: int, element_size: int) -> DecodeTiles:
+    """For a padded head_dim (a power of two) and the cache's bytes per element."""
+    if head_dim * element_size > 256:
+        return DecodeTiles(block_n=32, min_split=128, num_warps=4, num_stages=2)
+    return DecodeTiles(block_n=64, min_split=128, num_warps=4, num_stages=5)
+
+
+def decode_splits(
+    num_sequences: int, num_kv_heads: int, max_seq_len: int, min_split: int, num_sms: int
+) -> int:
+    """Splits per sequence that fill the card, from what the host knows; 1 if the batch alone fills it."""
+    wanted = -(-PROGRAMS_PER_SM * num_sms // (num_sequences * num_kv_heads))
+    useful = -(-max_seq_len // min_split)
+    return max(1, min(wanted, useful, MAX_SPLITS))
+
+
+def prefill_tiles(head_dim: int, element_size: int) -> PrefillTiles:
+    """For a padded head_dim (a power of two) and the cache's bytes per element."""
+    if element_size == 4:
+        return PrefillTiles(block_m=64 if head_dim <= 128 else 32, block_n=32, num_warps=4, num_stages=1)
+    if head_dim > 128:
+        return PrefillTiles(block_m=64, block_n=64, num_warps=8, num_stages=2)
+    return PrefillTiles(block_m=128, block_n=64, num_warps=8, num_stages=5)
+
+
+def thin_tiles(num_rows: int) -> ThinTiles:
+    """For M rows of x: one or two are multiplied out, three to eight go through the tensor cores."""
+    if num_rows <= 2:
+        return ThinTiles(block_n=8, block_k=512, num_warps=4, num_stages=3)
+    return ThinTiles(block_n=16, block_k=256, num_warps=4, num_stages=4)

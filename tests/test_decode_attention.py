@@ -1,0 +1,143 @@
+"""Decode attention against its definition: reference and kernel, splits, windows, padding, invariance."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from paged_cache import DTYPES, TOLERANCE, PagedCache
+from torch import Tensor
+
+from octavo.ops.decode_attention import decode_attention
+from octavo.ops.decode_attention_kernel import launch_decode_attention
+from octavo.ops.step_memo import StepMemo
+from octavo.ops.tuning import DecodeTiles, decode_splits
+
+TILES = DecodeTiles(block_n=32, min_split=32, num_warps=4, num_stages=2)
+
+
+def run_kernel(q: Tensor, cache: PagedCache, **options: object) -> Tensor:
+    arguments = dict(scale=q.shape[2] ** -0.5, max_seq_len=int(cache.seq_lens.max()), tiles=TILES)
+    return launch_decode_attention(
+        q, cache.k, cache.v, cache.block_tables, cache.slots, cache.seq_lens, **(arguments | options)
+    )
+
+
+def check(out: Tensor, q: Tensor, cache: PagedCache, window: int | None = None) -> None:
+    for row, length in enumerate(cache.seq_lens.tolist()):
+        if length:
+            expected = cache.attend(q[row : row + 1], row, q.shape[2] ** -0.5, window)[0]
+            torch.testing.assert_close(
+                out[row].double(), expected, atol=TOLERANCE[q.dtype], rtol=TOLERANCE[q.dtype]
+            )
+
+
+@pytest.mark.parametrize("window", [None, 1, 7, 40])
+@pytest.mark.parametrize("lengths", [[70], [33, 33], [1, 16, 17, 130, 31], [0, 5, 0]])
+def test_any_path_of_a_device_agrees_with_the_definition(device, lengths, window):
+    cache = PagedCache.random(lengths, 3, 64, 16, torch.float32, device)
+    q = torch.randn(len(lengths), 9, 64, device=device)
+    memo = StepMemo()
+    for _ in range(2):  # the second call finds its indices in the memo
+        out = decode_attention(
+            q, cache.k, cache.v, cache.block_tables, cache.slots, cache.seq_lens,
+            scale=64**-0.5, window=window, max_seq_len=max(lengths), memo=memo,
+        )  # fmt: skip
+        check(out, q, cache, window)
+
+
+def test_reference_splits_large_batches_into_groups():
+    lengths = [300, 20, 2000, 310, 300, 1]
+    cache = PagedCache.random(lengths, 2, 64, 16, torch.float32, torch.device("cpu"))
+    q, out = torch.randn(6, 4, 64), torch.empty(6, 4, 64)
+    returned = decode_attention(
+        q, cache.k, cache.v, cache.block_tables, cache.slots, cache.seq_lens,
+        scale=0.125, max_seq_len=2000, out=out,
+    )  # fmt: skip
+    assert returned.data_ptr() == out.data_ptr()
+    check(out, q, cache)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("merge", ["last program", "second kernel"])
+@pytest.mark.parametrize("num_splits", [1, 3])
+def test_kernel_with_splits(kernel_device, dtype, merge, num_splits):
+    lengths = [100, 0, 1, 64, 65]
+    cache = PagedCache.random(lengths, 2, 32, 16, dtype, kernel_device)
+    q = torch.randn(len(lengths), 6, 32, dtype=dtype, device=kernel_device)
+    counters = torch.zeros(len(lengths) * 2, dtype=torch.int32, device=kernel_device)
+    for _ in range(2):  # counters must be as before
+        out = run_kernel(
+            q, cache, num_splits=num_splits, counters=counters if merge == "last program" else None
+        )
+        check(out, q, cache)
+    assert not counters.any()
+
+
+@pytest.mark.parametrize("group", [1, 3, 6, 7, 9, 17])
+def test_kernel_with_any_group(kernel_device, group):
+    cache = PagedCache.random([45, 70], 2, 32, 16, torch.float32, kernel_device)
+    q = torch.randn(2, 2 * group, 32, device=kernel_device)
+    check(run_kernel(q, cache, num_splits=2), q, cache)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("block_size", [16, 32, 64])
+@pytest.mark.parametrize("head_dim", [64, 80, 96, 128, 256])
+def test_kernel_with_any_head_and_block(kernel_device, head_dim, block_size, dtype):
+    cache = PagedCache.random([77, 40], 2, head_dim, block_size, dtype, kernel_device)
+    q = torch.randn(2, 4, head_dim, dtype=dtype, device=kernel_device)
+    check(run_kernel(q, cache, num_splits=2, tiles=None), q, cache)
+
+
+@pytest.mark.parametrize("window", [1, 33, 64])
+@pytest.mark.parametrize("num_splits", [1, 4])
+def test_kernel_with_window(kernel_device, window, num_splits):
+    cache = PagedCache.random([150, 20, 64, 0], 2, 32, 16, torch.float32, kernel_device)
+    q = torch.randn(4, 4, 32, device=kernel_device)
+    check(run_kernel(q, cache, window=window, num_splits=num_splits), q, cache, window)
+
+
+def test_a_constant_number_of_splits_makes_the_result_independent_of_the_batch(kernel_device):
+    cache = PagedCache.random([150, 20, 300, 65], 2, 32, 16, torch.float16, kernel_device)
+    q = torch.randn(4, 4, 32, dtype=torch.float16, device=kernel_device)
+    together = run_kernel(q, cache, num_splits=4, max_seq_len=4096)
+    for row in range(4):
+        alone = PagedCache(
+            cache.k, cache.v, cache.block_tables, cache.slots[row : row + 1], cache.seq_lens[row : row + 1]
+        )
+        assert torch.equal(run_kernel(q[row : row + 1], alone, num_splits=4)[0], together[row])
+
+
+def test_no_sequence_at_all(kernel_device):
+    cache = PagedCache.random([5], 2, 32, 16, torch.float32, kernel_device)
+    none = PagedCache(cache.k, cache.v, cache.block_tables, cache.slots[:0], cache.seq_lens[:0])
+    q = torch.empty(0, 4, 32, device=kernel_device)
+    out = launch_decode_attention(
+        q, none.k, none.v, none.block_tables, none.slots, none.seq_lens, scale=1.0, max_seq_len=1
+    )
+    assert out.shape == (0, 4, 32)
+
+
+def test_splits_fill_the_card_and_no_more():
+    assert decode_splits(256, 8, 4096, 128, 132) == 1
+    assert decode_splits(1, 8, 128, 128, 132) == 1
+    assert decode_splits(1, 2, 100_000, 128, 132) == 32
+    assert decode_splits(32, 8, 4096, 128, 132) == 3
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_kernel_in_a_cuda_graph_follows_lengths_that_grow():
+    device = torch.device("cuda")
+    cache = PagedCache.random([600, 300, 0], 2, 64, 16, torch.float16, device)
+    q = torch.randn(3, 4, 64, dtype=torch.float16, device=device)
+    counters = torch.zeros(6, dtype=torch.int32, device=device)
+    lengths = cache.seq_lens.clone()
+    cache.seq_lens.copy_(torch.tensor([10, 1, 0]))
+    run_kernel(q, cache, max_seq_len=600, tiles=None, counters=counters)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        out = run_kernel(q, cache, max_seq_len=600, tiles=None, counters=counters)
+    for seq_lens in (torch.tensor([10, 1, 0], device=device), lengths):
+        cache.seq_lens.copy_(seq_lens)
+        graph.replay()
+        check(out, q, cache)

@@ -1,0 +1,136 @@
+"""Prefill attention against its definition: ragged rows, prefixes, windows, padding, any group and page."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from paged_cache import DTYPES, TOLERANCE, PagedCache
+from torch import Tensor
+
+from octavo.ops.prefill_attention import prefill_attention
+from octavo.ops.prefill_attention_kernel import launch_prefill_attention
+from octavo.ops.step_memo import StepMemo
+from octavo.ops.tuning import PrefillTiles
+
+TILES = PrefillTiles(block_m=32, block_n=32, num_warps=4, num_stages=2)
+RAGGED = [
+    ([50], [50]),
+    ([10], [50]),
+    ([1, 40, 5, 33], [1, 70, 5, 100]),
+    ([0, 7, 0, 64, 0], [0, 7, 0, 64, 0]),
+]
+
+
+def starts(query_lens: list[int], device: torch.device) -> Tensor:
+    return torch.tensor([0, *query_lens], device=device).cumsum(0).to(torch.int32)
+
+
+def run_kernel(q: Tensor, cache: PagedCache, query_lens: list[int], **options: object) -> Tensor:
+    arguments = dict(scale=q.shape[2] ** -0.5, tiles=TILES)
+    return launch_prefill_attention(
+        q,
+        cache.k,
+        cache.v,
+        cache.block_tables,
+        cache.slots,
+        starts(query_lens, q.device),
+        cache.seq_lens,
+        **(arguments | options),
+    )
+
+
+def check(
+    out: Tensor, q: Tensor, cache: PagedCache, query_lens: list[int], window: int | None = None
+) -> None:
+    end = 0
+    for row, query_len in enumerate(query_lens):
+        begin, end = end, end + query_len
+        if query_len:
+            expected = cache.attend(q[begin:end], row, q.shape[2] ** -0.5, window)
+            torch.testing.assert_close(
+                out[begin:end].double(), expected, atol=TOLERANCE[q.dtype], rtol=TOLERANCE[q.dtype]
+            )
+
+
+@pytest.mark.parametrize("window", [None, 1, 7, 40])
+@pytest.mark.parametrize(("query_lens", "seq_lens"), RAGGED)
+def test_any_path_of_a_device_agrees_with_the_definition(device, query_lens, seq_lens, window):
+    cache = PagedCache.random(seq_lens, 3, 64, 16, torch.float32, device)
+    q, memo = torch.randn(sum(query_lens), 9, 64, device=device), StepMemo()
+    for _ in range(2):  # the second call finds its indices in the memo
+        out = prefill_attention(
+            q, cache.k, cache.v, cache.block_tables, cache.slots, starts(query_lens, device), cache.seq_lens,
+            scale=64**-0.5, window=window, max_query_len=64, max_seq_len=100, memo=memo,
+        )  # fmt: skip
+        check(out, q, cache, query_lens, window)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("window", [None, 1, 40])
+@pytest.mark.parametrize(("query_lens", "seq_lens"), RAGGED)
+def test_kernel_with_ragged_rows(kernel_device, query_lens, seq_lens, window, dtype):
+    cache = PagedCache.random(seq_lens, 2, 32, 16, dtype, kernel_device)
+    q = torch.randn(sum(query_lens), 6, 32, dtype=dtype, device=kernel_device)
+    out = torch.full_like(q, float("nan"))
+    assert run_kernel(q, cache, query_lens, window=window, out=out) is out
+    check(out, q, cache, query_lens, window)
+
+
+@pytest.mark.parametrize("group", [1, 3, 4, 6, 7, 8, 9])
+def test_kernel_with_any_group(kernel_device, group):
+    cache = PagedCache.random([45, 70], 2, 32, 16, torch.float32, kernel_device)
+    q = torch.randn(45 + 12, 2 * group, 32, device=kernel_device)
+    check(run_kernel(q, cache, [45, 12]), q, cache, [45, 12])
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("block_size", [16, 32, 64])
+@pytest.mark.parametrize("head_dim", [64, 80, 96, 128, 256])
+def test_kernel_with_any_head_and_block(kernel_device, head_dim, block_size, dtype):
+    cache = PagedCache.random([77, 40], 1, head_dim, block_size, dtype, kernel_device)
+    q = torch.randn(77 + 9, 3, head_dim, dtype=dtype, device=kernel_device)
+    check(run_kernel(q, cache, [77, 9], tiles=None), q, cache, [77, 9])
+
+
+def test_more_query_heads_per_kv_head_than_rows_of_a_tile(kernel_device):
+    cache = PagedCache.random([20], 1, 32, 16, torch.float32, kernel_device)
+    q = torch.randn(20, 40, 32, device=kernel_device)
+    check(run_kernel(q, cache, [20]), q, cache, [20])
+
+
+def test_chunks_agree_with_the_whole_prompt(kernel_device):
+    cache = PagedCache.random([96], 2, 32, 16, torch.float32, kernel_device)
+    q = torch.randn(96, 4, 32, device=kernel_device)
+    whole = run_kernel(q, cache, [96])
+    for begin, end in ((0, 31), (31, 40), (40, 96)):
+        seq_lens = torch.full_like(cache.seq_lens, end)
+        chunk = PagedCache(cache.k, cache.v, cache.block_tables, cache.slots, seq_lens)
+        torch.testing.assert_close(run_kernel(q[begin:end], chunk, [end - begin]), whole[begin:end])
+
+
+def test_no_token_at_all(kernel_device):
+    cache = PagedCache.random([0], 2, 32, 16, torch.float32, kernel_device)
+    assert run_kernel(torch.empty(0, 4, 32, device=kernel_device), cache, [0]).shape == (0, 4, 32)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_kernel_in_a_cuda_graph_follows_rows_that_change():
+    device = torch.device("cuda")
+    cache = PagedCache.random([600, 300, 200], 2, 64, 16, torch.float16, device)
+    q = torch.randn(300, 6, 64, dtype=torch.float16, device=device)
+    query_starts, full_lens = starts([300, 0, 0], device), cache.seq_lens.clone()
+
+    def launch() -> Tensor:
+        return launch_prefill_attention(
+            q, cache.k, cache.v, cache.block_tables, cache.slots, query_starts, cache.seq_lens, scale=0.125
+        )
+
+    launch()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        out = launch()
+    for query_lens in ([300, 0, 0], [100, 150, 50], [1, 1, 200]):
+        query_starts.copy_(starts(query_lens, device))
+        cache.seq_lens.copy_(full_lens)
+        graph.replay()
+        check(out, q, cache, query_lens)
