@@ -75,11 +75,13 @@ class DecoderLM:
         self.weight_bytes = sum(target.view.nbytes for target in self.targets())
         self._tables = [rotating if rotates else still for rotates in config.layer_uses_rope]
 
-    def forward(self, batch: ForwardBatch, kv: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
+    def forward(
+        self, batch: ForwardBatch, kv: Sequence[tuple[Tensor, Tensor]], out: Tensor | None = None
+    ) -> Tensor:
         """Run one step. Call it under `torch.inference_mode()`.
 
         kv: each layer's (k_cache, v_cache), [num_blocks, num_kv_heads, block_size, head_dim].
-        Returns the logits of `batch.last_tokens`: [S, vocab] in the model's dtype.
+        Returns the logits of `batch.last_tokens`: [S, vocab] in the model's dtype, in `out` if given.
         """
         step = AttentionStep.of(batch)
         residual = self._embedding(batch.token_ids)
@@ -92,7 +94,7 @@ class DecoderLM:
                 x, residual = x[batch.last_tokens], residual[batch.last_tokens]
             x = layer.mlp(layer.post_norm.add(x, residual))
         assert x is not None, "a model has at least one layer"
-        return self._head(self._norm.add(x, residual))
+        return self._head(self._norm.add(x, residual), out)
 
     def targets(self) -> Iterator[WeightTarget]:
         """Every checkpoint tensor that the model takes."""

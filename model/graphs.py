@@ -7,15 +7,17 @@ smaller ones live in what the largest needs.
 
 from __future__ import annotations
 
+import itertools
 from bisect import bisect_left
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from .step_inputs import BlockTableMirror, StepArrays, StepBounds, StepLayout, StepShape, pack, unpack
+from .step_inputs import BlockTableMirror, HostBuffer, StepArrays, StepBounds, StepLayout, StepShape, unpack
 
 
 def decode_sizes(max_num_seqs: int) -> list[int]:
@@ -28,11 +30,12 @@ def decode_sizes(max_num_seqs: int) -> list[int]:
 class CapturedStep:
     """One graph and where it leaves its results, of which the first S rows are real.
 
+    staging: host buffers used in turn; one is still being read when the next step is packed.
     logits: [size, vocab_size].   tokens: [size] int32.
     """
 
     graph: torch.cuda.CUDAGraph
-    shape: StepShape
+    staging: Iterator[HostBuffer]
     logits: Tensor
     tokens: Tensor
 
@@ -68,33 +71,34 @@ class DecodeGraphs:
 
     def replay(self, layout: StepLayout) -> CapturedStep | None:
         """Queue a step on the current stream; None, and nothing done, if no graph is large enough."""
-        index = bisect_left(self._sizes, layout.shape.num_rows)
+        index = bisect_left(self._sizes, max(layout.shape.num_rows, layout.shape.num_updates))
         captured = self._captured.get(self._sizes[index]) if index < len(self._sizes) else None
         if captured is None:
             self.misses += 1
             return None
         self.hits += 1
-        self._copy_in(layout, captured.shape)
+        self._copy_in(layout, next(captured.staging))
         captured.graph.replay()
         return captured
 
-    def _capture(self, size: int, pool: tuple[int, int]) -> CapturedStep:
+    def _capture(self, size: int, pool: Any) -> CapturedStep:
         shape = _shape(size)
-        self._copy_in(_EMPTY, shape)
+        staging = [HostBuffer(shape, self._device) for _ in range(_NUM_STAGING)]
+        self._copy_in(_EMPTY, staging[0])
         inputs = unpack(self._inputs, shape)
         self._step(inputs, size)  # compiles what this size needs
         torch.cuda.synchronize(self._device)
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph, pool=pool):
             logits, tokens = self._step(inputs, size)
-        return CapturedStep(graph, shape, logits, tokens)
+        return CapturedStep(graph, itertools.cycle(staging), logits, tokens)
 
-    def _copy_in(self, layout: StepLayout, shape: StepShape) -> None:
-        host = torch.empty(shape.num_bytes, dtype=torch.uint8, pin_memory=True)
-        pack(layout, shape, self._mirror, host.numpy())
-        self._inputs[: shape.num_bytes].copy_(host, non_blocking=True)
+    def _copy_in(self, layout: StepLayout, staging: HostBuffer) -> None:
+        packed = staging.pack(layout, self._mirror)
+        self._inputs[: len(packed)].copy_(packed, non_blocking=True)
 
 
+_NUM_STAGING = 3
 _EMPTY = StepLayout(
     StepShape(0, 0, 0, 0),
     StepBounds(0, 0, 0),
@@ -104,5 +108,5 @@ _EMPTY = StepLayout(
 
 
 def _shape(size: int) -> StepShape:
-    """A decode row takes at most one new block."""
+    """A decode row takes at most one new block; one that continues a cached prefix may bring more."""
     return StepShape(size, size, size, size)

@@ -38,11 +38,11 @@ class PackedWeight:
         self._packed = torch.ops.mkl._mkl_reorder_linear_weight(self._loaded, _ROWS_TO_PACK_FOR)
         self._loaded = None
 
-    def apply(self, x: Tensor, bias: Tensor | None) -> Tensor:
+    def apply(self, x: Tensor, bias: Tensor | None, out: Tensor | None = None) -> Tensor:
         """x [num_tokens, in_features] -> [num_tokens, out_features]."""
         # The last argument says that the pack fits this number of rows; `packing_works` made sure it does.
         product: Tensor = self._product(x, self._packed, self._shape, bias, x.shape[0])
-        return product
+        return product if out is None else out.copy_(product)
 
 
 def packing_works() -> bool:

@@ -15,7 +15,7 @@ from .decoder import DecoderLM
 from .graphs import DecodeGraphs, decode_sizes
 from .plan import StepPlan
 from .sampler import Sampled, Sampler
-from .step_inputs import BlockTableMirror, StepArrays, StepBounds, lay_out, pack, unpack
+from .step_inputs import BlockTableMirror, HostBuffer, StepArrays, StepBounds, lay_out, unpack
 
 
 class ModelRunner:
@@ -39,6 +39,8 @@ class ModelRunner:
         self._model = model
         self._kv = kv
         self._num_slots = num_slots
+        self._vocab_size = vocab_size
+        self._dtype = kv.layers[0][0].dtype
         max_blocks = -(-max_model_len // block_size)
         self._mirror = BlockTableMirror(num_slots, max_blocks, block_size)
         self._block_tables = torch.zeros(num_slots + 1, max_blocks, dtype=torch.int32, device=device)
@@ -49,7 +51,10 @@ class ModelRunner:
     @torch.inference_mode()
     def capture_graphs(self) -> None:
         """Capture decode steps as CUDA graphs; until then, every step is launched kernel by kernel."""
-        graphs = DecodeGraphs(self._decode_step, self._mirror, decode_sizes(self._num_slots), self.device)
+        sizes = decode_sizes(self._num_slots)
+        # All graphs leave their logits here: as results of their own they would add up to gigabytes.
+        self._logits = torch.empty(sizes[-1], self._vocab_size, dtype=self._dtype, device=self.device)
+        graphs = DecodeGraphs(self._decode_step, self._mirror, sizes, self.device)
         graphs.capture_all()
         self._graphs = graphs
 
@@ -65,9 +70,8 @@ class ModelRunner:
                 return self._sampler.report(
                     step.logits[:num_sampled], step.tokens[:num_sampled], layout.host_slots
                 )
-        host = torch.empty(layout.shape.num_bytes, dtype=torch.uint8, pin_memory=self.device.type == "cuda")
-        pack(layout, layout.shape, self._mirror, host.numpy())
-        inputs = unpack(host.to(self.device, non_blocking=True), layout.shape)
+        packed = HostBuffer(layout.shape, self.device).pack(layout, self._mirror)
+        inputs = unpack(packed.to(self.device, non_blocking=True), layout.shape)
         logits = self._forward(inputs, layout.bounds)
         if not layout.host_slots:
             return None
@@ -79,17 +83,16 @@ class ModelRunner:
 
     def _decode_step(self, inputs: StepArrays, num_rows: int) -> tuple[Tensor, Tensor]:
         """A whole step of single-token rows without a host decision: (logits, tokens) of all rows."""
-        logits = self._forward(
-            inputs, StepBounds(num_rows, 1, self._block_tables.shape[1] * self._mirror.block_size)
-        )
+        max_seq_len = self._block_tables.shape[1] * self._mirror.block_size
+        logits = self._forward(inputs, StepBounds(num_rows, 1, max_seq_len), self._logits[:num_rows])
         tokens = self._sampler.choose_on_gpu(
             logits, inputs.sample_slots, inputs.sample_positions, changes=True, filters=True
         )
         self._remember(inputs, tokens)
         return logits, tokens
 
-    def _forward(self, inputs: StepArrays, bounds: StepBounds) -> Tensor:
-        """Bring the block tables up to date and run the decoder: logits [S, vocab_size]."""
+    def _forward(self, inputs: StepArrays, bounds: StepBounds, logits: Tensor | None = None) -> Tensor:
+        """Bring the block tables up to date and run the decoder: [S, vocab_size], in `logits` if given."""
         self._block_tables.view(-1).index_copy_(0, inputs.update_index, inputs.update_value)
         decodes = inputs.token_ids[: bounds.num_decodes]
         sampled_last = self._last_token.index_select(0, inputs.slots[: bounds.num_decodes])
@@ -107,7 +110,7 @@ class ModelRunner:
             max_query_len=bounds.max_query_len,
             max_seq_len=bounds.max_seq_len,
         )
-        return self._model.forward(batch, self._kv.layers)
+        return self._model.forward(batch, self._kv.layers, logits)
 
     def _remember(self, inputs: StepArrays, tokens: Tensor) -> None:
         # INVALID_TOKEN must not be looked up: its sequence runs one more step before the host can end it.

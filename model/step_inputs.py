@@ -169,16 +169,28 @@ def _token_ids(
     return token_ids
 
 
-def pack(layout: StepLayout, shape: StepShape, mirror: BlockTableMirror, buffer: NDArray[np.uint8]) -> None:
-    """Write the arrays into `buffer`, padded to `shape` with rows that write nothing and nobody reads."""
-    padding = {
-        "kv_slots": -1,
-        "slots": mirror.padding_slot,
-        "sample_slots": mirror.padding_slot,
-        "query_starts": layout.shape.num_tokens,
-        "update_index": mirror.padding_slot * mirror.tables.shape[1],
-    }
-    for name, tensor in unpack(torch.from_numpy(buffer), shape)._asdict().items():
-        values, view = layout.arrays[name], tensor.numpy()
-        view[: len(values)] = values
-        view[len(values) :] = padding.get(name, 0)
+class HostBuffer:
+    """Memory in which a step of one shape is packed; pinned, so that a GPU copies it by itself."""
+
+    def __init__(self, shape: StepShape, device: torch.device) -> None:
+        self.tensor = torch.empty(shape.num_bytes, dtype=torch.uint8, pin_memory=device.type == "cuda")
+        self._views = {name: view.numpy() for name, view in unpack(self.tensor, shape)._asdict().items()}
+
+    def pack(self, layout: StepLayout, mirror: BlockTableMirror) -> Tensor:
+        """Write the arrays, padded with rows that write nothing and nobody reads; the packed bytes."""
+        for name, view in self._views.items():
+            values = layout.arrays[name]
+            view[: len(values)] = values
+            if len(values) < len(view):
+                view[len(values) :] = _padding(name, layout, mirror)
+        return self.tensor
+
+
+def _padding(name: str, layout: StepLayout, mirror: BlockTableMirror) -> int:
+    if name == "kv_slots":
+        return -1
+    if name in ("slots", "sample_slots"):
+        return mirror.padding_slot
+    if name == "query_starts":
+        return layout.shape.num_tokens
+    return mirror.padding_slot * mirror.tables.shape[1] if name == "update_index" else 0

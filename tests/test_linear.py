@@ -98,7 +98,7 @@ class Negated:
     def finish(self) -> None:
         self._weight = -self._stored
 
-    def apply(self, x: Tensor, bias: Tensor | None) -> Tensor:
+    def apply(self, x: Tensor, bias: Tensor | None, out: Tensor | None = None) -> Tensor:
         return F.linear(x, self._weight, bias)
 
 
