@@ -57,7 +57,8 @@ class Tokenizer:
         path = directory / "tokenizer.json"
         if not path.is_file():
             raise StartupError(
-                f"{directory} has no tokenizer.json, which octavo needs to turn text into tokens"
+                f"{directory} has no tokenizer.json, which octavo needs to turn text into tokens; "
+                "--skip-tokenizer-init serves token ids alone"
             )
         try:
             backend = Backend.from_file(str(path))
