@@ -71,6 +71,18 @@ def test_packed_matrix_takes_strided_rows() -> None:
     torch.testing.assert_close(packed.apply(wide[:, 3:11], None), wide[:, 3:11] @ matrix.t())
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("biased", [False, True])
+def test_product_lands_in_the_given_memory(dtype: torch.dtype, biased: bool) -> None:
+    bias = random_tensor(7, seed=1, dtype=dtype) if biased else None
+    linear = Linear(DenseMethod(dtype, CPU), 6, [("o", 7)], split=0, bias=bias)
+    next(linear.targets()).view.copy_(random_tensor(7, 6, dtype=dtype))
+    linear.finish()
+    x, out = random_tensor(3, 6, seed=2, dtype=dtype), torch.zeros(3, 7, dtype=dtype)
+    assert linear(x, out).data_ptr() == out.data_ptr()
+    torch.testing.assert_close(out, linear(x))
+
+
 def test_tied_head_follows_the_table_and_has_no_targets() -> None:
     table = torch.empty(11, 6)
     head = TiedLinear(DenseMethod(torch.float32, CPU), table)
