@@ -55,16 +55,14 @@ class Tokenize:
     async def tokenize(self, request: Request) -> Response:
         """Token ids and their number."""
         body = await read_body(request, self._server.settings.max_body_bytes)
-        answer, ignored = await self._server.read(self._tokenize, body)
-        return json_response(answer, headers=ignored_header(ignored))
+        return await self._server.read(self._tokenize, body)
 
     async def detokenize(self, request: Request) -> Response:
         """The text of token ids."""
         body = await read_body(request, self._server.settings.max_body_bytes)
-        answer, ignored = await self._server.read(self._detokenize, body)
-        return json_response(answer, headers=ignored_header(ignored))
+        return await self._server.read(self._detokenize, body)
 
-    def _tokenize(self, body: bytes) -> tuple[dict[str, Any], list[str]]:
+    def _tokenize(self, body: bytes) -> Response:
         fields = decode_object(body)
         ignored = check_fields(fields, TokenizeRequest, _TOKENIZE_REFUSED)
         known = self._known(TokenizeRequest, _TOKENIZE_REFUSED)
@@ -80,9 +78,9 @@ class Tokenize:
             "tokens": ids,
             "token_strs": [tokenizer.token_text(token) for token in ids] if asked.return_token_strs else None,
         }
-        return answer, ignored
+        return json_response(answer, headers=ignored_header(ignored))
 
-    def _detokenize(self, body: bytes) -> tuple[dict[str, Any], list[str]]:
+    def _detokenize(self, body: bytes) -> Response:
         fields = decode_object(body)
         ignored = check_fields(fields, DetokenizeRequest, {})
         refuse_unknown(ignored, self._known(DetokenizeRequest, {}))
@@ -94,7 +92,7 @@ class Tokenize:
                 path = f"tokens[{i}]"
                 raise RequestError(f"{path} must be a token id in [0, {vocab_size}), got {token}", param=path)
         text = self._encoder.tokenizer.decode(asked.tokens, skip_special_tokens=False)
-        return {"prompt": text}, ignored
+        return json_response({"prompt": text}, headers=ignored_header(ignored))
 
     def _ids(self, asked: TokenizeRequest, ignored: list[str]) -> list[int]:
         if (asked.prompt is None) == (asked.messages is None):

@@ -164,9 +164,11 @@ def test_errors_become_the_clients_own(
 
 
 def test_wrong_key(url: str) -> None:
-    with OpenAI(base_url=f"{url}/v1", api_key="wrong", max_retries=0) as client:
-        with pytest.raises(openai.AuthenticationError) as caught:
-            client.models.list()
+    with (
+        OpenAI(base_url=f"{url}/v1", api_key="wrong", max_retries=0) as client,
+        pytest.raises(openai.AuthenticationError) as caught,
+    ):
+        client.models.list()
     assert caught.value.code == "invalid_api_key"
 
 

@@ -71,7 +71,8 @@ def test_ten_megabytes_do_not_hold_up_others(http: httpx.Client) -> None:
     with ThreadPoolExecutor(1) as pool, httpx.Client(base_url=http.base_url, timeout=60) as other:
         for path, cases in bodies.items():
             for fields, status in cases:
-                answer = pool.submit(http.post, path, content=json.dumps(fields).encode())
+                body = json.dumps(fields).encode()
+                answer = pool.submit(http.post, path, content=body)
                 waits = []
                 while not answer.done():
                     began_s = time.monotonic()
