@@ -10,6 +10,7 @@ import sys
 import tomllib
 import zipfile
 from collections.abc import Iterator
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
@@ -146,6 +147,25 @@ def test_every_dependency_is_pinned_and_explained() -> None:
     decisions = (ROOT / "docs/decisions.md").read_text()
     assert not (direct | optional) - pinned
     assert not [name for name in sorted(direct | optional) if f"**{name}**" not in decisions]
+
+
+def test_every_import_is_a_direct_dependency() -> None:
+    """What only comes along with another library may be gone with its next version."""
+    imported = {name for path in SOURCES for name in imported_roots(path.read_text())}
+    outside = imported - sys.stdlib_module_names - {"octavo"}
+    providers = packages_distributions()
+    installed_as = {name: {canonical(dist) for dist in providers.get(name, [name])} for name in outside}
+    direct = requirement_names(PROJECT["project"]["dependencies"])
+    assert not {name: dists for name, dists in installed_as.items() if not dists & direct}
+
+
+def imported_roots(source: str) -> Iterator[str]:
+    """First names of all absolute imports."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            yield from (alias.name.split(".")[0] for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and not node.level and node.module:
+            yield node.module.split(".")[0]
 
 
 def test_constraints_pin_exact_versions_once() -> None:

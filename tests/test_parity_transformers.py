@@ -49,7 +49,7 @@ def prompts(demo: Path) -> list[list[int]]:
 
 @pytest.fixture(scope="module")
 def answers(demo: Path, prompts: list[list[int]]) -> list[Answer]:
-    model = AutoModelForCausalLM.from_pretrained(demo.parent, gguf_file=demo.name, dtype=torch.float32)
+    model: Any = AutoModelForCausalLM.from_pretrained(demo.parent, gguf_file=demo.name, dtype=torch.float32)
     model.generation_config.eos_token_id = None  # every answer has NUM_TOKENS tokens
     model.generation_config.pad_token_id = 0
     return [reference(model, ids) for ids in prompts]
