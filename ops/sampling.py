@@ -291,12 +291,12 @@ def _sorted_thresholds(logits: Tensor, rows: _FilteredRows) -> Tensor:
 
 
 def log_probabilities(logits: Tensor, tokens: Tensor, num_top: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Of tokens [R] int64 under the softmax of logits [R, V]: log-probability [R] float32 and rank [R]
+    """Of tokens [R] under the softmax of logits [R, V]: log-probability [R] float32 and rank [R]
     int64 (1 for the likeliest; equals share one), and the num_top likeliest, [R, num_top] float32 and
     int64, best first."""
     logits = logits.to(torch.float32)
     normaliser = logits.logsumexp(-1, keepdim=True)
-    chosen = logits.gather(1, tokens.clamp(min=0)[:, None])
+    chosen = logits.gather(1, tokens.clamp(min=0).to(torch.int64)[:, None])
     ranks = (logits > chosen).sum(-1) + 1
     top, top_tokens = logits.topk(num_top)
     return (chosen - normaliser).squeeze(1), ranks, top - normaliser, top_tokens

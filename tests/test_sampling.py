@@ -281,7 +281,7 @@ def test_log_probabilities_are_those_of_log_softmax() -> None:
     torch.manual_seed(0)
     logits = torch.randn(6, 100).to(torch.bfloat16)
     tokens = torch.randint(0, 100, (6,))
-    chosen, ranks, top, top_tokens = sampling.log_probabilities(logits, tokens, 5)
+    chosen, ranks, top, top_tokens = sampling.log_probabilities(logits, tokens.to(torch.int32), 5)
     exact = logits.double().log_softmax(-1)
     torch.testing.assert_close(chosen.double(), exact.gather(1, tokens[:, None])[:, 0], atol=1e-5, rtol=0)
     torch.testing.assert_close(top.double(), exact.topk(5).values, atol=1e-5, rtol=0)
@@ -323,8 +323,10 @@ def started(params: Sequence[SamplingParams]) -> list[SlotStart]:
     ]
 
 
-@pytest.mark.parametrize("vocab_size", [50, 1000, 8192, 9001])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+@pytest.mark.parametrize(
+    ("vocab_size", "dtype"),
+    [(50, torch.float32), (1000, torch.float16), (8192, torch.float16), (9001, torch.float32)],
+)
 @pytest.mark.parametrize("params", [MIXED, PLAIN], ids=["mixed", "plain"])
 def test_kernels_choose_what_the_reference_chooses(
     vocab_size: int, dtype: torch.dtype, params: list[SamplingParams]
@@ -376,6 +378,37 @@ def test_kernels_narrow_hard_rows_like_the_reference(values: str) -> None:
     tables = (state.table, state.biases, state.history)
     tokens = sample_kernel.sample(logits.to(DEVICE), slots.to(DEVICE), positions.to(DEVICE), *tables)
     assert tokens.tolist() == reference.sample(logits, slots, positions, slots.tolist()).tokens.tolist()
+
+
+@pytest.mark.parametrize(
+    "params",
+    [SamplingParams(top_k=3), SamplingParams(top_p=0.6), SamplingParams(top_k=5, top_p=0.7, min_p=0.2)],
+    ids=["top_k", "top_p", "all"],
+)
+def test_kernels_find_the_threshold_of_rows_with_few_survivors(params: SamplingParams) -> None:
+    num_rows, vocab_size = 14, 900
+    torch.manual_seed(1)
+    logits = torch.randn(num_rows, vocab_size) * 2
+    slots = torch.zeros(num_rows, dtype=torch.int32)
+    positions = torch.arange(num_rows, dtype=torch.int32)
+    state = SamplingState(2, vocab_size, DEVICE)
+    state.start(started([params]))
+    tables = (state.table, state.biases, state.history)
+    tokens = sample_kernel.sample(logits.to(DEVICE), slots.to(DEVICE), positions.to(DEVICE), *tables)
+    reference = Sampler(2, vocab_size, "cpu")
+    reference.start(started([params]))
+    assert tokens.tolist() == reference.sample(logits, slots, positions, slots.tolist()).tokens.tolist()
+
+
+def test_kernels_end_a_ban_at_its_position() -> None:
+    state = SamplingState(2, 40, DEVICE)
+    state.start(started([SamplingParams(temperature=0, min_tokens=5)]))
+    logits = torch.zeros(3, 40, device=DEVICE)
+    logits[:, 2] = 1.0
+    slots = torch.zeros(3, dtype=torch.int32, device=DEVICE)
+    positions = torch.tensor([6, 7, 8], dtype=torch.int32, device=DEVICE)  # after 3, 4 and 5 tokens of output
+    tables = (state.table, state.biases, state.history)
+    assert sample_kernel.sample(logits, slots, positions, *tables).tolist() == [0, 0, 2]
 
 
 def test_kernels_take_no_rows() -> None:
