@@ -27,7 +27,7 @@ def _split_bounds(
     BLOCK_N: tl.constexpr,
     MIN_SPLIT: tl.constexpr,
 ) -> tuple[tl.tensor, tl.tensor, tl.tensor]:
-    """A sequence's first key that counts and keys per split, both multiples of BLOCK_N, and number of splits."""
+    """First key that counts and keys per split, both multiples of BLOCK_N, and the number of splits."""
     first = 0
     if WINDOW > 0:
         first = tl.maximum(seq_len - WINDOW, 0) // BLOCK_N * BLOCK_N
