@@ -209,9 +209,7 @@ def thin_cases(model: Model, _block_size: int, sweep: bool) -> Iterator[Variants
         yield [
             (
                 how,
-                Case(
-                    "thin_linear", f"{name}, M={m}", [partial(f, x, w) for w in weights], 2 * n * k, 0, error
-                ),
+                Case("thin_linear", shape, [partial(f, x, w) for w in weights], 2 * n * k, 0, error),
             )
             for how, f in products.items()
         ]
