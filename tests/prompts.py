@@ -82,6 +82,6 @@ LONG = [
     (STORY + MANUAL) * 2 + "Question: what colour is the ledger?\nAnswer:",
     "x = 1\n" * 60 + "y =",
     STORY * 4 + "And so",
-    (MANUAL + STORY) * 4 + "The last sentence is",
+    (MANUAL + STORY) * 5 + "The last sentence is",
 ]
 PROMPTS = [*SHORT, *SCRIPTS, *CODE_AND_NUMBERS, *CHATS, *LONG]
