@@ -6,6 +6,7 @@ Knows when a step's tokens have reached the host, not what a step computes.
 from __future__ import annotations
 
 import asyncio
+import gc
 from concurrent.futures import Future, ThreadPoolExecutor
 
 import torch
@@ -28,8 +29,9 @@ class ThreadExecutor:
         return ThreadHandle(self._worker.submit(self._run, plan))
 
     def close(self) -> None:
-        """Wait for the step under way and drop those behind it."""
+        """Wait for the step under way, drop those behind it, and let go of the model."""
         self._worker.shutdown(wait=True, cancel_futures=True)
+        del self._runner
 
     def _run(self, plan: StepPlan) -> StepResult:
         sampled = self._runner.run(plan)
@@ -58,8 +60,11 @@ class StreamExecutor:
         return StreamHandle(self._runner.run(plan))
 
     def close(self) -> None:
-        """Wait until the device has nothing left to do."""
+        """Wait until the device has nothing left to do, and give its memory back."""
         torch.cuda.synchronize(self._runner.device)
+        del self._runner
+        gc.collect()  # graphs and what they were captured from refer to each other
+        torch.cuda.empty_cache()
 
 
 class StreamHandle:

@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..ops.thin_linear import thin_linear
+from ..ops.tuning import MAX_THIN_ROWS, thin_tiles
 from .packed_weight import PackedWeight, packing_works
 from .targets import WeightTarget
 
@@ -65,6 +67,10 @@ class DenseWeight:
 
     def __init__(self, weight: Tensor) -> None:
         self._weight = weight
+        thin = weight.is_cuda and weight.element_size() == 2
+        self._thin_rows = frozenset(
+            m for m in range(1, MAX_THIN_ROWS + 1) if thin and thin_tiles(m, *weight.shape)
+        )
 
     def targets(self, name: str, rows: slice, split: int | None) -> Iterator[WeightTarget]:
         """The rows of the matrix are one tensor of the checkpoint."""
@@ -76,6 +82,8 @@ class DenseWeight:
     def apply(self, x: Tensor, bias: Tensor | None, out: Tensor | None = None) -> Tensor:
         """x [num_tokens, in_features] -> [num_tokens, out_features]."""
         if out is None:
+            if bias is None and x.shape[0] in self._thin_rows:
+                return thin_linear(x, self._weight)
             return F.linear(x, self._weight, bias)
         return (
             torch.mm(x, self._weight.t(), out=out)

@@ -7,9 +7,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .tuning import ThinTiles, thin_tiles
-
-MAX_ROWS = 8
+from .tuning import MAX_THIN_ROWS, ThinTiles, thin_tiles
 
 
 @triton.jit
@@ -83,14 +81,18 @@ def _dot_kernel(
     tl.store(out + x_row[None, :] * N + rows[:, None], total.to(out.dtype.element_ty), mask=out_mask)
 
 
+_FALLBACK = ThinTiles(block_n=16, block_k=256, num_warps=4, num_stages=4)
+"""Where the table prefers cuBLAS and the caller does not."""
+
+
 def launch_thin_linear(x: Tensor, weight: Tensor, tiles: ThinTiles | None = None) -> Tensor:
     """As `thin_linear`; tiles: other than the table's, to measure them."""
     (num_rows, k), n = x.shape, weight.shape[0]
-    assert num_rows <= MAX_ROWS, f"thin_linear takes at most {MAX_ROWS} rows, got {num_rows}"
+    assert num_rows <= MAX_THIN_ROWS, f"thin_linear takes at most {MAX_THIN_ROWS} rows, got {num_rows}"
     assert x.is_contiguous() and weight.is_contiguous(), "x and weight must be contiguous"
     out = torch.empty((num_rows, n), dtype=x.dtype, device=x.device)
     if num_rows:
-        tiles = tiles or thin_tiles(num_rows)
+        tiles = tiles or thin_tiles(num_rows, n, k) or _FALLBACK
         kernel = _products_kernel if num_rows <= 2 else _dot_kernel
         kernel[(triton.cdiv(n, tiles.block_n),)](
             x,

@@ -41,6 +41,9 @@ class ThinTiles:
 MAX_SPLITS = 32
 """Splits of one sequence at most: beyond it the merge costs more than the parallelism brings."""
 
+MAX_THIN_ROWS = 8
+"""Rows that `thin_linear` takes."""
+
 BATCH_INVARIANT_SPLITS = 8
 """`num_splits` for results that do not depend on the batch."""
 
@@ -73,8 +76,27 @@ def prefill_tiles(head_dim: int, element_size: int) -> PrefillTiles:
     return PrefillTiles(block_m=128, block_n=64, num_warps=8, num_stages=5)
 
 
-def thin_tiles(num_rows: int) -> ThinTiles:
-    """For M rows of x: one or two are multiplied out, three to eight go through the tensor cores."""
-    if num_rows <= 2:
-        return ThinTiles(block_n=8, block_k=512, num_warps=4, num_stages=3)
+def thin_tiles(num_rows: int, out_features: int, in_features: int) -> ThinTiles | None:
+    """For x [num_rows, in_features] and a weight [out_features, in_features]; None where cuBLAS is faster.
+
+    One or two rows are multiplied out, three to eight go through the tensor cores. Measured on an H200 for the
+    four shapes of Qwen2.5-1.5B and of Llama-3.1-8B, see docs/performance.md.
+    """
+    large = out_features * in_features > 1 << 25
+    if num_rows == 1:
+        if in_features > 4096:
+            return ThinTiles(block_n=4, block_k=512, num_warps=2, num_stages=4)
+        if in_features > 2048:
+            return ThinTiles(block_n=1, block_k=4096, num_warps=4, num_stages=2)
+        if out_features > 8192:
+            return ThinTiles(block_n=16, block_k=256, num_warps=4, num_stages=4)
+        return ThinTiles(block_n=2, block_k=2048, num_warps=4, num_stages=3)
+    if num_rows == 2:
+        if in_features > 4096:
+            return ThinTiles(block_n=4, block_k=512, num_warps=2, num_stages=4)
+        return None if large else ThinTiles(block_n=16, block_k=256, num_warps=4, num_stages=4)
+    if num_rows > MAX_THIN_ROWS or in_features > 4096 or out_features * in_features > 25 << 20:
+        return None
+    if in_features > 2048:
+        return ThinTiles(block_n=64, block_k=128, num_warps=4, num_stages=5)
     return ThinTiles(block_n=16, block_k=256, num_warps=4, num_stages=4)
