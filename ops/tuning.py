@@ -47,8 +47,8 @@ MAX_THIN_ROWS = 8
 BATCH_INVARIANT_SPLITS = 8
 """`num_splits` for results that do not depend on the batch."""
 
-PROGRAMS_PER_SM = 4
-"""Decode programs aimed at per multiprocessor: two are resident at a time, two more even out the lengths."""
+PROGRAMS_PER_SM = 2
+"""Decode programs at most per multiprocessor for which sequences are split: beyond it, merging costs more."""
 
 
 def decode_tiles(head_dim: int, element_size: int) -> DecodeTiles:
@@ -62,7 +62,7 @@ def decode_splits(
     num_sequences: int, num_kv_heads: int, max_seq_len: int, min_split: int, num_sms: int
 ) -> int:
     """Splits per sequence that fill the card, from what the host knows; 1 if the batch alone fills it."""
-    wanted = -(-PROGRAMS_PER_SM * num_sms // (num_sequences * num_kv_heads))
+    wanted = PROGRAMS_PER_SM * num_sms // (num_sequences * num_kv_heads)
     useful = -(-max_seq_len // min_split)
     return max(1, min(wanted, useful, MAX_SPLITS))
 
@@ -79,8 +79,8 @@ def prefill_tiles(head_dim: int, element_size: int) -> PrefillTiles:
 def thin_tiles(num_rows: int, out_features: int, in_features: int) -> ThinTiles | None:
     """For x [num_rows, in_features] and a weight [out_features, in_features]; None where cuBLAS is faster.
 
-    One or two rows are multiplied out, three to eight go through the tensor cores. Measured on an H200 for the
-    four shapes of Qwen2.5-1.5B and of Llama-3.1-8B, see docs/performance.md.
+    One or two rows are multiplied out, three to eight go through the tensor cores. Measured on an H200
+    for the four shapes of Qwen2.5-1.5B and of Llama-3.1-8B, see docs/performance.md.
     """
     large = out_features * in_features > 1 << 25
     if num_rows == 1:
