@@ -1,0 +1,189 @@
+"""octavo under the loads of the table 'Served': starts it with random weights, runs, prints the table.
+
+    python loadtest/served.py --preset qwen --model tests/data/models/qwen2.5-1.5b --json served.json
+    python loadtest/served.py --preset llama --model tests/data/models/llama-3.1-8b --loads rate long
+    python loadtest/served.py --scale small
+
+Flags for the server follow `--`, as in `-- --frontends 8`. The columns beside ours are for one H100 80 GB.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import sys
+import tempfile
+from collections.abc import Mapping
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+from serve import by_group, first_model
+from streamload.ask import Target
+from streamload.fleet import Load, Run, run
+from streamload.measure import Figures, Objectives
+from streamload.model_dir import write_model
+from streamload.octavo_server import OctavoServer, octavo_server
+from streamload.presets import PRESETS, Goal, Preset, PresetLoad
+from streamload.prompts import MakePrompt, counted_words, token_ids
+from streamload.report import latency_table, page, remarks, run_sections, text_table, totals
+from streamload.verify import verify
+from streamload.workload import Style, made_up, with_texts_kept
+
+_HEADING = ["load", "figure", "octavo", "vLLM", "must", "aim", ""]
+_SPARE_FILES = 64
+
+
+def parse_arguments() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--preset", choices=["qwen", "llama"], default="qwen")
+    parser.add_argument("--scale", choices=["full", "small"], default="full", help="small: two CPU cores")
+    parser.add_argument("--model", type=Path, help="directory with a config.json; small makes its own")
+    parser.add_argument("--url", help="load this server instead of starting one; serves the same model")
+    parser.add_argument("--loads", nargs="+", help="which to run, by the names in streamload/presets.py")
+    parser.add_argument("--warm", action="store_true", help="keep the caches of compiled kernels")
+    parser.add_argument("--token-ids", action="store_true", help="prompts as token ids instead of text")
+    parser.add_argument("--chat", action="store_true", help="chat completions instead of completions")
+    parser.add_argument("--verify", type=int, default=16, help="answers of each load to ask again unstreamed")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--html", type=Path)
+    parser.add_argument("--log", type=Path, default=Path(tempfile.gettempdir()) / "octavo-served.log")
+    parser.add_argument("flags", nargs="*", metavar="-- FLAG", help="for `octavo serve`")
+    return parser.parse_args()
+
+
+class Table:
+    """Rows as they are measured."""
+
+    def __init__(self) -> None:
+        self.rows: list[list[str]] = [_HEADING]
+        self.results: list[dict[str, Any]] = []
+
+    def add(self, title: str, goal: Goal, value: float | None) -> None:
+        """A row, with a verdict if there is something to reach."""
+        verdict = _verdict(goal, value)
+        shown = [_shown(value), goal.vllm, _shown(goal.must), _shown(goal.aim), verdict]
+        self.rows.append([title, goal.name, *shown])
+        limits = {"vllm": goal.vllm, "must": goal.must, "aim": goal.aim}
+        self.results.append(
+            {"load": title, "figure": goal.name, "octavo": value, **limits, "verdict": verdict}
+        )
+
+
+def _verdict(goal: Goal, value: float | None) -> str:
+    if goal.must is None:
+        return ""
+    if value is None:
+        return "MISSING"
+    sign = -1 if goal.less else 1
+    if sign * value < sign * goal.must:
+        return "BELOW"
+    return "must" if goal.aim is None or sign * value < sign * goal.aim else "aim"
+
+
+def _shown(value: float | None) -> str:
+    if value is None:
+        return "-"
+    return f"{value:,.0f}" if abs(value) >= 100 or value == int(value) else f"{value:.3g}"
+
+
+class Bench:
+    """A server under the loads of a preset; keeps figures, and the page's sections."""
+
+    def __init__(self, options: argparse.Namespace, url: str, make: MakePrompt) -> None:
+        self._options = options
+        path = "/v1/chat/completions" if options.chat else "/v1/completions"
+        self._target = Target(url, path, os.environ.get("OPENAI_API_KEY"))
+        self._style = Style(first_model(self._target), chat=options.chat)
+        self._make = make
+        self.results: dict[str, Any] = {}
+        self.sections: list[tuple[str, str]] = []
+
+    def warm_up(self) -> None:
+        """A few short answers, so that nothing is done for the first time under the clock."""
+        asks = made_up([(32, 16)] * 32, self._make, self._style, random.Random("warm-up"))
+        run(Load(self._target, asks, max_open=16))
+
+    def measure(self, name: str, wanted: PresetLoad, table: Table) -> None:
+        """One load: its rows, then all that is known of it."""
+        rng = random.Random(f"{self._options.seed} {name}")
+        asks = with_texts_kept(wanted.build(self._make, self._style, rng), self._options.verify, rng)
+        load = Load(self._target, asks, wanted.clients, wanted.max_open)
+        seen = run(load)
+        groups = by_group(seen, Objectives())
+        compared = self._verified(load, seen)
+        for goal in wanted.goals:
+            table.add(wanted.title, goal, goal.value(groups))
+        busy = max(seen.cpu_s) / max(seen.wall_s, 1e-9)
+        self._tell(wanted.title, groups, compared, busy)
+        figures = {group: figure.as_json() for group, figure in groups.items()}
+        self.results[name] = {"groups": figures, "verified": compared, "busiest_client": busy}
+        self.sections += [
+            (f"{wanted.title}: {heading}", text)
+            for heading, text in run_sections({wanted.title: seen.streams}, groups)
+        ]
+
+    def _verified(self, load: Load, seen: Run) -> dict[str, int]:
+        asked = {ask.body: ask for ask in load.asks}
+        return verify(self._target, [(asked[body], text) for body, text in seen.streams.texts.items()])
+
+    def _tell(self, title: str, groups: Mapping[str, Figures], compared: dict[str, int], busy: float) -> None:
+        print(f"\n{title}: the busiest client used {busy:.0%} of a core", file=sys.stderr)
+        print(text_table(latency_table(groups)), file=sys.stderr)
+        for figure in groups.values():
+            print("\n".join([*totals(figure), *remarks(figure)]), file=sys.stderr)
+        shown = ", ".join(f"{count} {kind}" for kind, count in compared.items())
+        print(f"asked again unstreamed: {shown or 'none'}", file=sys.stderr)
+
+
+def main() -> None:
+    options = parse_arguments()
+    preset = PRESETS["small" if options.scale == "small" else options.preset]
+    if options.scale == "full" and options.model is None:
+        raise SystemExit("--model must name a directory with a config.json")
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name) / (options.model.name if options.model else "tiny")
+        folder.mkdir()
+        vocab_size = write_model(folder, options.model)
+        make = token_ids(vocab_size) if options.token_ids else counted_words(folder / "tokenizer.json")
+        flags = [*preset.flags, *options.flags]
+        serving = (
+            nullcontext(OctavoServer(options.url, float("nan"), -1, ()))
+            if options.url
+            else octavo_server(folder, flags, options.log, cold=not options.warm)
+        )
+        with serving as server:
+            table = _run(options, preset, server, make)
+    sys.exit(any(row["verdict"] in ("BELOW", "MISSING") for row in table.results))
+
+
+def _run(options: argparse.Namespace, preset: Preset, server: OctavoServer, make: MakePrompt) -> Table:
+    table, bench = Table(), Bench(options, server.url, make)
+    if server.command:
+        table.add("start", preset.ready, server.ready_s)
+    bench.warm_up()
+    for name in options.loads or preset.loads:
+        wanted = preset.loads[name]
+        num_streams = wanted.max_open or wanted.clients
+        bench.measure(name, wanted, table)
+        if 0 <= server.max_files < num_streams + _SPARE_FILES:
+            print(f"the server may open only {server.max_files} files", file=sys.stderr)
+    print(text_table(table.rows))
+    told = {"command": list(server.command), "cores": os.cpu_count(), "ready_s": server.ready_s}
+    if options.json:
+        results = {"rows": table.results, "loads": bench.results, **told}
+        options.json.write_text(json.dumps(results, indent=2) + "\n")
+    if options.html:
+        about = f"{text_table(table.rows)}\n\n{' '.join(server.command) or options.url}"
+        options.html.write_text(page("octavo, served", about, bench.sections))
+    return table
+
+
+if __name__ == "__main__":
+    main()
