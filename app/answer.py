@@ -98,14 +98,14 @@ class Answer:
                 arrival_s=arrival_s,
             )
         except RequestError as error:
-            names = {"prompt": asked.prompt_field, "max_tokens": asked.max_tokens_field}
-            raise client_names(error, names) from None
+            raise self._client_names(error) from None
         self._writers = (
             [route.logprobs() for _ in range(len(self._choices))] if asked.params.logprobs is not None else []
         )
 
     async def respond(self, request: Request) -> Response:
         """The response. Raises RequestError, and ClientDisconnect if nobody waits for it any more."""
+        await self._accepted()
         headers = ignored_header(self._asked.ignored)
         if self._asked.fields.stream:
             return EventStream(
@@ -119,6 +119,16 @@ class Answer:
         finally:
             self._choices.stop()
         return Response(body, media_type="application/json", headers=headers)
+
+    async def _accepted(self) -> None:
+        try:
+            await self._choices.accepted()
+        except RequestError as error:
+            raise self._client_names(error) from None
+
+    def _client_names(self, error: RequestError) -> RequestError:
+        asked = self._asked
+        return client_names(error, {"prompt": asked.prompt_field, "max_tokens": asked.max_tokens_field})
 
     async def _whole(self) -> bytes:
         deltas: list[list[TextDelta]] = [[] for _ in range(len(self._choices))]

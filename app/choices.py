@@ -9,7 +9,7 @@ from secrets import token_hex
 
 from ..model.sampling_params import SamplingParams
 from ..scheduler.request import FinishReason
-from .errors import GenerationError
+from .errors import EngineDeadError, GenerationError
 from .generation import Generation, TextDelta, TextStream, choice_params
 from .metrics import RequestRecord, ServerMetrics
 
@@ -63,6 +63,15 @@ class Choices:
     def num_completion_tokens(self) -> int:
         """Tokens heard so far, of all choices."""
         return sum(record.num_tokens for record in self._records)
+
+    async def accepted(self) -> None:
+        """Wait until the engine has taken all choices. Raises like the constructor, with nothing running."""
+        try:
+            for stream in self._streams:
+                await stream.accepted()
+        except Exception as error:
+            self.stop("error" if isinstance(error, EngineDeadError) else "refused")
+            raise
 
     async def batches(self) -> AsyncGenerator[Batch]:
         """What the choices say, until each has ended. Raises GenerationError and EngineDeadError."""

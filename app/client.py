@@ -11,18 +11,26 @@ from ..scheduler.request import Request, TokenOutput
 class OutputStream(Protocol):
     """Outputs of one request, in order."""
 
+    async def accepted(self) -> None:
+        """Wait until the engine has taken the request. Raises RequestError, like `submit`, if it does not."""
+
     async def next(self) -> Sequence[TokenOutput]:
         """All that has arrived since the last call, at least one; waits if there is nothing.
 
-        Not to be called again after an output with a finish reason. Raises EngineDeadError.
+        Not to be called again after an output with a finish reason. Raises EngineDeadError, and RequestError
+        if the engine has not taken the request.
         """
 
     def abort(self) -> None:
-        """Stop the request if it still runs, and forget the stream. Safe to call at any time, any number of times."""
+        """Stop the request if it still runs, and forget the stream. Safe at any time, any number of times."""
 
 
 class EngineClient(Protocol):
     """What a front end needs of an engine."""
 
     def submit(self, request: Request) -> OutputStream:
-        """Queue the request. Raises EngineDeadError, or EngineOverloadedError when the queue is full."""
+        """Queue the request.
+
+        Raises EngineDeadError, EngineOverloadedError when the queue is full, and RequestError for what can
+        never fit. An engine in another process refuses later: the stream's `accepted` raises it then.
+        """

@@ -15,6 +15,7 @@ from .settings import (
     SettingError,
     choice,
     integer,
+    integer_or_auto,
     number,
     setting,
     text,
@@ -142,12 +143,10 @@ class ServerConfig:
     api_key: tuple[str, ...] = setting(
         (), texts("KEY"), "keys that clients may present", default_text="$OCTAVO_API_KEY, or none needed"
     )
-    frontends: int = setting(
-        0,
-        integer(0),
-        "HTTP processes; 0 serves from the engine's own",
-        only=0,
-        because="this version serves HTTP from the engine's own process",
+    frontends: int | str = setting(
+        "auto",
+        integer_or_auto(0),
+        "HTTP processes; 0 serves from the engine's own, auto takes 0 on a CPU and up to 8 with a GPU",
     )
     request_timeout: float | None = setting(
         None,

@@ -69,8 +69,8 @@ class OpenRequests:
         """Requests whose response has not ended."""
         return self._num_open
 
-    async def idle(self, timeout_s: float) -> bool:
-        """Wait until none is open, so long at most; whether none is."""
+    async def idle(self, timeout_s: float | None) -> bool:
+        """Wait until none is open, so long at most (None: as long as it takes); whether none is."""
         try:
             await asyncio.wait_for(self._idle.wait(), timeout_s)
         except TimeoutError:

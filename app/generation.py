@@ -158,6 +158,10 @@ class TextStream:
             else TokenAssembler()
         )
 
+    async def accepted(self) -> None:
+        """Wait until the engine has taken the request; raises, like `Generation.start`, if it does not."""
+        await self._outputs.accepted()
+
     def __aiter__(self) -> TextStream:
         return self
 

@@ -75,17 +75,9 @@ class Launched:
 
 async def launch(config: EngineConfig) -> Launched:
     """Build the engine and start it in the running event loop. Raises StartupError, one sentence."""
-    source = find_model(
-        config.model,
-        load_format=cast(LoadFormat, config.load_format),
-        with_tokenizer=not config.skip_tokenizer_init,
-    )
-    plan = plan_engine(config, source)
-    logger.info("memory of %s:\n%s", plan.device, plan.ledger.table())
+    source, plan = plan_launch(config)
     executor = build_executor(config, source, plan)
-    client = InprocClient(
-        Scheduler(plan.scheduler, plan.cache, seed=config.seed), executor, overlap=config.overlap
-    )
+    client = InprocClient(new_scheduler(config, plan), executor, overlap=config.overlap)
     client.start()
     return Launched(
         client=client,
@@ -94,14 +86,34 @@ async def launch(config: EngineConfig) -> Launched:
         model_name=source.name,
         max_model_len=plan.max_model_len,
         vocab_size=plan.model.vocab_size,
-        eos_token_ids=(
-            source.tokenizer.eos_token_ids if source.tokenizer else frozenset(plan.model.eos_token_ids)
-        ),
+        eos_token_ids=eos_token_ids(source, plan),
         default_params=default_params(source.generation_config),
         ledger=plan.ledger,
         engine=client,
         stats=client.stats,
     )
+
+
+def plan_launch(config: EngineConfig) -> tuple[ModelSource, EnginePlan]:
+    """The model's files, found, and what is to be built of them. Raises StartupError."""
+    source = find_model(
+        config.model,
+        load_format=cast(LoadFormat, config.load_format),
+        with_tokenizer=not config.skip_tokenizer_init,
+    )
+    plan = plan_engine(config, source)
+    logger.info("memory of %s:\n%s", plan.device, plan.ledger.table())
+    return source, plan
+
+
+def new_scheduler(config: EngineConfig, plan: EnginePlan) -> Scheduler:
+    """An empty scheduler."""
+    return Scheduler(plan.scheduler, plan.cache, seed=config.seed)
+
+
+def eos_token_ids(source: ModelSource, plan: EnginePlan) -> frozenset[int]:
+    """Ids that end a text."""
+    return source.tokenizer.eos_token_ids if source.tokenizer else frozenset(plan.model.eos_token_ids)
 
 
 def plan_engine(config: EngineConfig, source: ModelSource) -> EnginePlan:

@@ -8,15 +8,12 @@ from __future__ import annotations
 
 import re
 import time
-from bisect import bisect_left
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from itertools import accumulate
+from collections.abc import Callable, Iterator
 
 from prometheus_client.core import (
     CounterMetricFamily,
     GaugeMetricFamily,
-    HistogramMetricFamily,
     InfoMetricFamily,
     Metric,
 )
@@ -24,7 +21,10 @@ from prometheus_client.registry import Collector
 
 from ..scheduler.request import FinishReason
 from ..scheduler.stats import EngineStats
+from .engine_metrics import engine_families, frontend_families
 from .generation import TextDelta
+from .histogram import Histogram
+from .metrics_state import FrontendCounts, MetricsState
 
 CAUSES = ("stop", "length", "disconnect", "deadline", "refused", "error", "drained")
 """Every request ends in exactly one of these."""
@@ -59,50 +59,30 @@ _TOKENS = tuple(float(2**i) for i in range(18))
 _CHOICES = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0)
 
 
-class Histogram:
-    """Observations in buckets. `bounds` are inclusive upper bounds, ascending; infinity is added."""
-
-    def __init__(self, name: str, help: str, bounds: Sequence[float]) -> None:
-        self.name = name
-        self.help = help
-        self._bounds = bounds
-        self._counts = [0] * (len(bounds) + 1)
-        self._sum = 0.0
-
-    def observe(self, value: float) -> None:
-        """Count `value`."""
-        self._counts[bisect_left(self._bounds, value)] += 1
-        self._sum += value
-
-    @property
-    def count(self) -> int:
-        """Observations so far."""
-        return sum(self._counts)
-
-    def family(self, name: str, labels: dict[str, str]) -> Metric:
-        """This histogram under `name`."""
-        bounds = [*(f"{bound:g}" for bound in self._bounds), "+Inf"]
-        family = HistogramMetricFamily(name, self.help, labels=tuple(labels))
-        buckets = list(zip(bounds, map(float, accumulate(self._counts)), strict=True))
-        family.add_metric(tuple(labels.values()), buckets, self._sum)
-        return family
-
-
 class ServerMetrics(Collector):
     """The numbers of one front end, and at scrape time those of its engine.
 
     model_name: the first served name, the value of vLLM's `model_name` label.
-    stats: the engine's moment, asked for at every scrape; None before there is an engine.
+    stats: the engine's moment, asked for at every scrape; None leaves the engine's numbers out.
+    frontends: the processes that serve; None if that is the engine's own.
     """
 
-    def __init__(self, model_name: str, version: str, stats: Callable[[], EngineStats] | None = None) -> None:
+    def __init__(
+        self,
+        model_name: str,
+        version: str,
+        stats: Callable[[], EngineStats] | None = None,
+        frontends: FrontendCounts | None = None,
+    ) -> None:
         self._model_name = model_name
         self._version = version
         self._stats = stats
+        self._frontends = frontends
         self.ended: Counter[str] = Counter(dict.fromkeys(CAUSES, 0))
         self._http: Counter[tuple[str, str]] = Counter()
         self._ignored: Counter[str] = Counter()
         self.num_open = 0
+        self.num_slow_readers = 0
         self.first_token = Histogram(
             "time_to_first_token_seconds", "From arrival to the first token.", _FIRST_TOKEN_S
         )
@@ -135,6 +115,10 @@ class ServerMetrics(Collector):
         known = field in self._ignored or len(self._ignored) < _MAX_IGNORED_NAMES
         self._ignored[field if known else _OTHER] += 1
 
+    def count_slow_reader(self) -> None:
+        """One connection was cut since its client did not read."""
+        self.num_slow_readers += 1
+
     def begin(self, num_prompt_tokens: int, arrival_s: float) -> RequestRecord:
         """The engine has taken one choice of a request that came at `arrival_s` (time.monotonic)."""
         return RequestRecord(self, num_prompt_tokens, arrival_s)
@@ -144,6 +128,27 @@ class ServerMetrics(Collector):
         assert cause in CAUSES, f"cause must be one of {CAUSES}, got {cause!r}"
         self.ended[cause] += 1
 
+    def state(self) -> MetricsState:
+        """All that was counted here."""
+        return MetricsState(
+            ended=dict(self.ended),
+            http=dict(self._http),
+            ignored=dict(self._ignored),
+            num_open=self.num_open,
+            num_slow_readers=self.num_slow_readers,
+            histograms={histogram.name: histogram.state() for histogram in self._histograms()},
+        )
+
+    def absorb(self, state: MetricsState) -> None:
+        """Add what another front end has counted."""
+        self.ended.update(state.ended)
+        self._http.update(state.http)
+        self._ignored.update(state.ignored)
+        self.num_open += state.num_open
+        self.num_slow_readers += state.num_slow_readers
+        for histogram in self._histograms():
+            histogram.absorb(state.histograms[histogram.name])
+
     def collect(self) -> Iterator[Metric]:
         """All families, the engine's gauges read now."""
         yield InfoMetricFamily(
@@ -152,6 +157,9 @@ class ServerMetrics(Collector):
         yield GaugeMetricFamily("octavo_requests_open", "Requests that have not ended.", self.num_open)
         yield _counter("octavo_requests", "Requests that ended, by cause.", ("cause",), self.ended)
         yield _counter("octavo_http_responses", "Responses.", ("route", "status"), self._http)
+        yield CounterMetricFamily(
+            "octavo_slow_readers", "Connections cut because nobody read them.", self.num_slow_readers
+        )
         yield _counter("octavo_ignored_fields", "Unknown request fields.", ("field",), self._ignored)
         label = {"model_name": self._model_name}
         for histogram in self._dashboard_histograms():
@@ -160,6 +168,8 @@ class ServerMetrics(Collector):
         yield self.choices.family(f"octavo_{self.choices.name}", {})
         yield self.loop_lag.family(f"octavo_{self.loop_lag.name}", {})
         yield self._success()
+        if self._frontends is not None:
+            yield from frontend_families(self._frontends)
         if self._stats is not None:
             yield from engine_families(self._stats(), self._model_name)
 
@@ -175,6 +185,9 @@ class ServerMetrics(Collector):
             self.output_tokens,
             self.max_tokens,
         )
+
+    def _histograms(self) -> tuple[Histogram, ...]:
+        return (*self._dashboard_histograms(), self.choices, self.loop_lag)
 
     def _success(self) -> Metric:
         """vLLM's count of ends, in vLLM's words: whatever ended early is an abort there."""
@@ -230,6 +243,8 @@ class RequestRecord:
         metrics = self._metrics
         metrics.num_open -= 1
         metrics.ended[cause] += 1
+        if cause == "refused":
+            return  # it took no time and brought nothing
         metrics.latency.observe(time.monotonic() - self._arrival_s)
         metrics.prompt_tokens.observe(self._num_prompt_tokens)
         metrics.output_tokens.observe(self.num_tokens)
@@ -242,48 +257,6 @@ class RequestRecord:
             self._metrics.queue.observe(timings.scheduled_s - timings.arrival_s)
             self._metrics.prefill.observe(timings.first_token_s - timings.scheduled_s)
         self._metrics.decode.observe(timings.finished_s - timings.first_token_s)
-
-
-def engine_families(stats: EngineStats, model_name: str) -> Iterator[Metric]:
-    """The engine's gauges and counters, under octavo's names and under vLLM's."""
-    counters = stats.counters
-    gauges = {
-        "engine_requests_running": ("Requests in the batch.", stats.num_running),
-        "engine_requests_waiting": ("Requests in the queue.", stats.num_waiting),
-        "kv_blocks": ("KV cache blocks.", stats.num_blocks),
-        "kv_blocks_free": ("KV cache blocks that hold nothing.", stats.num_free_blocks),
-        "kv_blocks_evictable": ("KV cache blocks kept for their prefix only.", stats.num_evictable_blocks),
-        "kv_usage_ratio": ("Share of KV cache blocks that sequences hold.", stats.kv_usage),
-        "kv_waste_ratio": ("Share of room in held KV cache blocks that is not filled.", stats.kv_waste),
-        "engine_last_step_seconds": ("Duration of the last step.", stats.last_step_s),
-    }
-    totals = {
-        "engine_steps": ("Steps.", counters.num_steps),
-        "prompt_tokens": ("Prompt tokens admitted, cached ones included.", counters.prompt_tokens),
-        "generation_tokens": ("Tokens generated.", counters.generation_tokens),
-        "preemptions": ("Sequences put back to make room.", counters.num_preemptions),
-        "recomputed_tokens": ("Positions computed again after preemption.", counters.recomputed_tokens),
-        "surplus_tokens": ("Tokens sampled for sequences that had ended.", counters.surplus_tokens),
-        "prefix_cache_query_tokens": ("Prompt tokens looked up.", counters.prefix_query_tokens),
-        "prefix_cache_hit_tokens": ("Prompt tokens found.", counters.prefix_hit_tokens),
-    }
-    for name, (help, value) in gauges.items():
-        yield GaugeMetricFamily(f"octavo_{name}", help, value)
-    for name, (help, total) in totals.items():
-        yield CounterMetricFamily(f"octavo_{name}", help, total)
-    label = ((model_name,), ("model_name",))
-    for alias, name in (
-        ("num_requests_running", "engine_requests_running"),
-        ("num_requests_waiting", "engine_requests_waiting"),
-        ("kv_cache_usage_perc", "kv_usage_ratio"),
-    ):
-        gauge = GaugeMetricFamily(f"vllm:{alias}", gauges[name][0], labels=label[1])
-        gauge.add_metric(label[0], gauges[name][1])
-        yield gauge
-    for name in ("prompt_tokens", "generation_tokens"):
-        counter = CounterMetricFamily(f"vllm:{name}", totals[name][0], labels=label[1])
-        counter.add_metric(label[0], totals[name][1])
-        yield counter
 
 
 def _counter(

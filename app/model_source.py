@@ -80,6 +80,26 @@ def find_model(model: str, *, load_format: LoadFormat = "auto", with_tokenizer: 
         raise StartupError(f"{error.filename or path} cannot be read: {error.strerror or error}") from error
 
 
+def read_texts(
+    path: Path, config: Mapping[str, Any] | None = None, generation_config: Mapping[str, Any] | None = None
+) -> tuple[Tokenizer, ChatTemplate | None]:
+    """Tokenizer and chat template of the model at `path`: all that a process without a device needs.
+
+    config, generation_config: as in Tokenizer.from_directory. Raises StartupError. Loads no torch.
+    """
+    if path.is_file():
+        return _gguf_texts(GGUFFile.open(path))
+    tokenizer = Tokenizer.from_directory(path, config, generation_config)
+    template = find_chat_template(path)
+    return tokenizer, ChatTemplate(template, tokenizer.special_tokens) if template else None
+
+
+def _gguf_texts(file: GGUFFile) -> tuple[Tokenizer, ChatTemplate | None]:
+    tokenizer = gguf_tokenizer(file)
+    template = file.metadata.get("tokenizer.chat_template")
+    return tokenizer, ChatTemplate(template, tokenizer.special_tokens) if template else None
+
+
 def _locate(model: str, load_format: LoadFormat) -> Path:
     """The directory or GGUF file that holds the model, on this machine."""
     if model == "demo":
@@ -124,8 +144,7 @@ def _read_gguf(name: str, path: Path, load_format: LoadFormat, with_tokenizer: b
         config = gguf_config(file)
     except GGUFError as error:
         raise StartupError(str(error)) from error
-    tokenizer = gguf_tokenizer(file) if with_tokenizer else None
-    template = file.metadata.get("tokenizer.chat_template")
+    tokenizer, template = _gguf_texts(file) if with_tokenizer else (None, None)
     dummy = load_format == "dummy"
     return ModelSource(
         name=name,
@@ -135,9 +154,7 @@ def _read_gguf(name: str, path: Path, load_format: LoadFormat, with_tokenizer: b
         weights=None if dummy else file,
         num_tensors=None if dummy else len(file.tensors),
         tokenizer=tokenizer,
-        chat_template=None
-        if tokenizer is None or not template
-        else ChatTemplate(template, tokenizer.special_tokens),
+        chat_template=template,
     )
 
 
@@ -149,8 +166,7 @@ def _read_directory(name: str, path: Path, load_format: LoadFormat, with_tokeniz
     config = read_json_object(path / "config.json")
     generation_path = path / "generation_config.json"
     generation_config = read_json_object(generation_path) if generation_path.is_file() else {}
-    tokenizer = Tokenizer.from_directory(path, config, generation_config) if with_tokenizer else None
-    template = find_chat_template(path)
+    tokenizer, template = read_texts(path, config, generation_config) if with_tokenizer else (None, None)
     files, num_tensors = (None, None) if load_format == "dummy" else _safetensors(path)
     return ModelSource(
         name=name,
@@ -160,9 +176,7 @@ def _read_directory(name: str, path: Path, load_format: LoadFormat, with_tokeniz
         weights=files,
         num_tensors=num_tensors,
         tokenizer=tokenizer,
-        chat_template=None
-        if tokenizer is None or not template
-        else ChatTemplate(template, tokenizer.special_tokens),
+        chat_template=template,
     )
 
 

@@ -1,45 +1,50 @@
-"""`octavo serve`: engine and HTTP server in one event loop, from the listening socket to the last stream.
-
-signal  ->  new requests get 503  ->  running ones finish, or are cut after drain_timeout  ->  exit 0
-"""
+"""`octavo serve`: from settings to an engine and the front that serves it, in this process or in others."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
+import os
 import signal
 import socket
-import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
+from functools import partial
 from types import FrameType
 from typing import cast
 
-import uvicorn
 import uvloop
 
 from .. import __version__
 from .config import EngineConfig, ServerConfig
 from .context import ServerSettings
-from .drain import DoorClient, OpenRequests
+from .engine_server import EngineServer
 from .errors import StartupError
+from .frames import PROTOCOL_VERSION
 from .generation import Generation
-from .launch import Launched, launch, plan_engine
+from .launch import (
+    build_executor,
+    choose_device,
+    default_params,
+    eos_token_ids,
+    launch,
+    new_scheduler,
+    plan_engine,
+    plan_launch,
+)
+from .local_front import LocalFront
+from .logs import set_up_logging
+from .messages import Setup
 from .model_source import LoadFormat, find_model
-from .server import create_app
+from .service import Front, RunningEngine, serve_until_signal
+from .supervisor import Supervisor
 
-log = logging.getLogger(__name__)
-
-_BACKLOG = 8192
-_KEEP_ALIVE_S = 60
-_LAST_WRITES_S = 2
-"""Time for clients to read what a cut stream still has to say."""
+_MAX_AUTO_FRONTENDS = 8
 
 
 def run(engine: EngineConfig, server: ServerConfig) -> int:
     """Serve until a signal. 0 after a drain, 1 if the engine died; raises StartupError."""
-    _set_up_logging(server.log_level)
+    set_up_logging(server.log_level)
     if server.dry_run:
         print(_fit(engine))
         return 0
@@ -76,129 +81,78 @@ def _interruptible() -> Iterator[None]:
 
 async def _serve(engine: EngineConfig, server: ServerConfig, listener: socket.socket) -> int:
     began_s = time.monotonic()
+    names = server.served_model_name or (engine.model,)
+    settings = ServerSettings(
+        model_names=names, version=__version__, api_keys=server.api_key, strict=server.strict
+    )
+
+    def ready_line() -> str:
+        took_s = time.monotonic() - began_s
+        return f"octavo: {', '.join(names)} ready at {_url(listener)} after {took_s:.1f} s"
+
+    serve = partial(serve_until_signal, ready_line=ready_line, drain_timeout_s=server.drain_timeout)
+    num_frontends = choose_frontends(server.frontends, engine.device)
+    if num_frontends:
+        return await _serve_in_processes(engine, settings, server.log_level, listener, num_frontends, serve)
     launched = await launch(engine)
     try:
-        return await _Service(engine, server, launched, listener).run(began_s)
+        front = LocalFront(
+            launched.client, partial(Generation.of, launched), settings, launched.stats, listener
+        )
+        return await serve(front, launched.engine)
     finally:
         await launched.close()
 
 
-class _Service:
-    """A launched engine behind a listening socket."""
-
-    def __init__(
-        self, engine: EngineConfig, server: ServerConfig, launched: Launched, listener: socket.socket
-    ) -> None:
-        self._server = server
-        self._launched = launched
-        self._listener = listener
-        self._door = DoorClient(launched.client)
-        self._names = server.served_model_name or (engine.model,)
-        settings = ServerSettings(
-            model_names=self._names, version=__version__, api_keys=server.api_key, strict=server.strict
-        )
-        app = create_app(
-            Generation.of(launched, client=self._door),
-            settings,
-            stats=launched.stats,
-            complaint=self._door.complaint,
-        )
-        self._open = OpenRequests(app)
-        self._signals: asyncio.Queue[signal.Signals] = asyncio.Queue()
-
-    async def run(self, began_s: float) -> int:
-        """Serve until a signal, or until the engine dies."""
-        http = _HttpServer(self._open)
-        serving = asyncio.create_task(http.serve(sockets=[self._listener]))
-        with self._handled_signals():
-            asked = asyncio.create_task(self._signals.get())
-            dead = asyncio.create_task(self._launched.engine.wait_dead())
-            await http.ready.wait()
-            print(self._ready_line(time.monotonic() - began_s), flush=True)
-            await asyncio.wait([serving, asked, dead], return_when=asyncio.FIRST_COMPLETED)
-            code = 0
-            if dead.done():
-                log.error("the engine has died: %s", dead.result())
-                self._door.close()
-                await self._open.idle(_LAST_WRITES_S)
-                code = 1
-            else:
-                dead.cancel()
-                await self._drain()
-            asked.cancel()
-            http.should_exit = True
-            await serving
-        return code
-
-    def _ready_line(self, took_s: float) -> str:
-        host, port = self._listener.getsockname()[:2]
-        shown = f"[{host}]" if ":" in host else host
-        return f"octavo: {', '.join(self._names)} ready at http://{shown}:{port} after {took_s:.1f} s"
-
-    async def _drain(self) -> None:
-        """Let running requests finish; cut them after `drain_timeout` or at the next signal."""
-        self._door.close()
-        if not self._open.num_open:
-            return
-        limit_s = self._server.drain_timeout
-        log.info(
-            "draining: %d running, for %g s at most; a second signal cuts them now",
-            self._open.num_open,
-            limit_s,
-        )
-        finished = asyncio.create_task(self._open.idle(limit_s))
-        again = asyncio.create_task(self._signals.get())
-        await asyncio.wait([finished, again], return_when=asyncio.FIRST_COMPLETED)
-        for task in (finished, again):
-            task.cancel()
-        if self._open.num_open:
-            log.warning("cutting %d that still run", self._open.num_open)
-            await self._launched.close()  # every stream ends with an error event
-            await self._open.idle(_LAST_WRITES_S)
-
-    @contextlib.contextmanager
-    def _handled_signals(self) -> Iterator[None]:
-        loop = asyncio.get_running_loop()
-        handled = (signal.SIGINT, signal.SIGTERM)
-        for number in handled:
-            loop.add_signal_handler(number, self._signals.put_nowait, number)
+async def _serve_in_processes(
+    engine: EngineConfig,
+    settings: ServerSettings,
+    log_level: str,
+    listener: socket.socket,
+    num_frontends: int,
+    serve: Callable[[Front, RunningEngine], Awaitable[int]],
+) -> int:
+    source, plan = plan_launch(engine)
+    supervisor = Supervisor(
+        Setup(
+            version=PROTOCOL_VERSION,
+            model_path=str(source.path) if source.tokenizer else None,
+            model_name=source.name,
+            max_model_len=plan.max_model_len,
+            vocab_size=plan.model.vocab_size,
+            eos_token_ids=eos_token_ids(source, plan),
+            default_params=default_params(source.generation_config),
+            settings=settings,
+            log_level=log_level,
+        ),
+        listener,
+        num_frontends,
+    )
+    try:
+        executor = build_executor(engine, source, plan)
+        server = EngineServer(new_scheduler(engine, plan), executor, overlap=engine.overlap)
+        server.start()
+        supervisor.serve(server)
         try:
-            yield
+            return await serve(supervisor, server)
         finally:
-            for number in handled:
-                loop.remove_signal_handler(number)
+            await server.close()
+    finally:
+        supervisor.kill()
 
 
-class _HttpServer(uvicorn.Server):
-    """uvicorn without its signal handling: signals begin a drain here, and uvicorn's stop comes after it."""
+def choose_frontends(wanted: int | str, device: str) -> int:
+    """How many front-end processes `--frontends` means; auto leaves half of the cores to the engine."""
+    if wanted != "auto":
+        return int(wanted)
+    if choose_device(device).type == "cpu":
+        return 0  # the model needs the cores
+    return min(_MAX_AUTO_FRONTENDS, len(os.sched_getaffinity(0)) // 2)
 
-    def __init__(self, app: OpenRequests) -> None:
-        super().__init__(
-            uvicorn.Config(
-                app,
-                loop="none",
-                http="httptools",
-                ws="none",
-                lifespan="on",
-                log_config=None,
-                access_log=False,
-                server_header=False,
-                backlog=_BACKLOG,
-                timeout_keep_alive=_KEEP_ALIVE_S,
-                timeout_graceful_shutdown=_LAST_WRITES_S,
-            )
-        )
-        self.ready = asyncio.Event()
 
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        """Leave them alone."""
-        yield
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Tell when connections are accepted."""
-        await super().startup(sockets)
-        self.ready.set()
+def _url(listener: socket.socket) -> str:
+    host, port = listener.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
 def _bind(host: str, port: int) -> socket.socket:
@@ -221,11 +175,3 @@ def _bind(host: str, port: int) -> socket.socket:
             f"cannot listen on {host} port {port}: {error.strerror}; choose another --port"
         ) from error
     return listener
-
-
-def _set_up_logging(level: str) -> None:
-    logging.basicConfig(
-        level=level.upper(), stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
-    )
-    # Its news are uvicorn's own steps, which the lines here tell better.
-    logging.getLogger("uvicorn").setLevel(logging.DEBUG if level == "debug" else logging.WARNING)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -18,7 +19,6 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from ..scheduler.stats import EngineStats
 from .answer import IGNORED_HEADER
 from .chat import chat_completions
 from .completions import completions
@@ -26,7 +26,8 @@ from .context import ServerContext, ServerSettings
 from .errors import RequestError
 from .generation import Generation
 from .health import Health
-from .metrics import Histogram, ServerMetrics
+from .histogram import Histogram
+from .metrics import ServerMetrics
 from .middleware import Accounting, ApiKeys
 from .models import Models
 from .prompt_encoder import PromptEncoder
@@ -43,24 +44,26 @@ _LAG_PERIOD_S = 0.1
 def create_app(
     generation: Generation,
     settings: ServerSettings,
+    metrics: ServerMetrics,
     *,
-    stats: Callable[[], EngineStats] | None = None,
+    gather: Callable[[], Awaitable[ServerMetrics]] | None = None,
     complaint: Callable[[], str | None] = lambda: None,
     lifespan: Lifespan | None = None,
 ) -> Starlette:
     """The server for one model.
 
-    stats: the engine's moment, asked for at every scrape.
+    metrics: where this front end counts.
+    gather: the numbers of the whole server, asked for at every scrape; None if `metrics` are all there are.
     complaint: why no request can be served, in one sentence; None if one can.
     lifespan: entered before the first request and left after the last, in the server's event loop.
     """
     server = ServerContext(
         generation=generation,
         settings=settings,
-        metrics=ServerMetrics(settings.model_names[0], settings.version, stats),
+        metrics=metrics,
         threads=ThreadPoolExecutor(_NUM_THREADS, thread_name_prefix="octavo-read"),
     )
-    routes = _routes(server, complaint)
+    routes = _routes(server, complaint, gather)
     app = Starlette(
         routes=routes,
         middleware=_middleware(server, [route.path for route in routes]),
@@ -75,7 +78,11 @@ def create_app(
     return app
 
 
-def _routes(server: ServerContext, complaint: Callable[[], str | None]) -> list[Route]:
+def _routes(
+    server: ServerContext,
+    complaint: Callable[[], str | None],
+    gather: Callable[[], Awaitable[ServerMetrics]] | None,
+) -> list[Route]:
     encoder = PromptEncoder(server.generation)
     models = Models(server)
     tokenize = Tokenize(server, encoder)
@@ -91,7 +98,7 @@ def _routes(server: ServerContext, complaint: Callable[[], str | None]) -> list[
         Route("/readyz", health.ready),
         Route("/livez", health.alive),
         Route("/version", health.version),
-        Route("/metrics", _metrics_handler(server.metrics)),
+        Route("/metrics", _metrics_handler(server.metrics, gather)),
         Route("/", health.pointer),
     ]
 
@@ -114,12 +121,16 @@ def _middleware(server: ServerContext, paths: list[str]) -> list[Middleware]:
     return layers
 
 
-def _metrics_handler(metrics: ServerMetrics) -> Callable[[Request], Awaitable[Response]]:
-    registry = CollectorRegistry()
-    registry.register(metrics)
-    ProcessCollector(registry=registry)
+def _metrics_handler(
+    metrics: ServerMetrics, gather: Callable[[], Awaitable[ServerMetrics]] | None
+) -> Callable[[Request], Awaitable[Response]]:
+    # The process that owns the device, whichever front end is asked.
+    process = os.getpid() if gather is None else os.getppid()
 
     async def expose(request: Request) -> Response:
+        registry = CollectorRegistry()
+        registry.register(metrics if gather is None else await gather())
+        ProcessCollector(registry=registry, pid=lambda: process)
         encode, content_type = choose_encoder(request.headers.get("accept", ""))
         return Response(encode(registry), headers={"content-type": content_type})
 

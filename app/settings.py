@@ -147,6 +147,16 @@ def integer(minimum: int, maximum: int | None = None) -> Kind:
     )
 
 
+def integer_or_auto(minimum: int) -> Kind:
+    """A whole number, or the word auto."""
+    return Kind(
+        f"an integer of at least {minimum}, or auto",
+        lambda word: word if word == "auto" else parse_count(word),
+        lambda v: v == "auto" or (_is_integer(v) and v >= minimum),
+        "N|auto",
+    )
+
+
 def number(rule: str, holds: Callable[[float], bool], metavar: str) -> Kind:
     """A finite number."""
     return Kind(f"a number {rule}", float, lambda v: _is_number(v) and holds(v), metavar)

@@ -22,6 +22,7 @@ from octavo.app.chat_template import ChatTemplate
 from octavo.app.context import ServerSettings
 from octavo.app.errors import EngineDeadError, EngineOverloadedError
 from octavo.app.generation import Generation
+from octavo.app.metrics import ServerMetrics
 from octavo.app.server import create_app
 from octavo.app.tokenizer import Tokenizer
 from octavo.model.plan import TokenLogprobs
@@ -95,6 +96,9 @@ class ScriptedStream:
             reply = str(request.params.seed) if "count" in prompt else REPLY
             self._tokens = [*reply.encode(), EOS][: request.max_tokens]
 
+    async def accepted(self) -> None:
+        """The constructor's caller has taken it."""
+
     async def next(self) -> Sequence[TokenOutput]:
         await asyncio.sleep(self._pause_s())
         token = self._tokens[self._position]
@@ -162,8 +166,9 @@ def make_app(
 ) -> Starlette:
     """The server over `client`; `settings` go to ServerSettings, `changes` to Generation."""
     merged = {"model_names": ("toy", "Org/alias"), "version": "9.9", **(settings or {})}
+    metrics = ServerMetrics(merged["model_names"][0], merged["version"], client.stats)
     return create_app(
-        make_generation(client, **changes), ServerSettings(**merged), stats=client.stats, complaint=complaint
+        make_generation(client, **changes), ServerSettings(**merged), metrics, complaint=complaint
     )
 
 

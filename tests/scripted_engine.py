@@ -24,6 +24,9 @@ class ScriptedStream:
         self.error = error
         self.num_aborts = 0
 
+    async def accepted(self) -> None:
+        """At once."""
+
     async def next(self) -> Sequence[TokenOutput]:
         await asyncio.sleep(0)
         if self.batches:

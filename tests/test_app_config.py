@@ -149,7 +149,6 @@ def test_a_wrong_value_names_setting_rule_and_value(
         (EngineConfig, {"quantization": "awq"}),
         (EngineConfig, {"kv_cache_dtype": "fp8"}),
         (EngineConfig, {"itl_target_ms": 20}),
-        (ServerConfig, {"frontends": 2}),
         (ServerConfig, {"request_timeout": 5}),
     ],
 )

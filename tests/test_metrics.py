@@ -9,7 +9,8 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
 from octavo.app.generation import TextDelta
-from octavo.app.metrics import CAUSES, Histogram, ServerMetrics
+from octavo.app.histogram import Histogram
+from octavo.app.metrics import CAUSES, ServerMetrics
 from octavo.scheduler.request import FinishReason, RequestTimings
 from octavo.scheduler.stats import Counters, EngineStats
 

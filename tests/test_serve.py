@@ -139,7 +139,9 @@ def visitor(port: int, visit: Callable[[int], None]) -> Iterator[None]:
 def serve_for(visit: Callable[[int], None], *, drain_timeout: float = 10.0) -> int:
     port = free_port()
     with visitor(port, visit):
-        return serve.run(EngineConfig(model="toy"), ServerConfig(port=port, drain_timeout=drain_timeout))
+        return serve.run(
+            EngineConfig(model="toy"), ServerConfig(port=port, frontends=0, drain_timeout=drain_timeout)
+        )
 
 
 def kill(number: signal.Signals = signal.SIGTERM) -> None:
@@ -226,7 +228,7 @@ def test_ctrl_c_is_heard_while_the_model_loads(monkeypatch: pytest.MonkeyPatch) 
     threading.Timer(0.3, kill, [signal.SIGINT]).start()
     handler = signal.getsignal(signal.SIGINT)
     with pytest.raises(KeyboardInterrupt):
-        serve.run(EngineConfig(), ServerConfig(port=0))
+        serve.run(EngineConfig(), ServerConfig(port=0, frontends=0))
     assert signal.getsignal(signal.SIGINT) is handler
 
 

@@ -1,0 +1,285 @@
+"""The engine's side of the front ends: requests in, one frame per step and front end out. Knows no processes.
+
+A front end that is lost takes its own requests with it, at once; one that does not read, or does not answer
+for long, is dropped. Neither makes the engine wait.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from ..model.plan import Executor
+from ..scheduler.request import Request, TokenOutput
+from ..scheduler.scheduler import Scheduler
+from ..scheduler.stats import EngineStats
+from . import frames, messages
+from .engine_host import EngineHost
+from .errors import GenerationError, RequestError
+from .frame_link import MAX_BUFFERED_BYTES, MAX_STALLED_S, FrameLink
+from .frontend_numbers import FrontendNumbers
+from .metrics_state import MetricsState
+
+log = logging.getLogger(__name__)
+
+_ASK_EVERY_S = 1.0
+_MAX_SILENT_S = 30.0
+_GATHER_S = 2.0
+
+
+class _Route(NamedTuple):
+    """Where the outputs of a request go."""
+
+    frontend: Frontend
+    number: int
+
+
+class EngineServer:
+    """Runs the engine from `start` to `close`, for the front ends that are attached.
+
+    max_buffered_bytes, max_stalled_s: how much a front end may leave unread, and for how long.
+    max_silent_s: how long a front end may leave a question unanswered.
+    """
+
+    def __init__(
+        self,
+        scheduler: Scheduler,
+        executor: Executor,
+        *,
+        overlap: bool,
+        max_buffered_bytes: int = MAX_BUFFERED_BYTES,
+        max_stalled_s: float = MAX_STALLED_S,
+        max_silent_s: float = _MAX_SILENT_S,
+    ) -> None:
+        self.host = EngineHost(scheduler, executor, self._deliver, overlap=overlap)
+        self.numbers = FrontendNumbers()
+        self._routes: dict[str, _Route] = {}
+        self._frontends: set[Frontend] = set()
+        self._limits = (max_buffered_bytes, max_stalled_s)
+        self._max_silent_s = max_silent_s
+        self._asking: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Begin to step, in the running event loop."""
+        self.host.start()
+        self._asking = asyncio.create_task(self._ask_all())
+
+    async def close(self) -> None:
+        """Stop stepping and free the device; streams that still run end with an error."""
+        if self._asking is not None:
+            self._asking.cancel()
+        await self.host.close()
+        self._routes.clear()
+        self.broadcast(messages.Cut("the engine was stopped"))
+
+    async def wait_dead(self) -> str:
+        """Return the cause when the engine has died; never, if it does not."""
+        return await self.host.wait_dead()
+
+    def stats(self) -> EngineStats:
+        """A moment of the engine."""
+        return self.host.stats()
+
+    @property
+    def num_streams(self) -> int:
+        """Requests under way."""
+        return len(self._routes)
+
+    @property
+    def num_frontends(self) -> int:
+        """Front ends that are attached."""
+        return len(self._frontends)
+
+    async def wait_idle(self, timeout_s: float) -> bool:
+        """Wait until every front end has answered Drain with Idle, so long at most; whether all have."""
+        answers = [frontend.idle for frontend in self._frontends]
+        return not answers or not (await asyncio.wait(answers, timeout=timeout_s))[1]
+
+    async def attach(self, end: socket.socket) -> Frontend:
+        """Serve the front end at the other end of `end`."""
+        frontend = Frontend(self)
+        frontend.link = FrameLink(
+            frontend.receive,
+            frontend.on_lost,
+            max_buffered_bytes=self._limits[0],
+            max_stalled_s=self._limits[1],
+        )
+        self._frontends.add(frontend)
+        await frontend.link.attach(end)
+        return frontend
+
+    def broadcast(self, message: messages.Message) -> None:
+        """Tell all front ends."""
+        frame = messages.encode(message)
+        for frontend in self._frontends:
+            frontend.link.send(frame)
+
+    # For Frontend.
+
+    def add(self, frontend: Frontend, number: int, request: Request) -> None:
+        """Submit a request as stream `number` of `frontend`. Raises RequestError if it is refused."""
+        try:
+            self.host.add(request)
+        except RequestError:
+            raise
+        except Exception as error:
+            # As in one process, where the exception would end this request's handler and nothing else.
+            log.exception("request %s failed", request.request_id)
+            raise GenerationError("The server failed at this request; its log says why.") from error
+        frontend.requests[number] = request.request_id
+        self._routes[request.request_id] = _Route(frontend, number)
+
+    def abort(self, request_id: str) -> None:
+        """End a request and forget its route."""
+        if self._routes.pop(request_id, None) is not None:
+            self.host.abort(request_id)
+
+    def detach(self, frontend: Frontend) -> None:
+        """A front end is lost: end what it asked for."""
+        self._frontends.discard(frontend)
+        frontend.num_cut = len(frontend.requests)
+        self.numbers.retire(frontend.state, num_cut=frontend.num_cut)
+        self.numbers.counts.lost["dropped" if frontend.link.was_cut else "died"] += 1
+        for request_id in list(frontend.requests.values()):
+            self.abort(request_id)
+        frontend.requests.clear()
+
+    async def scrape(self, asker: Frontend, scrape_id: int) -> None:
+        """Answer a front end that is asked for /metrics: what all others have counted until now."""
+        others = [frontend for frontend in self._frontends if frontend is not asker]
+        answers = [frontend.ask() for frontend in others]
+        if answers:
+            await asyncio.wait(answers, timeout=_GATHER_S)
+        states = [frontend.state for frontend in others if frontend.state is not None]
+        self.numbers.counts.num_running = len(self._frontends)
+        asker.tell(
+            messages.Scraped(scrape_id, [*self.numbers.retired, *states], self.stats(), self.numbers.counts)
+        )
+
+    def _deliver(self, outputs: Sequence[TokenOutput]) -> None:
+        routes = self._routes
+        touched: set[Frontend] = set()
+        for output in outputs:
+            route = routes.get(output[0])
+            if route is None:
+                continue
+            frontend, number = route
+            frontend.step.add(number, output)
+            touched.add(frontend)
+            if output.finish_reason is not None:
+                del routes[output[0]], frontend.requests[number]
+        for frontend in touched:
+            frontend.link.send(frontend.step.take())
+
+    async def _ask_all(self) -> None:
+        """Keep the numbers of every front end at hand, and drop those that have fallen silent."""
+        while True:
+            await asyncio.sleep(_ASK_EVERY_S)
+            for frontend in list(self._frontends):
+                if frontend.silent_s() > self._max_silent_s:
+                    frontend.link.cut(f"it has not answered for {self._max_silent_s:g} s")
+                elif frontend.greeted.done():
+                    frontend.ask()
+
+
+class Frontend:
+    """One front end, as the engine sees it.
+
+    greeted: done once it could accept connections.   idle: done once it has answered Drain, or is lost.
+    lost: the cause, once it is gone.   num_cut: requests that ended with it.
+    requests: stream number -> request id.   state: what it had counted when it last told.
+    """
+
+    link: FrameLink
+
+    def __init__(self, server: EngineServer) -> None:
+        loop = asyncio.get_running_loop()
+        self.greeted: asyncio.Future[None] = loop.create_future()
+        self.idle: asyncio.Future[None] = loop.create_future()
+        self.lost: asyncio.Future[str] = loop.create_future()
+        self.step = frames.StepEncoder()
+        self.requests: dict[int, str] = {}
+        self.state: MetricsState | None = None
+        self.num_cut = 0
+        self._server = server
+        self._accepted: list[int] = []
+        self._asked: list[tuple[float, asyncio.Future[None]]] = []
+        self._scrapes: set[asyncio.Task[None]] = set()
+
+    def tell(self, message: messages.Message) -> None:
+        """Send a message."""
+        self.link.send(messages.encode(message))
+
+    def ask(self) -> asyncio.Future[None]:
+        """Ask for its numbers; done when `state` is as of now, or the front end is lost."""
+        loop = asyncio.get_running_loop()
+        answer: asyncio.Future[None] = loop.create_future()
+        self._asked.append((loop.time(), answer))
+        self.tell(messages.AskNumbers())
+        return answer
+
+    def silent_s(self) -> float:
+        """For how long it has owed an answer."""
+        return asyncio.get_running_loop().time() - self._asked[0][0] if self._asked else 0.0
+
+    def receive(self, kind: int, payload: memoryview) -> None:
+        """A frame has come. Raises ProtocolError."""
+        if kind == frames.Kind.ADD:
+            self._add(payload)
+        elif kind == frames.Kind.ABORT:
+            request_id = self.requests.pop(frames.decode_abort(payload), None)
+            if request_id is not None:
+                self._server.abort(request_id)
+        elif kind == frames.Kind.CONTROL:
+            self._hear(messages.decode_from_frontend(payload))
+        else:
+            raise frames.ProtocolError(f"a front end sends no frames of kind {kind}")
+
+    def on_lost(self, cause: str) -> None:
+        """The link is gone."""
+        for _, answer in self._asked:
+            answer.set_result(None)
+        self._asked.clear()
+        if not self.idle.done():
+            self.idle.set_result(None)
+        self._server.detach(self)
+        self.lost.set_result(cause)
+
+    def _add(self, payload: memoryview) -> None:
+        number, request = frames.decode_add(payload)
+        try:
+            self._server.add(self, number, request)
+        except RequestError as refusal:
+            self.tell(messages.Refused.of(number, refusal))
+            return
+        if not self._accepted:
+            asyncio.get_running_loop().call_soon(self._tell_accepted)
+        self._accepted.append(number)
+
+    def _tell_accepted(self) -> None:
+        self.tell(messages.Accepted(self._accepted))
+        self._accepted = []
+
+    def _hear(self, message: messages.FromFrontend) -> None:
+        match message:
+            case messages.Hello(version):
+                if version != frames.PROTOCOL_VERSION:
+                    raise frames.ProtocolError(f"it speaks version {version}, not {frames.PROTOCOL_VERSION}")
+                if not self.greeted.done():
+                    self.greeted.set_result(None)
+            case messages.Idle():
+                if not self.idle.done():
+                    self.idle.set_result(None)
+            case messages.Numbers(state):
+                if not self._asked:
+                    raise frames.ProtocolError("it answers what nobody has asked")
+                self.state = state
+                _, answer = self._asked.pop(0)
+                answer.set_result(None)
+            case messages.Scrape(scrape_id):
+                task = asyncio.create_task(self._server.scrape(self, scrape_id))
+                self._scrapes.add(task)
+                task.add_done_callback(self._scrapes.discard)

@@ -1,0 +1,250 @@
+"""The wire between the engine's process and a front end: frames, and the layout of the three that are many.
+
+    frame     | payload bytes u32 | kind u8 | payload |
+    STEP      | streams n u32 | tokens t u32 | n numbers u32 | n counts u16 | t tokens i32 | rare, msgpack |
+    ADD       | stream number u32 | prompt tokens p u32 | p tokens i32 | the rest of the request, msgpack |
+    ABORT     | stream number u32 |
+    CONTROL   | msgpack, see messages.py |
+
+A step is one frame per front end, never one per token. Byte order is the machine's: both ends run on it.
+"""
+
+from __future__ import annotations
+
+import enum
+import struct
+from array import array
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import msgspec
+
+from ..model.plan import TokenLogprobs
+from ..model.sampling_params import SamplingParams
+from ..scheduler.request import FinishReason, Request, RequestTimings, TokenOutput
+
+PROTOCOL_VERSION = 1
+MAX_FRAME_BYTES = 64 << 20
+MAX_STREAMS = 1 << 32
+
+_HEADER = struct.Struct("=IB")
+_TWO = struct.Struct("=II")
+_ONE = struct.Struct("=I")
+_DEFAULTS = {field: getattr(SamplingParams(), field) for field in SamplingParams.__dataclass_fields__}
+assert (array("I").itemsize, array("H").itemsize, array("i").itemsize) == (4, 2, 4), "C's usual sizes"
+
+
+class ProtocolError(Exception):
+    """The other end sent what this end cannot have been sent: the connection is of no more use."""
+
+
+class Kind(enum.IntEnum):
+    """What a frame is."""
+
+    STEP = 1
+    ADD = 2
+    ABORT = 3
+    CONTROL = 4
+
+
+class RareOutput(msgspec.Struct, array_like=True, omit_defaults=True):
+    """What few outputs of a step have beside their tokens. index: of the output in its frame."""
+
+    index: int
+    finish_reason: FinishReason | None = None
+    stop_reason: int | None = None
+    timings: RequestTimings | None = None
+    error: str | None = None
+    logprobs: tuple[TokenLogprobs, ...] = ()
+
+
+class _Rest(msgspec.Struct, array_like=True):
+    """A request without its prompt. params: those that are not SamplingParams' defaults."""
+
+    request_id: str
+    params: dict[str, Any]
+    max_tokens: int
+    eos_token_ids: frozenset[int]
+    priority: int
+    cache_salt: str
+    arrival_s: float
+
+
+_decode_rare = msgspec.msgpack.Decoder(list[RareOutput]).decode
+_decode_rest = msgspec.msgpack.Decoder(_Rest).decode
+_encode = msgspec.msgpack.Encoder().encode
+
+
+def frame(kind: Kind, payload: bytes) -> bytes:
+    """A whole frame. Raises ProtocolError if it is larger than any may be."""
+    if len(payload) > MAX_FRAME_BYTES:
+        raise ProtocolError(f"a frame may have {MAX_FRAME_BYTES} bytes, got {len(payload)}")
+    return _HEADER.pack(len(payload), kind) + payload
+
+
+class FrameSplitter:
+    """Cuts what a socket brings into frames, keeping what is not whole yet."""
+
+    def __init__(self) -> None:
+        self._chunks: list[bytes] = []
+        self._num_bytes = 0
+        self._needed = _HEADER.size
+
+    def feed(self, data: bytes) -> Iterator[tuple[int, memoryview]]:
+        """(kind, payload) of every frame that is whole now. Raises ProtocolError for a length too large."""
+        self._chunks.append(data)
+        self._num_bytes += len(data)
+        if self._num_bytes < self._needed:
+            return
+        whole = memoryview(data if len(self._chunks) == 1 else b"".join(self._chunks))
+        start, end, self._needed = 0, len(whole), _HEADER.size
+        while end - start >= _HEADER.size:
+            length, kind = _HEADER.unpack_from(whole, start)
+            if length > MAX_FRAME_BYTES:
+                raise ProtocolError(f"a frame may have {MAX_FRAME_BYTES} bytes, got {length}")
+            if end - start < _HEADER.size + length:
+                self._needed = _HEADER.size + length
+                break
+            start += _HEADER.size
+            yield kind, whole[start : start + length]
+            start += length
+        self._chunks = [bytes(whole[start:])] if start < end else []
+        self._num_bytes = end - start
+
+
+class StepEncoder:
+    """Gathers what a step brought for one front end."""
+
+    def __init__(self) -> None:
+        self._clear()
+
+    def _clear(self) -> None:
+        self._numbers: list[int] = []
+        self._counts: list[int] = []
+        self._tokens: list[int] = []
+        self._rare: list[RareOutput] = []
+
+    def add(self, number: int, output: TokenOutput) -> None:
+        """Stream `number` got `output`."""
+        _, token_ids, logprobs, finish_reason, stop_reason, timings, error = output
+        if finish_reason is not None or logprobs:
+            self._rare.append(
+                RareOutput(len(self._numbers), finish_reason, stop_reason, timings, error, tuple(logprobs))
+            )
+        self._numbers.append(number)
+        self._counts.append(len(token_ids))
+        self._tokens += token_ids
+
+    def take(self) -> bytes:
+        """The frame of all that was added; begins anew."""
+        payload = b"".join(
+            (
+                _TWO.pack(len(self._numbers), len(self._tokens)),
+                array("I", self._numbers).tobytes(),
+                array("H", self._counts).tobytes(),
+                array("i", self._tokens).tobytes(),
+                _encode(self._rare) if self._rare else b"",
+            )
+        )
+        self._clear()
+        return frame(Kind.STEP, payload)
+
+
+def decode_step(payload: memoryview) -> Iterator[tuple[int, TokenOutput]]:
+    """(stream number, output) in the order of StepEncoder.add; request ids are left empty. ProtocolError."""
+    try:
+        num_streams, num_tokens = _TWO.unpack_from(payload)
+        at = _TWO.size + 4 * num_streams
+        numbers = payload[_TWO.size : at].cast("I").tolist()
+        counts = payload[at : at + 2 * num_streams].cast("H").tolist()
+        at += 2 * num_streams
+        tokens = payload[at : at + 4 * num_tokens].cast("i").tolist()
+        at += 4 * num_tokens
+        rare = {entry.index: entry for entry in _decode_rare(payload[at:])} if at < len(payload) else {}
+        if len(tokens) != num_tokens or sum(counts) != num_tokens or len(counts) != num_streams:
+            raise ProtocolError(f"{num_tokens} tokens announced, {sum(counts)} counted, {len(tokens)} sent")
+    except (struct.error, TypeError, ValueError, msgspec.DecodeError) as error:
+        raise ProtocolError(f"not a step: {error}") from error
+    return _outputs(numbers, counts, tokens, rare)
+
+
+def _outputs(
+    numbers: Sequence[int], counts: Sequence[int], tokens: Sequence[int], rare: dict[int, RareOutput]
+) -> Iterator[tuple[int, TokenOutput]]:
+    start = 0
+    make, plain = tuple.__new__, ((), None, None, None, None)
+    for index, (number, count) in enumerate(zip(numbers, counts, strict=True)):
+        token_ids = tokens[start : start + count]
+        start += count
+        entry = rare.get(index) if rare else None
+        if entry is None:
+            # Once for every token of every stream, so past NamedTuple's own constructor.
+            yield number, make(TokenOutput, ("", token_ids, *plain))
+        else:
+            yield (
+                number,
+                TokenOutput(
+                    "",
+                    token_ids,
+                    entry.logprobs,
+                    entry.finish_reason,
+                    entry.stop_reason,
+                    entry.timings,
+                    entry.error,
+                ),
+            )
+
+
+def encode_add(number: int, request: Request) -> bytes:
+    """The frame that submits `request` as stream `number`. Raises ProtocolError if it is too long."""
+    params = {
+        name: value
+        for name, default in _DEFAULTS.items()
+        if (value := getattr(request.params, name)) != default
+    }
+    rest = _Rest(
+        request.request_id,
+        params,
+        request.max_tokens,
+        request.eos_token_ids,
+        request.priority,
+        request.cache_salt,
+        request.arrival_s,
+    )
+    prompt = array("i", request.prompt_token_ids)
+    return frame(Kind.ADD, _TWO.pack(number, len(prompt)) + prompt.tobytes() + _encode(rest))
+
+
+def decode_add(payload: memoryview) -> tuple[int, Request]:
+    """(stream number, request). Raises ProtocolError."""
+    try:
+        number, num_prompt = _TWO.unpack_from(payload)
+        end = _TWO.size + 4 * num_prompt
+        prompt = payload[_TWO.size : end].cast("i").tolist()
+        rest = _decode_rest(payload[end:])
+        params = SamplingParams(**rest.params)
+    except (struct.error, TypeError, ValueError, msgspec.DecodeError) as error:
+        raise ProtocolError(f"not a request: {error}") from error
+    return number, Request(
+        request_id=rest.request_id,
+        prompt_token_ids=prompt,
+        params=params,
+        max_tokens=rest.max_tokens,
+        eos_token_ids=rest.eos_token_ids,
+        priority=rest.priority,
+        cache_salt=rest.cache_salt,
+        arrival_s=rest.arrival_s,
+    )
+
+
+def encode_abort(number: int) -> bytes:
+    """The frame that ends stream `number`."""
+    return frame(Kind.ABORT, _ONE.pack(number))
+
+
+def decode_abort(payload: memoryview) -> int:
+    """The stream's number. Raises ProtocolError."""
+    if len(payload) != _ONE.size:
+        raise ProtocolError(f"a stream number has {_ONE.size} bytes, got {len(payload)}")
+    number: int = _ONE.unpack(payload)[0]
+    return number

@@ -1,0 +1,136 @@
+"""A front-end process: HTTP, templates, tokenizing and detokenizing for an engine in another process.
+
+Started by supervisor.py as `python -m octavo.app.frontend LINK LISTENER PARENT`: two file descriptors, of the
+connected socket to the engine and of the socket to listen on, and the engine's process id. Loads no torch.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import logging
+import socket
+import sys
+from pathlib import Path
+
+import uvloop
+
+from .drain import DoorClient, OpenRequests
+from .errors import StartupError
+from .frames import PROTOCOL_VERSION
+from .generation import Generation
+from .http_server import LAST_WRITES_S, HttpServer
+from .lifeline import follow_parent
+from .logs import set_up_logging
+from .messages import AskNumbers, Drain, Hello, Idle, Numbers, Setup, Start, Stop
+from .metrics import ServerMetrics
+from .model_source import read_texts
+from .remote_client import RemoteClient
+from .server import create_app
+
+log = logging.getLogger(__name__)
+
+
+def main(link: int, listener: int, parent: int) -> int:
+    """Serve until the engine says so, 0, or is gone, 1."""
+    follow_parent(parent)
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(_serve(socket.socket(fileno=link), socket.socket(fileno=listener)))
+
+
+async def _serve(link: socket.socket, listener: socket.socket) -> int:
+    client = RemoteClient()
+    await client.attach(link)
+    setup = await client.control.get()
+    if not isinstance(setup, Setup):
+        return 1  # the engine went away meanwhile
+    set_up_logging(setup.log_level)
+    try:
+        frontend = _Frontend(client, setup, listener)
+    except StartupError as error:
+        log.error("%s", error)
+        return 2
+    # What was built so far lives as long as the process: no collection needs to look at it again.
+    gc.collect()
+    gc.freeze()
+    client.tell(Hello(PROTOCOL_VERSION))
+    return await frontend.run()
+
+
+class _Frontend:
+    """Obeys the engine."""
+
+    def __init__(self, client: RemoteClient, setup: Setup, listener: socket.socket) -> None:
+        self._client = client
+        self._setup = setup
+        self._listener = listener
+        self._door = DoorClient(client)
+        self._metrics = ServerMetrics(setup.settings.model_names[0], setup.settings.version)
+        tokenizer, template = (None, None) if setup.model_path is None else read_texts(Path(setup.model_path))
+        generation = Generation(
+            self._door,
+            tokenizer,
+            template,
+            model_name=setup.model_name,
+            max_model_len=setup.max_model_len,
+            vocab_size=setup.vocab_size,
+            eos_token_ids=setup.eos_token_ids,
+            default_params=setup.default_params,
+        )
+        app = create_app(
+            generation,
+            setup.settings,
+            self._metrics,
+            gather=self._gather,
+            complaint=self._door.complaint,
+        )
+        self._open = OpenRequests(app)
+        self._http = HttpServer(self._open, self._metrics.count_slow_reader)
+        self._serving: asyncio.Task[None] | None = None
+        self._draining: asyncio.Task[None] | None = None
+
+    async def run(self) -> int:
+        """Do what the engine says until it says stop, 0, or is gone, 1."""
+        code = await self._obey()
+        self._http.should_exit = True
+        if self._draining is not None:
+            self._draining.cancel()
+        if self._serving is not None:
+            await self._serving
+        return code
+
+    async def _obey(self) -> int:
+        while True:
+            match await self._client.control.get():
+                case Start():
+                    self._serving = asyncio.create_task(self._http.serve(sockets=[self._listener]))
+                case AskNumbers():
+                    self._client.tell(Numbers(self._metrics.state()))
+                case Drain():
+                    self._door.close()
+                    self._draining = asyncio.create_task(self._tell_idle())
+                case Stop():
+                    return 0
+                case None:
+                    self._door.close()
+                    await self._open.idle(LAST_WRITES_S)
+                    return 1
+
+    async def _tell_idle(self) -> None:
+        await self._open.idle(None)
+        self._client.tell(Idle())
+
+    async def _gather(self) -> ServerMetrics:
+        """The numbers of the whole server."""
+        scraped = await self._client.scrape()
+        settings = self._setup.settings
+        whole = ServerMetrics(
+            settings.model_names[0], settings.version, lambda: scraped.stats, scraped.frontends
+        )
+        for state in (self._metrics.state(), *scraped.others):
+            whole.absorb(state)
+        return whole
+
+
+if __name__ == "__main__":
+    sys.exit(main(*map(int, sys.argv[1:])))

@@ -1,0 +1,68 @@
+"""HTTP in the engine's own event loop: `--frontends 0`."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Callable
+
+from ..scheduler.stats import EngineStats
+from .client import EngineClient
+from .context import ServerSettings
+from .drain import DoorClient, OpenRequests
+from .generation import Generation
+from .http_server import HttpServer
+from .metrics import ServerMetrics
+from .server import create_app
+
+
+class LocalFront:
+    """Implements service.Front over a bound socket.
+
+    generation: makes the front door's Generation from the client that it is to use.
+    """
+
+    def __init__(
+        self,
+        client: EngineClient,
+        generation: Callable[[EngineClient], Generation],
+        settings: ServerSettings,
+        stats: Callable[[], EngineStats],
+        listener: socket.socket,
+    ) -> None:
+        self._listener = listener
+        self._door = DoorClient(client)
+        metrics = ServerMetrics(settings.model_names[0], settings.version, stats)
+        app = create_app(generation(self._door), settings, metrics, complaint=self._door.complaint)
+        self._open = OpenRequests(app)
+        self._http = HttpServer(self._open, metrics.count_slow_reader)
+        self._serving: asyncio.Task[None] | None = None
+
+    async def open(self) -> None:
+        """See Front."""
+        self._serving = asyncio.create_task(self._http.serve(sockets=[self._listener]))
+        await self._http.ready.wait()
+
+    def close(self) -> None:
+        """See Front."""
+        self._door.close()
+
+    @property
+    def num_open(self) -> int:
+        """See Front."""
+        return self._open.num_open
+
+    async def idle(self, timeout_s: float) -> bool:
+        """See Front."""
+        return await self._open.idle(timeout_s)
+
+    async def wait_failed(self) -> None:
+        """See Front."""
+        assert self._serving is not None, "the front was not opened"
+        await asyncio.wait([self._serving])
+
+    async def stop(self) -> None:
+        """See Front."""
+        self._http.should_exit = True
+        if self._serving is not None:
+            await self._serving

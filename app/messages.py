@@ -1,0 +1,161 @@
+"""What engine and front ends tell each other now and then: start, refusals, drain, numbers for /metrics.
+
+The frames of kind CONTROL, as msgpack. Tokens and requests travel otherwise: see frames.py.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from ..scheduler.stats import EngineStats
+from .context import ServerSettings
+from .errors import RequestError
+from .frames import Kind, ProtocolError, frame
+from .metrics_state import FrontendCounts, MetricsState
+
+
+class Message(msgspec.Struct, tag_field="what", tag=True, frozen=True):
+    """Base of all messages."""
+
+
+# From the engine.
+
+
+class Setup(Message, frozen=True):
+    """The first message: all that a front end needs to know of model and server.
+
+    model_path: what the tokenizer is read from; None serves token ids alone.
+    """
+
+    version: int
+    model_path: str | None
+    model_name: str
+    max_model_len: int
+    vocab_size: int
+    eos_token_ids: frozenset[int]
+    default_params: dict[str, Any]
+    settings: ServerSettings
+    log_level: str
+
+
+class Start(Message, frozen=True):
+    """The engine runs: accept connections."""
+
+
+class Accepted(Message, frozen=True):
+    """The engine has taken these streams."""
+
+    numbers: list[int]
+
+
+class Refused(Message, frozen=True):
+    """The engine has not taken a stream; the rest are RequestError's fields."""
+
+    number: int
+    message: str
+    param: str | None
+    code: str
+    status: int
+    type: str
+    retry_after_s: int | None
+
+    @classmethod
+    def of(cls, number: int, error: RequestError) -> Refused:
+        """Stream `number` was refused with `error`."""
+        return cls(
+            number, error.message, error.param, error.code, error.status, error.type, error.retry_after_s
+        )
+
+    def error(self) -> RequestError:
+        """What the client of the stream is told."""
+        return RequestError(
+            self.message,
+            param=self.param,
+            code=self.code,
+            status=self.status,
+            type=self.type,
+            retry_after_s=self.retry_after_s,
+        )
+
+
+class Drain(Message, frozen=True):
+    """Take nothing new; answer Idle once nothing is open."""
+
+
+class Cut(Message, frozen=True):
+    """The engine was stopped: end every stream with an error, because of `cause`."""
+
+    cause: str
+
+
+class Stop(Message, frozen=True):
+    """Close what is open, and exit."""
+
+
+class AskNumbers(Message, frozen=True):
+    """Answer Numbers."""
+
+
+class Scraped(Message, frozen=True):
+    """The answer to Scrape `scrape_id`: the numbers of all other front ends, dead ones included."""
+
+    scrape_id: int
+    others: list[MetricsState]
+    stats: EngineStats
+    frontends: FrontendCounts
+
+
+# From a front end.
+
+
+class Hello(Message, frozen=True):
+    """The answer to Setup, when connections could be accepted."""
+
+    version: int
+
+
+class Idle(Message, frozen=True):
+    """Nothing is open any more, and nothing new is taken."""
+
+
+class Numbers(Message, frozen=True):
+    """What this front end has counted. Answers come in the order of the questions."""
+
+    state: MetricsState
+
+
+class Scrape(Message, frozen=True):
+    """Somebody reads /metrics here."""
+
+    scrape_id: int
+
+
+FromEngine = Setup | Start | Accepted | Refused | Drain | Cut | Stop | AskNumbers | Scraped
+FromFrontend = Hello | Idle | Numbers | Scrape
+
+_encode = msgspec.msgpack.Encoder().encode
+_from_engine: msgspec.msgpack.Decoder[FromEngine] = msgspec.msgpack.Decoder(FromEngine)
+_from_frontend: msgspec.msgpack.Decoder[FromFrontend] = msgspec.msgpack.Decoder(FromFrontend)
+
+
+def encode(message: Message) -> bytes:
+    """The whole frame."""
+    return frame(Kind.CONTROL, _encode(message))
+
+
+def decode_from_engine(payload: memoryview) -> FromEngine:
+    """Raises ProtocolError."""
+    try:
+        return _from_engine.decode(payload)
+    except msgspec.DecodeError as error:
+        raise ProtocolError(f"not a message of the engine: {error}") from error
+
+
+def decode_from_frontend(payload: memoryview) -> FromFrontend:
+    """Raises ProtocolError."""
+    try:
+        return _from_frontend.decode(payload)
+    except msgspec.DecodeError as error:
+        raise ProtocolError(f"not a message of a front end: {error}") from error

@@ -1,0 +1,118 @@
+"""A front end's side of the engine's socket, behind the EngineClient protocol. Knows no text and no HTTP."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from functools import partial
+
+from ..scheduler.request import Request
+from . import frames, messages
+from .errors import EngineDeadError
+from .frame_link import FrameLink
+from .streams import BufferedStream
+
+Control = messages.Setup | messages.Start | messages.Drain | messages.Stop | messages.AskNumbers
+
+
+class RemoteClient:
+    """Speaks to the engine from `attach` until the engine is gone.
+
+    control: what the engine wants of this process, in order; None when the engine is gone.
+    """
+
+    def __init__(self) -> None:
+        self.control: asyncio.Queue[Control | None] = asyncio.Queue()
+        # The engine may take its time to read: a model's first steps are slow.
+        self._link = FrameLink(self._receive, self._on_lost, max_stalled_s=3600)
+        self._streams: dict[int, BufferedStream] = {}
+        self._next_number = 0
+        self._scrapes: dict[int, asyncio.Future[messages.Scraped]] = {}
+        self._num_scrapes = 0
+        self._dead: str | None = None
+
+    async def attach(self, end: socket.socket) -> None:
+        """Speak over `end`, a connected socket that is this object's from now on."""
+        await self._link.attach(end)
+
+    def submit(self, request: Request) -> BufferedStream:
+        """See EngineClient."""
+        if self._dead is not None:
+            raise EngineDeadError(self._dead)
+        number = self._free_number()
+        self._link.send(frames.encode_add(number, request))
+        stream = self._streams[number] = BufferedStream(partial(self._abort, number))
+        return stream
+
+    def tell(self, message: messages.Message) -> None:
+        """Send a message to the engine."""
+        self._link.send(messages.encode(message))
+
+    async def scrape(self) -> messages.Scraped:
+        """What all other front ends have counted, and the engine's moment. Raises EngineDeadError."""
+        if self._dead is not None:
+            raise EngineDeadError(self._dead)
+        self._num_scrapes += 1
+        scraped: asyncio.Future[messages.Scraped] = asyncio.get_running_loop().create_future()
+        self._scrapes[self._num_scrapes] = scraped
+        self.tell(messages.Scrape(self._num_scrapes))
+        return await scraped
+
+    def _free_number(self) -> int:
+        """Numbers are used again only after all others: outputs may still come for one that was aborted."""
+        while self._next_number in self._streams:
+            self._next_number = (self._next_number + 1) % frames.MAX_STREAMS
+        number = self._next_number
+        self._next_number = (number + 1) % frames.MAX_STREAMS
+        return number
+
+    def _abort(self, number: int) -> None:
+        if self._streams.pop(number, None) is not None:
+            self._link.send(frames.encode_abort(number))
+
+    def _receive(self, kind: int, payload: memoryview) -> None:
+        if kind == frames.Kind.STEP:
+            streams = self._streams
+            for number, output in frames.decode_step(payload):
+                stream = streams.get(number)
+                if stream is not None:
+                    stream.push(output)
+                    if output.finish_reason is not None:
+                        del streams[number]
+        elif kind == frames.Kind.CONTROL:
+            self._hear(messages.decode_from_engine(payload))
+        else:
+            raise frames.ProtocolError(f"the engine sends no frames of kind {kind}")
+
+    def _hear(self, message: messages.FromEngine) -> None:
+        match message:
+            case messages.Accepted(numbers):
+                for number in numbers:
+                    if (stream := self._streams.get(number)) is not None:
+                        stream.accept()
+            case messages.Refused():
+                refused = self._streams.pop(message.number, None)
+                if refused is not None:
+                    refused.fail(message.error())
+            case messages.Scraped():
+                scraped = self._scrapes.pop(message.scrape_id, None)
+                if scraped is not None and not scraped.done():
+                    scraped.set_result(message)
+            case messages.Cut(cause):
+                self._fail_all(cause)
+            case _:
+                self.control.put_nowait(message)
+
+    def _on_lost(self, cause: str) -> None:
+        self._fail_all("the engine's process is gone")
+        self.control.put_nowait(None)
+
+    def _fail_all(self, cause: str) -> None:
+        self._dead = cause
+        for stream in self._streams.values():
+            stream.fail(EngineDeadError(cause))
+        self._streams.clear()
+        for scraped in self._scrapes.values():
+            if not scraped.done():
+                scraped.set_exception(EngineDeadError(cause))
+        self._scrapes.clear()

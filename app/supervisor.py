@@ -1,0 +1,173 @@
+"""The front-end processes: started, watched, restarted, stopped. Knows their lives, not what they serve.
+
+Each is born with its end of a socket pair and with the listening socket: there is no address that others
+could connect to, and no file that could be left behind. A process that is lost closes its end: so it shows.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import socket
+import subprocess
+import sys
+from typing import Any, NamedTuple
+
+from . import messages
+from .engine_server import EngineServer, Frontend
+from .errors import StartupError
+from .http_server import BACKLOG, LAST_WRITES_S
+
+log = logging.getLogger(__name__)
+
+_MODULE = "octavo.app.frontend"
+_LAST_S = LAST_WRITES_S + 3.0
+"""Time to end after Stop; then it is killed."""
+_SETTLED_S = 10.0
+"""Whoever is lost sooner is followed later, each time twice as late."""
+_FIRST_PAUSE_S = 0.1
+_LONGEST_PAUSE_S = 30.0
+
+
+class _Process(NamedTuple):
+    """A front-end process and this side's end of the socket to it."""
+
+    popen: subprocess.Popen[bytes]
+    end: socket.socket
+
+
+class Supervisor:
+    """Implements service.Front with `num_frontends` processes that share `listener`, a bound socket.
+
+    The processes start at once, so that they load their tokenizers while the caller loads the model; `serve`
+    them an engine before `open`.
+    """
+
+    def __init__(self, setup: messages.Setup, listener: socket.socket, num_frontends: int) -> None:
+        self._setup = messages.encode(setup)
+        self._listener = listener
+        self._server: EngineServer | None = None
+        self._ending = False
+        self._watches: list[asyncio.Task[None]] = []
+        self._processes: set[_Process] = set()
+        for _ in range(num_frontends):
+            self._start()
+
+    def serve(self, server: EngineServer) -> None:
+        """The engine that they serve."""
+        self._server = server
+
+    async def open(self) -> None:
+        """See Front."""
+        born = [(process, await self._attach(process)) for process in self._processes]
+        for process, frontend in born:
+            if not await _greeted(frontend):
+                code = await _reap(process)
+                raise StartupError(f"a front-end process ended before it could serve (exit code {code})")
+        self._listener.listen(BACKLOG)
+        self._watches = [asyncio.create_task(self._watch(*pair)) for pair in born]
+
+    def close(self) -> None:
+        """See Front."""
+        self._ending = True
+        self._engine.broadcast(messages.Drain())
+
+    @property
+    def num_open(self) -> int:
+        """See Front."""
+        return self._engine.num_streams
+
+    async def idle(self, timeout_s: float) -> bool:
+        """See Front."""
+        return await self._engine.wait_idle(timeout_s)
+
+    async def wait_failed(self) -> None:
+        """See Front: who is lost is started again, without end."""
+        await asyncio.Event().wait()
+
+    async def stop(self) -> None:
+        """See Front."""
+        self._ending = True
+        for watch in self._watches:
+            watch.cancel()
+        if self._server is not None:
+            self._server.broadcast(messages.Stop())
+        attached = self._server is not None and self._server.num_frontends > 0
+        await asyncio.gather(*(_reap(p, within_s=_LAST_S if attached else 0) for p in self._processes))
+        self._processes.clear()
+
+    def kill(self) -> None:
+        """End them at once: for a start that failed before there was an engine."""
+        for process in self._processes:
+            process.popen.kill()
+            process.popen.wait()
+            process.end.close()
+        self._processes.clear()
+
+    @property
+    def _engine(self) -> EngineServer:
+        assert self._server is not None, "there is no engine to serve"
+        return self._server
+
+    def _start(self) -> _Process:
+        ours, theirs = socket.socketpair()
+        with theirs:
+            given = (theirs.fileno(), self._listener.fileno())
+            popen = subprocess.Popen(
+                [sys.executable, "-P", "-m", _MODULE, *map(str, (*given, os.getpid()))],
+                pass_fds=given,
+                stdin=subprocess.DEVNULL,
+                # The modules that this process would find, whatever lies in the current directory.
+                env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+            )
+        ours.sendall(self._setup)
+        process = _Process(popen, ours)
+        self._processes.add(process)
+        return process
+
+    async def _attach(self, process: _Process) -> Frontend:
+        return await self._engine.attach(process.end)
+
+    async def _watch(self, process: _Process, frontend: Frontend) -> None:
+        """Let a front end serve; whenever it is lost, start another."""
+        loop = asyncio.get_running_loop()
+        pause_s = _FIRST_PAUSE_S
+        while not self._ending:
+            began_s = loop.time()
+            if await _greeted(frontend):
+                frontend.tell(messages.Start())
+            await asyncio.wait([frontend.lost])
+            cause = frontend.lost.result()
+            code = await _reap(process)
+            self._processes.discard(process)
+            if self._ending:
+                break
+            log.error(
+                "front end %d is lost (%s; exit code %d), and %d requests with it; it is started again",
+                process.popen.pid,
+                cause,
+                code,
+                frontend.num_cut,
+            )
+            settled = loop.time() - began_s > _SETTLED_S
+            pause_s = _FIRST_PAUSE_S if settled else min(2 * pause_s, _LONGEST_PAUSE_S)
+            await asyncio.sleep(pause_s)
+            process = self._start()
+            frontend = await self._attach(process)
+
+
+async def _greeted(frontend: Frontend) -> bool:
+    """Wait until a front end could serve; False if it is lost instead."""
+    either: list[asyncio.Future[Any]] = [frontend.greeted, frontend.lost]
+    await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+    return frontend.greeted.done()
+
+
+async def _reap(process: _Process, within_s: float = 0.0) -> int:
+    """The exit code of a process that ends by itself within so long, or else is killed."""
+    try:
+        return await asyncio.to_thread(process.popen.wait, within_s)
+    except subprocess.TimeoutExpired:
+        process.popen.kill()
+        return await asyncio.to_thread(process.popen.wait)
