@@ -42,6 +42,10 @@ def _svg(draw: Callable[[Axes, Runs], None], runs: Runs) -> str:
 
     figure, axes = pyplot.subplots(figsize=_SIZE_INCHES, layout="constrained")
     draw(axes, runs)
+    for axis in (axes.xaxis, axes.yaxis):
+        if axis.get_scale() == "log":
+            axis.set_major_formatter("{x:g}")
+            axis.set_minor_formatter("{x:g}" if axis is axes.yaxis else "")
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
     if axes.get_legend_handles_labels()[0]:
@@ -69,7 +73,9 @@ def _groups(runs: Runs) -> dict[str, Streams]:
 
 
 def _cdf(axes: Axes, values: Floats, label: str, color: str) -> None:
-    if not len(values):
+    if len(values) < 2:
+        for value in values:  # a curve through one point would be invisible
+            axes.axvline(value * 1e3, label=label, color=color)
         return
     shares = np.linspace(0, 1, min(len(values), _MAX_POINTS))
     axes.plot(np.quantile(values, shares) * 1e3, shares, label=label, color=color)
