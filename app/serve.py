@@ -49,7 +49,7 @@ def run(engine: EngineConfig, server: ServerConfig) -> int:
         print(_fit(engine))
         return 0
     runner = asyncio.Runner(loop_factory=uvloop.new_event_loop)
-    with contextlib.closing(_bind(server.host, server.port)) as listener, _interruptible(), runner:
+    with contextlib.closing(bind(server.host, server.port)) as listener, _interruptible(), runner:
         return runner.run(_serve(engine, server, listener))
 
 
@@ -155,7 +155,7 @@ def _url(listener: socket.socket) -> str:
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
-def _bind(host: str, port: int) -> socket.socket:
+def bind(host: str, port: int) -> socket.socket:
     """A bound socket that does not listen yet: a taken port shows before the model is loaded."""
     try:
         family, _, _, _, address = socket.getaddrinfo(

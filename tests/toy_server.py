@@ -1,0 +1,185 @@
+"""A server whose device is a toy: front-end processes, sockets, signals and scheduler are the product's.
+
+Run as a program, `python tests/toy_server.py FOLDER [flags]`; `toy_server` starts it that way. Tokens are
+bytes, and `expected_output` of fakes.py knows every answer.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import json
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import uvloop
+from fakes import FakeExecutor, ToyModel
+from http_harness import TEMPLATE, byte_tokenizer
+
+from octavo.app.context import ServerSettings
+from octavo.app.engine_server import EngineServer
+from octavo.app.frames import PROTOCOL_VERSION
+from octavo.app.logs import set_up_logging
+from octavo.app.messages import Setup
+from octavo.app.serve import bind
+from octavo.app.service import serve_until_signal
+from octavo.app.supervisor import Supervisor
+from octavo.cache.config import CacheConfig
+from octavo.scheduler.config import SchedulerConfig
+from octavo.scheduler.scheduler import Scheduler
+
+TOY = ToyModel(vocab_size=256)
+MAX_MODEL_LEN = 2000
+NUM_BLOCKS = 2000
+HOST = "127.0.0.1"
+
+
+def write_tokenizer(folder: Path) -> None:
+    """The files that a front end reads."""
+    byte_tokenizer().backend.save(str(folder / "tokenizer.json"))
+    (folder / "tokenizer_config.json").write_text(json.dumps({"chat_template": TEMPLATE}))
+
+
+async def serve(options: argparse.Namespace) -> int:
+    """What octavo.app.serve does, around a toy."""
+    listener = bind(HOST, 0)
+    setup = Setup(
+        version=PROTOCOL_VERSION,
+        model_path=str(options.folder),
+        model_name="toy",
+        max_model_len=MAX_MODEL_LEN,
+        vocab_size=256,
+        eos_token_ids=frozenset(),
+        default_params={"temperature": 0.0},
+        settings=ServerSettings(model_names=("toy",), version="9.9"),
+        log_level="info",
+    )
+    supervisor = Supervisor(setup, listener, options.frontends)
+    executor = FakeExecutor(
+        TOY,
+        num_slots=options.max_seqs,
+        num_blocks=NUM_BLOCKS,
+        block_size=16,
+        latency_s=options.latency,
+        fail_at_step=options.fail_at,
+    )
+    scheduler = SchedulerConfig(
+        max_num_seqs=options.max_seqs,
+        max_num_batched_tokens=512,
+        max_model_len=MAX_MODEL_LEN,
+        max_queued_requests=options.max_queued,
+    )
+    server = EngineServer(
+        Scheduler(scheduler, CacheConfig(NUM_BLOCKS, 16)),
+        executor,
+        overlap=True,
+        max_silent_s=options.max_silent,
+    )
+    server.start()
+    supervisor.serve(server)
+    try:
+        return await serve_until_signal(
+            supervisor,
+            server,
+            ready_line=lambda: f"ready at http://{HOST}:{listener.getsockname()[1]}",
+            drain_timeout_s=options.drain_timeout,
+        )
+    finally:
+        await server.close()
+        supervisor.kill()
+
+
+class ToyServer:
+    """The running program. log: what it and its front ends have said."""
+
+    def __init__(self, process: subprocess.Popen[str]) -> None:
+        self.process = process
+        self.log = ""
+        self.url = ""
+        self._ready = threading.Event()
+        self._reader = threading.Thread(target=self._read)
+        self._reader.start()
+        assert self._ready.wait(60), self.log
+        assert self.url, self.log
+
+    def _read(self) -> None:
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            self.log += line
+            if line.startswith("ready at "):
+                self.url = line.split()[2]
+                self._ready.set()
+        self._ready.set()
+
+    def frontends(self) -> list[int]:
+        """Process ids of the front ends, in order of age."""
+        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text()
+        return sorted(map(int, children.split()))
+
+    def end(self, number: signal.Signals | None = None, within_s: float = 20) -> int:
+        """The exit code, after a signal if one is given; all output has been read then."""
+        if number is not None:
+            self.process.send_signal(number)
+        code = self.process.wait(within_s)
+        self._reader.join(within_s)  # which ends when every front end has closed its output
+        assert not self._reader.is_alive(), "a process outlives the server"
+        return code
+
+
+@contextlib.contextmanager
+def toy_server(folder: Path, **flags: object) -> Iterator[ToyServer]:
+    """Start the program with `--name value` for each of `flags`; killed in the end, if it still runs."""
+    write_tokenizer(folder)
+    words = [word for name, value in flags.items() for word in (f"--{name.replace('_', '-')}", str(value))]
+    process = subprocess.Popen(
+        [sys.executable, __file__, str(folder), *words],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    server = None
+    try:
+        server = ToyServer(process)
+        yield server
+    finally:
+        process.kill()
+        process.wait()
+        if server is not None:
+            server.end()
+        if process.stdout is not None:
+            process.stdout.close()
+
+
+def wait_for(holds: object, within_s: float = 20.0) -> None:
+    """Until `holds()` is true; fails if it does not become so."""
+    assert callable(holds)
+    deadline = time.monotonic() + within_s
+    while not holds():
+        assert time.monotonic() < deadline, "it did not come about"
+        time.sleep(0.02)
+
+
+def main() -> int:
+    """The program."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--frontends", type=int, default=2)
+    parser.add_argument("--latency", type=float, default=0.01)
+    parser.add_argument("--drain-timeout", type=float, default=20.0)
+    parser.add_argument("--max-seqs", type=int, default=64)
+    parser.add_argument("--max-queued", type=int, default=100)
+    parser.add_argument("--max-silent", type=float, default=30.0)
+    parser.add_argument("--fail-at", type=int)
+    set_up_logging("info")
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(serve(parser.parse_args()))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
