@@ -105,7 +105,7 @@ class Sampler:
     ) -> Tensor:
         """The tokens, [S] int32, counted.
 
-        Nothing but launches: a CUDA graph may hold them until `state.generation` changes.
+        Nothing but launches, so a CUDA graph may hold them.
         changes: whether any row may have penalties, bias or bans.   filters: likewise top-k, top-p or min-p.
         """
         from ..ops import sample_kernel  # Triton exists for some platforms only and is slow to load

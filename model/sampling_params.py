@@ -6,6 +6,10 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+MAX_BIASES = 1024
+"""Entries of `logit_bias` and ids of `stop_token_ids` together, the model's own end tokens included."""
+_RESERVED_BIASES = 32
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SamplingParams:
@@ -47,7 +51,12 @@ class SamplingParams:
         object.__setattr__(self, "stop", (self.stop,) if isinstance(self.stop, str) else tuple(self.stop))
         object.__setattr__(self, "stop_token_ids", tuple(self.stop_token_ids))
         _require(self.n >= 1, "n", "at least 1", self.n)
-        _require(_finite(self.temperature) and 0 <= self.temperature <= 2, "temperature", "in [0, 2]", self.temperature)
+        _require(
+            _finite(self.temperature) and 0 <= self.temperature <= 2,
+            "temperature",
+            "in [0, 2]",
+            self.temperature,
+        )
         _require(_finite(self.top_p) and 0 < self.top_p <= 1, "top_p", "in (0, 1]", self.top_p)
         _require(self.top_k >= -1, "top_k", "-1 (off), 0 (off) or positive", self.top_k)
         _require(_finite(self.min_p) and 0 <= self.min_p <= 1, "min_p", "in [0, 1]", self.min_p)
@@ -56,6 +65,15 @@ class SamplingParams:
         for name in ("presence_penalty", "frequency_penalty"):
             value = getattr(self, name)
             _require(_finite(value) and -2 <= value <= 2, name, "in [-2, 2]", value)
+        room = MAX_BIASES - _RESERVED_BIASES - len(self.stop_token_ids)
+        _require(
+            room >= 0,
+            "stop_token_ids",
+            f"at most {MAX_BIASES - _RESERVED_BIASES} ids",
+            len(self.stop_token_ids),
+        )
+        biases = len(self.logit_bias or ())
+        _require(biases <= room, "logit_bias", f"at most {room} entries beside the stop_token_ids", biases)
         for token, bias in (self.logit_bias or {}).items():
             _require(token >= 0, "logit_bias", "keyed by token ids, which are not negative", token)
             _require(_finite(bias) and -100 <= bias <= 100, "logit_bias", "in [-100, 100]", bias)
@@ -63,11 +81,21 @@ class SamplingParams:
             _require(-(2**63) <= self.seed < 2**63, "seed", "a signed 64-bit integer", self.seed)
         if self.max_tokens is not None:
             _require(self.max_tokens >= 1, "max_tokens", "at least 1", self.max_tokens)
-            _require(self.min_tokens <= self.max_tokens, "min_tokens", f"at most max_tokens ({self.max_tokens})", self.min_tokens)
+            _require(
+                self.min_tokens <= self.max_tokens,
+                "min_tokens",
+                f"at most max_tokens ({self.max_tokens})",
+                self.min_tokens,
+            )
         _require(self.min_tokens >= 0, "min_tokens", "not negative", self.min_tokens)
         _require(all(self.stop), "stop", "made of non-empty strings", self.stop)
         _require(self.detokenize or not self.stop, "stop", "empty when detokenize is off", self.stop)
-        _require(all(t >= 0 for t in self.stop_token_ids), "stop_token_ids", "token ids, which are not negative", self.stop_token_ids)
+        _require(
+            all(t >= 0 for t in self.stop_token_ids),
+            "stop_token_ids",
+            "token ids, which are not negative",
+            self.stop_token_ids,
+        )
         if self.logprobs is not None:
             _require(self.logprobs >= 0, "logprobs", "not negative", self.logprobs)
 

@@ -16,11 +16,10 @@ from torch import Tensor
 
 from ..ops.sampling import MAX_COUNT, PROMPT_SEEN, Column
 from .plan import SlotStart
+from .sampling_params import MAX_BIASES
 
 _FOREVER = 2**31 - 1
 _BIAS_FIELDS = 3
-_FIRST_BIASES = 8
-_FIRST_HISTORY_ROWS = 4
 
 
 class Stage(enum.IntFlag):
@@ -40,9 +39,9 @@ class SamplingState:
     """Device tensors, indexed by slot; slots that never started are greedy and plain.
 
     table: [num_slots, len(Column)] int32, float32 bits where Column says so; `floats` is the same memory.
-    biases: [num_slots, width, 3] int32: token, float32 bits of the addend, position from which it ends.
-    history: [rows, vocab_size] int16, see ops.sampling.PROMPT_SEEN; a slot with penalties owns a row.
-    generation: changes when `biases` or `history` grow, and with them their addresses.
+    biases: [num_slots, MAX_BIASES, 3] int32: token, float32 bits of the addend, position from which it ends.
+    history: [num_slots, vocab_size] int16, see ops.sampling.PROMPT_SEEN; kept for slots with penalties.
+    None ever moves: captured graphs hold their addresses.
     stages, num_logprobs: on the host, by slot.
     """
 
@@ -51,14 +50,11 @@ class SamplingState:
         self.table = torch.zeros(num_slots, len(Column), dtype=torch.int32, device=device)
         self.table[:, Column.HISTORY] = -1
         self.floats = self.table.view(torch.float32)
-        self.biases = torch.zeros(num_slots, _FIRST_BIASES, _BIAS_FIELDS, dtype=torch.int32, device=device)
-        self.history = torch.zeros(0, vocab_size, dtype=torch.int16, device=device)
-        self.generation = 0
+        self.biases = torch.zeros(num_slots, MAX_BIASES, _BIAS_FIELDS, dtype=torch.int32, device=device)
+        self.history = torch.zeros(num_slots, vocab_size, dtype=torch.int16, device=device)
         self.stages = np.zeros(num_slots, np.uint8)
         self.num_logprobs = np.zeros(num_slots, np.int64)
         self._banned_steps = np.zeros(num_slots, np.int64)
-        self._history_rows: dict[int, int] = {}
-        self._free_rows: list[int] = []
 
     def start(self, starts: Sequence[SlotStart]) -> None:
         """Slots change hands. One copy to the device for all of them; nothing waits for the device."""
@@ -68,14 +64,14 @@ class SamplingState:
         assert len(set(slots.tolist())) == len(slots), f"a slot starts twice in one step: {slots.tolist()}"
         biases = [_biases(start, self.vocab_size) for start in starts]
         self._mirror(slots, starts, biases)
-        history_rows = self._assign_history_rows(starts)
+        history_rows = [start.slot if _penalised(start) else -1 for start in starts]
         biased = [i for i, entries in enumerate(biases) if len(entries)]
         fresh = np.array([row for row in history_rows if row >= 0], np.int32)
         pieces = [
             slots,
             _settings(starts, history_rows, [len(entries) for entries in biases], self.vocab_size),
             slots[biased],
-            self._padded_biases([biases[i] for i in biased]),
+            _padded([biases[i] for i in biased]),
             fresh,
             *_histories(starts, history_rows, self.vocab_size),
         ]
@@ -101,48 +97,6 @@ class SamplingState:
         self.num_logprobs[slots] = [start.params.logprobs or 0 for start in starts]
         self._banned_steps[slots] = [start.params.min_tokens - len(start.output_tokens) for start in starts]
 
-    def _assign_history_rows(self, starts: Sequence[SlotStart]) -> list[int]:
-        """The history row of each start, -1 for those without penalties; the former owners' rows are free
-        again."""
-        for start in starts:
-            row = self._history_rows.pop(start.slot, None)
-            if row is not None:
-                self._free_rows.append(row)
-        rows = []
-        for start in starts:
-            row = -1
-            if _penalised(start):
-                if not self._free_rows:
-                    self._grow_history()
-                row = self._history_rows[start.slot] = self._free_rows.pop()
-            rows.append(row)
-        return rows
-
-    def _grow_history(self) -> None:
-        old = len(self.history)
-        new = min(max(_FIRST_HISTORY_ROWS, 2 * old), len(self.table))
-        grown = self.history.new_zeros(new, self.vocab_size)
-        grown[:old] = self.history
-        self.history = grown
-        self._free_rows.extend(range(new - 1, old - 1, -1))
-        self.generation += 1
-
-    def _padded_biases(self, biases: Sequence[NDArray[np.int32]]) -> NDArray[np.int32]:
-        """Entries of each slot, [N, width, 3]; padding has ended at position 0. Widens the table if it
-        must."""
-        num_slots, width, _ = self.biases.shape
-        longest = max((len(entries) for entries in biases), default=0)
-        if longest > width:
-            width = 1 << (longest - 1).bit_length()
-            grown = self.biases.new_zeros(num_slots, width, _BIAS_FIELDS)
-            grown[:, : self.biases.shape[1]] = self.biases
-            self.biases = grown
-            self.generation += 1
-        padded = np.zeros((len(biases), width, _BIAS_FIELDS), np.int32)
-        for row, entries in zip(padded, biases, strict=True):
-            row[: len(entries)] = entries
-        return padded
-
     def _write(
         self,
         slots: Tensor,
@@ -155,10 +109,21 @@ class SamplingState:
     ) -> None:
         self.table.index_copy_(0, slots.long(), settings)
         if len(biased):
-            self.biases.index_copy_(0, biased.long(), biases)
+            rows = self.biases.new_zeros(len(biased), MAX_BIASES, _BIAS_FIELDS)
+            rows[:, : biases.shape[1]] = biases
+            self.biases.index_copy_(0, biased.long(), rows)
         if len(fresh):
             self.history.index_fill_(0, fresh.long(), 0)
             self.history[where[0].long(), where[1].long()] = values.to(self.history.dtype)
+
+
+def _padded(biases: Sequence[NDArray[np.int32]]) -> NDArray[np.int32]:
+    """Entries of each slot, [N, width, 3], as wide as the longest; padding has ended at position 0."""
+    width = max((len(entries) for entries in biases), default=0)
+    padded = np.zeros((len(biases), width, _BIAS_FIELDS), np.int32)
+    for row, entries in zip(padded, biases, strict=True):
+        row[: len(entries)] = entries
+    return padded
 
 
 def _penalised(start: SlotStart) -> bool:

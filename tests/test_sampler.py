@@ -182,12 +182,10 @@ def test_logit_bias_forbids_forces_and_shifts() -> None:
             assert sample(used, logits, [0]) == [expected]
 
 
-def test_many_biases_widen_the_table_and_keep_those_of_others() -> None:
+def test_many_biases_keep_those_of_others() -> None:
     logits = rows_of_logits(2)
     used = sampler(start(0, temperature=0, logit_bias={11: 100}))
-    generation = used.state.generation
     used.start([start(1, temperature=0, logit_bias={token: -100 for token in range(100, VOCAB_SIZE)})])
-    assert used.state.generation > generation
     assert sample(used, logits, [0, 1]) == [11, int(logits[1, :100].argmax())]
 
 
@@ -229,7 +227,7 @@ def test_penalties_over_a_generation_follow_their_definition(
         so_far.append(token)
 
 
-def test_penalties_of_all_slots_grow_the_history_without_mixing_it() -> None:
+def test_penalties_of_all_slots_do_not_mix() -> None:
     logits = torch.zeros(NUM_SLOTS, VOCAB_SIZE)
     logits[:, :3] = torch.tensor([3.0, 2.0, 1.0])
     used = sampler()
@@ -238,7 +236,6 @@ def test_penalties_of_all_slots_grow_the_history_without_mixing_it() -> None:
         sample(used, logits[:1], [slot])
     used.start([start(0, temperature=0), start(1, temperature=0, presence_penalty=1.5)])
     assert sample(used, logits, range(NUM_SLOTS)) == [0, 0] + [1] * (NUM_SLOTS - 2)
-    assert len(used.state.history) <= NUM_SLOTS
 
 
 @pytest.mark.parametrize("params", VARIED, ids=str)
