@@ -35,7 +35,9 @@ def check(out: Tensor, q: Tensor, cache: PagedCache, window: int | None = None) 
 
 @pytest.mark.parametrize("window", [None, 1, 7, 40])
 @pytest.mark.parametrize("lengths", [[70], [33, 33], [1, 16, 17, 130, 31], [0, 5, 0]])
-def test_any_path_of_a_device_agrees_with_the_definition(device, lengths, window):
+def test_any_path_of_a_device_agrees_with_the_definition(
+    device: torch.device, lengths: list[int], window: int | None
+) -> None:
     cache = PagedCache.random(lengths, 3, 64, 16, torch.float32, device)
     q = torch.randn(len(lengths), 9, 64, device=device)
     memo = StepMemo()
@@ -47,7 +49,7 @@ def test_any_path_of_a_device_agrees_with_the_definition(device, lengths, window
         check(out, q, cache, window)
 
 
-def test_reference_splits_large_batches_into_groups():
+def test_reference_splits_large_batches_into_groups() -> None:
     lengths = [300, 20, 2000, 310, 300, 1]
     cache = PagedCache.random(lengths, 2, 64, 16, torch.float32, torch.device("cpu"))
     q, out = torch.randn(6, 4, 64), torch.empty(6, 4, 64)
@@ -62,7 +64,9 @@ def test_reference_splits_large_batches_into_groups():
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("merge", ["last program", "second kernel"])
 @pytest.mark.parametrize("num_splits", [1, 3])
-def test_kernel_with_splits(kernel_device, dtype, merge, num_splits):
+def test_kernel_with_splits(
+    kernel_device: torch.device, dtype: torch.dtype, merge: str, num_splits: int
+) -> None:
     lengths = [100, 0, 1, 64, 65]
     cache = PagedCache.random(lengths, 2, 32, 16, dtype, kernel_device)
     q = torch.randn(len(lengths), 6, 32, dtype=dtype, device=kernel_device)
@@ -76,7 +80,7 @@ def test_kernel_with_splits(kernel_device, dtype, merge, num_splits):
 
 
 @pytest.mark.parametrize("group", [1, 3, 6, 7, 9, 17])
-def test_kernel_with_any_group(kernel_device, group):
+def test_kernel_with_any_group(kernel_device: torch.device, group: int) -> None:
     cache = PagedCache.random([45, 70], 2, 32, 16, torch.float32, kernel_device)
     q = torch.randn(2, 2 * group, 32, device=kernel_device)
     check(run_kernel(q, cache, num_splits=2), q, cache)
@@ -85,7 +89,9 @@ def test_kernel_with_any_group(kernel_device, group):
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("block_size", [16, 32, 64])
 @pytest.mark.parametrize("head_dim", [64, 80, 96, 128, 256])
-def test_kernel_with_any_head_and_block(kernel_device, head_dim, block_size, dtype):
+def test_kernel_with_any_head_and_block(
+    kernel_device: torch.device, head_dim: int, block_size: int, dtype: torch.dtype
+) -> None:
     cache = PagedCache.random([77, 40], 2, head_dim, block_size, dtype, kernel_device)
     q = torch.randn(2, 4, head_dim, dtype=dtype, device=kernel_device)
     check(run_kernel(q, cache, num_splits=2, tiles=None), q, cache)
@@ -93,13 +99,15 @@ def test_kernel_with_any_head_and_block(kernel_device, head_dim, block_size, dty
 
 @pytest.mark.parametrize("window", [1, 33, 64])
 @pytest.mark.parametrize("num_splits", [1, 4])
-def test_kernel_with_window(kernel_device, window, num_splits):
+def test_kernel_with_window(kernel_device: torch.device, window: int | None, num_splits: int) -> None:
     cache = PagedCache.random([150, 20, 64, 0], 2, 32, 16, torch.float32, kernel_device)
     q = torch.randn(4, 4, 32, device=kernel_device)
     check(run_kernel(q, cache, window=window, num_splits=num_splits), q, cache, window)
 
 
-def test_a_constant_number_of_splits_makes_the_result_independent_of_the_batch(kernel_device):
+def test_a_constant_number_of_splits_makes_the_result_independent_of_the_batch(
+    kernel_device: torch.device,
+) -> None:
     cache = PagedCache.random([150, 20, 300, 65], 2, 32, 16, torch.float16, kernel_device)
     q = torch.randn(4, 4, 32, dtype=torch.float16, device=kernel_device)
     together = run_kernel(q, cache, num_splits=4, max_seq_len=4096)
@@ -110,7 +118,7 @@ def test_a_constant_number_of_splits_makes_the_result_independent_of_the_batch(k
         assert torch.equal(run_kernel(q[row : row + 1], alone, num_splits=4)[0], together[row])
 
 
-def test_no_sequence_at_all(kernel_device):
+def test_no_sequence_at_all(kernel_device: torch.device) -> None:
     cache = PagedCache.random([5], 2, 32, 16, torch.float32, kernel_device)
     none = PagedCache(cache.k, cache.v, cache.block_tables, cache.slots[:0], cache.seq_lens[:0])
     q = torch.empty(0, 4, 32, device=kernel_device)
@@ -120,7 +128,7 @@ def test_no_sequence_at_all(kernel_device):
     assert out.shape == (0, 4, 32)
 
 
-def test_splits_fill_the_card_and_no_more():
+def test_splits_fill_the_card_and_no_more() -> None:
     assert decode_splits(256, 8, 4096, 128, 132) == 1
     assert decode_splits(1, 8, 128, 128, 132) == 1
     assert decode_splits(1, 2, 100_000, 128, 132) == 32
@@ -129,7 +137,7 @@ def test_splits_fill_the_card_and_no_more():
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-def test_kernel_in_a_cuda_graph_follows_lengths_that_grow():
+def test_kernel_in_a_cuda_graph_follows_lengths_that_grow() -> None:
     device = torch.device("cuda")
     cache = PagedCache.random([600, 300, 0], 2, 64, 16, torch.float16, device)
     q = torch.randn(3, 4, 64, dtype=torch.float16, device=device)

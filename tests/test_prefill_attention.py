@@ -54,7 +54,9 @@ def check(
 
 @pytest.mark.parametrize("window", [None, 1, 7, 40])
 @pytest.mark.parametrize(("query_lens", "seq_lens"), RAGGED)
-def test_any_path_of_a_device_agrees_with_the_definition(device, query_lens, seq_lens, window):
+def test_any_path_of_a_device_agrees_with_the_definition(
+    device: torch.device, query_lens: list[int], seq_lens: list[int], window: int | None
+) -> None:
     cache = PagedCache.random(seq_lens, 3, 64, 16, torch.float32, device)
     q, memo = torch.randn(sum(query_lens), 9, 64, device=device), StepMemo()
     for _ in range(2):  # the second call finds its indices in the memo
@@ -68,7 +70,13 @@ def test_any_path_of_a_device_agrees_with_the_definition(device, query_lens, seq
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("window", [None, 1, 40])
 @pytest.mark.parametrize(("query_lens", "seq_lens"), RAGGED)
-def test_kernel_with_ragged_rows(kernel_device, query_lens, seq_lens, window, dtype):
+def test_kernel_with_ragged_rows(
+    kernel_device: torch.device,
+    query_lens: list[int],
+    seq_lens: list[int],
+    window: int | None,
+    dtype: torch.dtype,
+) -> None:
     cache = PagedCache.random(seq_lens, 2, 32, 16, dtype, kernel_device)
     q = torch.randn(sum(query_lens), 6, 32, dtype=dtype, device=kernel_device)
     out = torch.full_like(q, float("nan"))
@@ -77,7 +85,7 @@ def test_kernel_with_ragged_rows(kernel_device, query_lens, seq_lens, window, dt
 
 
 @pytest.mark.parametrize("group", [1, 3, 4, 6, 7, 8, 9])
-def test_kernel_with_any_group(kernel_device, group):
+def test_kernel_with_any_group(kernel_device: torch.device, group: int) -> None:
     cache = PagedCache.random([45, 70], 2, 32, 16, torch.float32, kernel_device)
     q = torch.randn(45 + 12, 2 * group, 32, device=kernel_device)
     check(run_kernel(q, cache, [45, 12]), q, cache, [45, 12])
@@ -86,19 +94,21 @@ def test_kernel_with_any_group(kernel_device, group):
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("block_size", [16, 32, 64])
 @pytest.mark.parametrize("head_dim", [64, 80, 96, 128, 256])
-def test_kernel_with_any_head_and_block(kernel_device, head_dim, block_size, dtype):
+def test_kernel_with_any_head_and_block(
+    kernel_device: torch.device, head_dim: int, block_size: int, dtype: torch.dtype
+) -> None:
     cache = PagedCache.random([77, 40], 1, head_dim, block_size, dtype, kernel_device)
     q = torch.randn(77 + 9, 3, head_dim, dtype=dtype, device=kernel_device)
     check(run_kernel(q, cache, [77, 9], tiles=None), q, cache, [77, 9])
 
 
-def test_more_query_heads_per_kv_head_than_rows_of_a_tile(kernel_device):
+def test_more_query_heads_per_kv_head_than_rows_of_a_tile(kernel_device: torch.device) -> None:
     cache = PagedCache.random([20], 1, 32, 16, torch.float32, kernel_device)
     q = torch.randn(20, 40, 32, device=kernel_device)
     check(run_kernel(q, cache, [20]), q, cache, [20])
 
 
-def test_chunks_agree_with_the_whole_prompt(kernel_device):
+def test_chunks_agree_with_the_whole_prompt(kernel_device: torch.device) -> None:
     cache = PagedCache.random([96], 2, 32, 16, torch.float32, kernel_device)
     q = torch.randn(96, 4, 32, device=kernel_device)
     whole = run_kernel(q, cache, [96])
@@ -108,13 +118,13 @@ def test_chunks_agree_with_the_whole_prompt(kernel_device):
         torch.testing.assert_close(run_kernel(q[begin:end], chunk, [end - begin]), whole[begin:end])
 
 
-def test_no_token_at_all(kernel_device):
+def test_no_token_at_all(kernel_device: torch.device) -> None:
     cache = PagedCache.random([0], 2, 32, 16, torch.float32, kernel_device)
     assert run_kernel(torch.empty(0, 4, 32, device=kernel_device), cache, [0]).shape == (0, 4, 32)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-def test_kernel_in_a_cuda_graph_follows_rows_that_change():
+def test_kernel_in_a_cuda_graph_follows_rows_that_change() -> None:
     device = torch.device("cuda")
     cache = PagedCache.random([600, 300, 200], 2, 64, 16, torch.float16, device)
     q = torch.randn(300, 6, 64, dtype=torch.float16, device=device)

@@ -26,7 +26,7 @@ def assert_close(actual: Tensor, wanted: Tensor) -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("shape", SHAPES)
-def test_any_path_of_a_device(device, shape, dtype):
+def test_any_path_of_a_device(device: torch.device, shape: tuple[int, int], dtype: torch.dtype) -> None:
     x = torch.randn(shape, dtype=dtype, device=device)
     residual, weight = torch.randn_like(x), torch.randn(shape[1], dtype=dtype, device=device)
     assert_close(rms_norm(x, weight, EPS), expected(x, weight))
@@ -37,7 +37,7 @@ def test_any_path_of_a_device(device, shape, dtype):
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("shape", SHAPES)
-def test_kernel(kernel_device, shape, dtype):
+def test_kernel(kernel_device: torch.device, shape: tuple[int, int], dtype: torch.dtype) -> None:
     x = torch.randn(shape, dtype=dtype, device=kernel_device)
     weight = torch.randn(shape[1], dtype=dtype, device=kernel_device)
     assert_close(launch_rms_norm(x, weight, EPS), expected(x, weight))
@@ -45,7 +45,9 @@ def test_kernel(kernel_device, shape, dtype):
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("shape", SHAPES)
-def test_kernel_with_residual(kernel_device, shape, dtype):
+def test_kernel_with_residual(
+    kernel_device: torch.device, shape: tuple[int, int], dtype: torch.dtype
+) -> None:
     x = torch.randn(shape, dtype=dtype, device=kernel_device)
     residual, weight = torch.randn_like(x), torch.randn(shape[1], dtype=dtype, device=kernel_device)
     total = x + residual
@@ -53,7 +55,7 @@ def test_kernel_with_residual(kernel_device, shape, dtype):
     torch.testing.assert_close(residual, total)
 
 
-def test_rows_that_lie_apart_and_a_given_output(kernel_device, device):
+def test_rows_that_lie_apart_and_a_given_output(kernel_device: torch.device, device: torch.device) -> None:
     for where, norm in ((kernel_device, launch_rms_norm), (device, rms_norm)):
         x = torch.randn(4, 100, device=where)[:, 10:74]
         weight, out = torch.randn(64, device=where), torch.empty(4, 64, device=where)
@@ -61,7 +63,9 @@ def test_rows_that_lie_apart_and_a_given_output(kernel_device, device):
         assert_close(out, expected(x, weight))
 
 
-def test_tiny_rows_are_scaled_by_eps_and_not_by_noise(kernel_device, device):
+def test_tiny_rows_are_scaled_by_eps_and_not_by_noise(
+    kernel_device: torch.device, device: torch.device
+) -> None:
     for where, norm in ((kernel_device, launch_rms_norm), (device, rms_norm)):
         x, weight = torch.full((1, 32), 1e-9, device=where), torch.ones(32, device=where)
         assert_close(norm(x, weight, EPS), expected(x, weight))

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
 import pytest
 import torch
 from paged_cache import DTYPES, TOLERANCE
@@ -28,7 +32,7 @@ def expected_heads(heads: Tensor, norm: Tensor | None, angles: Tensor, rotary_di
 
 
 def check(
-    run: object,
+    run: Callable[..., Tensor],
     device: torch.device,
     dtype: torch.dtype,
     *,
@@ -63,7 +67,7 @@ def check(
 
     heads = qkv.double() if vectors["bias"] is None else qkv.double() + vectors["bias"].double()
     heads = heads.view(num_tokens, -1, head_dim) if num_tokens else heads.view(0, size // head_dim, head_dim)
-    queries, keys, values = heads.split((num_heads, num_kv_heads, num_kv_heads), dim=1)
+    queries, keys, values = torch.split(heads, [num_heads, num_kv_heads, num_kv_heads], dim=1)
     angles = table_angles[positions.long()]
     wanted = [torch.full(c.shape, 7.0, dtype=torch.float64, device=device) for c in caches]
     keys = expected_heads(keys, vectors["k_norm"], angles, rotary_dim)
@@ -71,16 +75,14 @@ def check(
         if slot >= 0:
             wanted[0][slot // BLOCK_SIZE, :, slot % BLOCK_SIZE] = keys[token]
             wanted[1][slot // BLOCK_SIZE, :, slot % BLOCK_SIZE] = values[token]
-    close = dict(atol=2 * TOLERANCE[dtype], rtol=2 * TOLERANCE[dtype])
+    assert_close = partial(torch.testing.assert_close, atol=2 * TOLERANCE[dtype], rtol=2 * TOLERANCE[dtype])
     assert q.shape == (num_tokens, num_heads, head_dim) and q.dtype == dtype
-    torch.testing.assert_close(
-        q.double(), expected_heads(queries, vectors["q_norm"], angles, rotary_dim), **close
-    )
+    assert_close(q.double(), expected_heads(queries, vectors["q_norm"], angles, rotary_dim))
     for cache, pages in zip(caches, wanted, strict=True):
-        torch.testing.assert_close(cache.double(), pages, **close)
+        assert_close(cache.double(), pages)
 
 
-VARIANTS = [
+VARIANTS: list[dict[str, Any]] = [
     {},
     {"bias": True},
     {"norm": True, "num_heads": 6, "num_kv_heads": 2},
@@ -96,21 +98,21 @@ VARIANTS = [
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_any_path_of_a_device(device, variant, dtype):
+def test_any_path_of_a_device(device: torch.device, variant: dict[str, Any], dtype: torch.dtype) -> None:
     check(rope_and_store, device, dtype, **variant)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_kernel(kernel_device, variant, dtype):
+def test_kernel(kernel_device: torch.device, variant: dict[str, Any], dtype: torch.dtype) -> None:
     check(launch_rope_and_store, kernel_device, dtype, **variant)
 
 
-def test_layers_of_a_step_share_what_the_first_one_looked_up():
+def test_layers_of_a_step_share_what_the_first_one_looked_up() -> None:
     memo, lookups = StepMemo(), 0
 
     class Table(torch.Tensor):
-        def index_select(self, *arguments: object) -> Tensor:
+        def index_select(self, *arguments: Any) -> Tensor:
             nonlocal lookups
             lookups += 1
             return super().index_select(*arguments)

@@ -19,7 +19,9 @@ def assert_close(actual: Tensor, x: Tensor, weight: Tensor) -> None:
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("num_rows", range(9))
-def test_kernel_and_path_of_the_device(kernel_device, num_rows, dtype):
+def test_kernel_and_path_of_the_device(
+    kernel_device: torch.device, num_rows: int, dtype: torch.dtype
+) -> None:
     for n, k in ((40, 600), (17, 512), (1, 16)):
         x = torch.randn(num_rows, k, dtype=dtype, device=kernel_device)
         weight = torch.randn(n, k, dtype=dtype, device=kernel_device) / k**0.5
@@ -27,6 +29,6 @@ def test_kernel_and_path_of_the_device(kernel_device, num_rows, dtype):
         assert_close(thin_linear(x, weight), x, weight)
 
 
-def test_more_rows_than_it_is_made_for_are_refused(kernel_device):
+def test_more_rows_than_it_is_made_for_are_refused(kernel_device: torch.device) -> None:
     with pytest.raises(AssertionError, match="at most 8 rows, got 9"):
         launch_thin_linear(torch.empty(9, 16, device=kernel_device), torch.empty(4, 16, device=kernel_device))
