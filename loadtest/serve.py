@@ -26,9 +26,9 @@ from streamload.fleet import Load, Run, run
 from streamload.measure import Figures, Objectives, measure
 from streamload.null import measure_null
 from streamload.prompts import MakePrompt, counted_words, token_ids, words
-from streamload.report import latency_table, page, remarks, run_sections, text_table, totals
+from streamload.report import latency_table, page, problems, remarks, run_sections, text_table, totals
 from streamload.sharegpt import first_turns, open_wheel
-from streamload.verify import verify
+from streamload.verify import FAULTS, verify
 from streamload.workload import (
     Prefixes,
     Style,
@@ -163,8 +163,7 @@ def one_server(options: argparse.Namespace, objectives: Objectives) -> bool:
     groups: dict[str, Any] = {name: figure.as_json() for name, figure in figures.items()}
     extra = {"client_cpu_s": seen.cpu_s, "client_wall_s": seen.wall_s, "verified": compared}
     _write(options, {"groups": groups, **extra}, {options.url: seen}, figures)
-    wrong = any(line.startswith("WRONG") for figure in figures.values() for line in totals(figure))
-    return not wrong and not {"lost", "doubled", "moved"} & compared.keys()
+    return not any(map(problems, figures.values())) and not FAULTS & compared.keys()
 
 
 def _verified(load: Load, seen: Run) -> dict[str, int]:
@@ -185,7 +184,7 @@ def two_servers(options: argparse.Namespace, objectives: Objectives) -> bool:
     )
     print(text_table(result.table()))
     _write(options, result.as_json(), result.last_runs, result.last_figures)
-    return all(set(figure.outcomes) == {"ok"} for figure in result.last_figures.values())
+    return not any(map(problems, result.last_figures.values()))
 
 
 def _write(

@@ -22,6 +22,7 @@ from typing import Any
 
 from serve import by_group, first_model
 from streamload.ask import Target
+from streamload.file_limit import SPARE_FILES
 from streamload.fleet import Load, Run, run
 from streamload.measure import Figures, Objectives
 from streamload.model_dir import write_model
@@ -29,11 +30,11 @@ from streamload.octavo_server import OctavoServer, octavo_server
 from streamload.presets import PRESETS, Goal, Preset, PresetLoad
 from streamload.prompts import MakePrompt, counted_words, token_ids
 from streamload.report import latency_table, page, remarks, run_sections, text_table, totals
-from streamload.verify import verify
+from streamload.verify import FAULTS, verify
 from streamload.workload import Style, made_up, with_texts_kept
 
 _HEADING = ["load", "figure", "octavo", "vLLM", "must", "aim", ""]
-_SPARE_FILES = 64
+_NOT_AS_UNSTREAMED = Goal("tokens lost or moved (of texts compared)", lambda groups: None, must=0, aim=0)
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -120,6 +121,8 @@ class Bench:
         compared = self._verified(load, seen)
         for goal in wanted.goals:
             table.add(wanted.title, goal, goal.value(groups))
+        moved = sum(count for kind, count in compared.items() if kind in FAULTS)
+        table.add(wanted.title, _NOT_AS_UNSTREAMED, float(moved) if compared else None)
         busy = max(seen.cpu_s) / max(seen.wall_s, 1e-9)
         self._tell(wanted.title, groups, compared, busy)
         figures = {group: figure.as_json() for group, figure in groups.items()}
@@ -172,7 +175,7 @@ def _run(options: argparse.Namespace, preset: Preset, server: OctavoServer, make
         wanted = preset.loads[name]
         num_streams = wanted.max_open or wanted.clients
         bench.measure(name, wanted, table)
-        if 0 <= server.max_files < num_streams + _SPARE_FILES:
+        if 0 <= server.max_files < num_streams + SPARE_FILES:
             print(f"the server may open only {server.max_files} files", file=sys.stderr)
     print(text_table(table.rows))
     told = {"command": list(server.command), "cores": os.cpu_count(), "ready_s": server.ready_s}

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import resource
 import ssl
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -23,9 +22,8 @@ import uvloop
 from .answer import Answer, read_answer
 from .ask import Ask, Target
 from .connection import Connection, Recording
+from .file_limit import raise_file_limit
 from .streams import Observed, Streams, collect
-
-_SPARE_FILES = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,19 +61,6 @@ def work(pipe: Pipe, share: Share) -> None:
     observed = [Observed(ask, begin_s, late_s, _read(seen)) for ask, begin_s, late_s, seen in recorded]
     pipe.send(ClientResult(collect(observed, share.index, zero_s), cpu_s, wall_s))
     pipe.close()
-
-
-def raise_file_limit(num_open: int) -> None:
-    """Let this process open `num_open` connections. Raises SystemExit if the hard limit forbids it."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    needed = num_open + _SPARE_FILES
-    if soft == resource.RLIM_INFINITY or soft >= needed:
-        return
-    if hard != resource.RLIM_INFINITY and hard < needed:
-        raise SystemExit(
-            f"{num_open} streams need {needed} open files, the hard limit (ulimit -Hn) is {hard}"
-        )
-    resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
 
 
 def request_bytes(target: Target, ask: Ask) -> bytes:

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 from .streams import Floats, Ints, Streams
 
-OK = "ok"
+OK, CUT = "ok", "cut"
+"""Outcomes of requests that were served, and of those that hung up by intention."""
 BURST_EVENTS, BURST_S = 16, 0.005
 """So many events of a stream within so long are a burst: no model makes them that fast, they were held up."""
 

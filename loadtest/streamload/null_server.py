@@ -18,6 +18,8 @@ from typing import cast
 
 import uvloop
 
+from .file_limit import raise_file_limit
+
 _MAX_TOKENS = re.compile(rb'"max_tokens": ?(\d+)')
 _LENGTH = re.compile(rb"(?i)\r\ncontent-length: *(\d+)")
 _HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
@@ -26,6 +28,7 @@ _CHUNK = (
     '"model":"null","system_fingerprint":"null-0.0.0","choices":[{"index":0,"text":"%s","logprobs":null,'
     '"finish_reason":null,"stop_reason":null}],"usage":null}'
 )
+_MAX_STREAMS = 4096
 _USAGE = '{"id":"cmpl-00000000000000000000000000000000","choices":[],"usage":{"completion_tokens":%d}}'
 
 
@@ -120,6 +123,7 @@ async def _serve(listener: socket.socket, pace_s: float) -> None:
 
 
 def _work(pipe: Pipe, port: int, pace_s: float) -> None:
+    raise_file_limit(_MAX_STREAMS)
     listener = _listener(port)
     pipe.send("ready")
     uvloop.run(_serve(listener, pace_s))

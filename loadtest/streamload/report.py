@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 from collections.abc import Iterator, Mapping, Sequence
 
-from .measure import Figures, Percentiles
+from .measure import CUT, OK, Figures, Percentiles
 from .plots import all_plots
 from .streams import Streams
 
@@ -53,7 +53,9 @@ def totals(figures: Figures) -> list[str]:
 def problems(figures: Figures) -> list[str]:
     """What must not happen, or cannot be judged; empty if all is well."""
     d = figures.delivery
+    failed = sum(count for kind, count in figures.outcomes.items() if kind not in (OK, CUT))
     found = {
+        "requests failed": failed,
         "answers are not of the forced length": d.wrong_length,
         "answers brought more events than tokens": d.more_events_than_tokens,
         "streams hold chunks of another": d.mixed,

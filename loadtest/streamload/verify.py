@@ -15,8 +15,9 @@ from concurrent.futures import ThreadPoolExecutor
 from .ask import Ask, Target
 
 SAME, DIVERGED, LOST, DOUBLED, MOVED = "same", "diverged", "lost", "doubled", "moved"
+FAULTS = frozenset((LOST, DOUBLED, MOVED))
 _AT_ONCE = 8
-_REJOINS_CHARS = 12
+_ENOUGH_CHARS = 12
 
 
 def verify(target: Target, asked: Iterable[tuple[Ask, str]], timeout_s: float = 600) -> dict[str, int]:
@@ -47,25 +48,28 @@ def unstreamed(target: Target, body: bytes, timeout_s: float) -> str:
 def compare_texts(streamed: str, whole: str) -> str:
     """`same`, or how `streamed` differs.
 
-    After the first difference, a text that goes on as the other does some characters further was robbed of
-    them or has them twice; the same characters in another order were moved; anything else is another text.
+    What misses characters of the other and has the rest in order lost them, or has some twice; the same
+    characters in another order were moved; anything else is another text.
     """
     if streamed == whole:
         return SAME
-    start = next((i for i, (a, b) in enumerate(zip(streamed, whole, strict=False)) if a != b), None)
+    pairs = zip(streamed, whole, strict=False)
+    start = next((i for i, (a, b) in enumerate(pairs) if a != b), None)
     if start is None:
         return LOST if len(streamed) < len(whole) else DOUBLED
     if len(streamed) == len(whole):
         return MOVED if Counter(streamed) == Counter(whole) else DIVERGED
     ours, theirs = streamed[start:], whole[start:]
-    if len(ours) < len(theirs) and _ends_alike(theirs, ours):
+    if min(len(ours), len(theirs)) < _ENOUGH_CHARS:
+        return DIVERGED  # so few characters may agree by chance
+    if len(ours) < len(theirs) and _is_subsequence(ours, theirs):
         return LOST
-    if len(ours) > len(theirs) and _ends_alike(ours, theirs):
+    if len(ours) > len(theirs) and _is_subsequence(theirs, ours):
         return DOUBLED
     return DIVERGED
 
 
-def _ends_alike(longer: str, shorter: str) -> bool:
-    """Whether the last characters of both are the same."""
-    count = min(_REJOINS_CHARS, len(shorter))
-    return count > 0 and longer.endswith(shorter[-count:])
+def _is_subsequence(shorter: str, longer: str) -> bool:
+    """Whether `longer` holds all characters of `shorter` in their order."""
+    rest = iter(longer)
+    return all(character in rest for character in shorter)
