@@ -23,6 +23,7 @@ class AttentionStep:
     """One batch cut into decodes and chunks, once for all layers.
 
     chunk_starts: [R - num_decodes + 1] int32, each chunk's first token counted from the first chunk's.
+    split_counters: see decode_attention; None on a CPU.
     memo: what the layers' ops compute alike in this step.
     """
 
@@ -32,10 +33,11 @@ class AttentionStep:
     chunk_slots: Tensor
     chunk_starts: Tensor
     chunk_lens: Tensor
+    split_counters: Tensor | None
     memo: StepMemo
 
     @classmethod
-    def of(cls, batch: ForwardBatch) -> AttentionStep:
+    def of(cls, batch: ForwardBatch, split_counters: Tensor | None) -> AttentionStep:
         """Cut `batch`; the parts are views, except for the shifted starts."""
         n = batch.num_decodes
         return cls(
@@ -45,6 +47,7 @@ class AttentionStep:
             chunk_slots=batch.slots[n:],
             chunk_starts=batch.query_starts[n:] - n if n else batch.query_starts,
             chunk_lens=batch.seq_lens[n:],
+            split_counters=split_counters,
             memo=StepMemo(),
         )
 
@@ -129,6 +132,7 @@ class Attention:
             scale=self._scale,
             window=self._window,
             max_seq_len=step.batch.max_seq_len,
+            counters=step.split_counters,
             out=out,
             memo=step.memo,
         )

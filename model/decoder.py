@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
+from ..ops.tuning import MAX_SPLIT_PAIRS
 from .attention import Attention, AttentionStep
 from .batch import ForwardBatch
 from .config import ModelConfig
@@ -62,6 +63,9 @@ class DecoderLM:
         max_positions = max_positions or config.max_length
         self._embedding = Embedding(config, dtype, device)
         self._layers = [DecoderLayer(config, i, method, dtype, device) for i in range(config.num_layers)]
+        self._split_counters = (
+            torch.zeros(MAX_SPLIT_PAIRS, dtype=torch.int32, device=device) if device.type == "cuda" else None
+        )
         self._norm = RMSNorm("model.norm", config.hidden_size, config.rms_norm_eps, dtype, device)
         self._head: Linear | TiedLinear
         if config.tie_word_embeddings:
@@ -83,7 +87,7 @@ class DecoderLM:
         kv: each layer's (k_cache, v_cache), [num_blocks, num_kv_heads, block_size, head_dim].
         Returns the logits of `batch.last_tokens`: [S, vocab] in the model's dtype, in `out` if given.
         """
-        step = AttentionStep.of(batch)
+        step = AttentionStep.of(batch, self._split_counters)
         residual = self._embedding(batch.token_ids)
         x: Tensor | None = None
         for layer, cos_sin, (k_cache, v_cache) in zip(self._layers, self._tables, kv, strict=True):

@@ -170,7 +170,8 @@ def decode_attention(
     window: the query sees its last `window` keys only.   max_seq_len: bound of seq_lens that sizes the grid.
     num_splits: splits of a sequence at most; None fits them to the batch, a constant makes a sequence's
         result independent of the rest of the batch (`tuning.BATCH_INVARIANT_SPLITS`).
-    counters: [>= B * Hkv] int32 zeros, left as zeros: spares a launch; one per stream, shared by all layers.
+    counters: int32 zeros, left as zeros: spare a launch if there is one per (sequence, KV head); one tensor
+        per stream, shared by all layers.
     memo: what the step's layers share.
     Returns [B, Hq, d] in q's dtype, written to `out` if given.
     """

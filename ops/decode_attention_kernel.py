@@ -15,6 +15,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from .dependent_launch import launch_options, wait_for_inputs
 from .paged_attention_kernel import attend_tile
 from .tuning import DecodeTiles, decode_splits, decode_tiles
 
@@ -115,9 +116,11 @@ def _decode_kernel(
     MIN_SPLIT: tl.constexpr,
     WINDOW: tl.constexpr,
     LAST_MERGES: tl.constexpr,
+    DEPENDENT: tl.constexpr,
 ) -> None:
     kv_head, sequence, split = tl.program_id(0), tl.program_id(1), tl.program_id(2)
     max_splits = tl.num_programs(2)
+    wait_for_inputs(DEPENDENT)
     seq_len = tl.load(seq_lens + sequence)
     first, split_size, num_splits = _split_bounds(seq_len, max_splits, WINDOW, BLOCK_N, MIN_SPLIT)
     begin = first + split * split_size
@@ -187,9 +190,11 @@ def _merge_kernel(
     BLOCK_N: tl.constexpr,
     MIN_SPLIT: tl.constexpr,
     WINDOW: tl.constexpr,
+    DEPENDENT: tl.constexpr,
 ) -> None:
     """One program per (query head, sequence); a sequence of one split has its result already."""
     head, sequence = tl.program_id(0), tl.program_id(1)
+    wait_for_inputs(DEPENDENT)
     seq_len = tl.load(seq_lens + sequence)
     _, _, num_splits = _split_bounds(seq_len, max_splits, WINDOW, BLOCK_N, MIN_SPLIT)
     if num_splits > 1:
@@ -239,7 +244,9 @@ def launch_decode_attention(
     size = num_sequences * num_heads * splits if splits > 1 else 0
     workspace = torch.empty(size * (head_dim + 1), dtype=torch.float32, device=q.device)
     shape = dict(GROUP=group, HEAD_DIM=head_dim, HEAD_PAD=head_pad, NUM_KV_HEADS=num_kv_heads)
-    split = dict(BLOCK_N=tiles.block_n, MIN_SPLIT=tiles.min_split, WINDOW=window or 0)
+    if counters is not None and num_sequences * num_kv_heads > len(counters):
+        counters = None
+    split = dict(BLOCK_N=tiles.block_n, MIN_SPLIT=tiles.min_split, WINDOW=window or 0, **launch_options(q))
     _decode_kernel[(num_kv_heads, num_sequences, splits)](
         q,
         k_cache,

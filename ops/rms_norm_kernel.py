@@ -7,6 +7,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from .dependent_launch import launch_options, wait_for_inputs
+
 
 @triton.jit
 def _rms_norm_kernel(
@@ -19,10 +21,13 @@ def _rms_norm_kernel(
     SIZE: tl.constexpr,
     BLOCK: tl.constexpr,
     ADD: tl.constexpr,
+    DEPENDENT: tl.constexpr,
 ) -> None:
     row = tl.program_id(0).to(tl.int64)
     columns = tl.arange(0, BLOCK)
     inside = columns < SIZE
+    scale = tl.load(weight + columns, mask=inside, other=0.0).to(tl.float32)
+    wait_for_inputs(DEPENDENT)
     values = tl.load(x + row * x_stride + columns, mask=inside, other=0.0).to(tl.float32)
     if ADD:
         residual_ptrs = residual + row * SIZE + columns
@@ -31,7 +36,6 @@ def _rms_norm_kernel(
         tl.store(residual_ptrs, rounded, mask=inside)
         values = rounded.to(tl.float32)
     factor = tl.rsqrt(tl.sum(values * values, axis=0) / SIZE + eps)
-    scale = tl.load(weight + columns, mask=inside, other=0.0).to(tl.float32)
     tl.store(out + row * SIZE + columns, (values * factor * scale).to(out.dtype.element_ty), mask=inside)
 
 
@@ -52,6 +56,7 @@ def _launch(x: Tensor, residual: Tensor | None, weight: Tensor, eps: float, out:
             BLOCK=block,
             ADD=residual is not None,
             num_warps=min(8, max(1, block // 256)),
+            **launch_options(x),
         )
     return out
 

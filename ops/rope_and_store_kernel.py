@@ -13,6 +13,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from .dependent_launch import launch_options, wait_for_inputs
+
 HEADS_PER_PROGRAM = 4
 
 
@@ -44,6 +46,7 @@ def _rope_and_store_kernel(
     HAS_NORM: tl.constexpr,
     HEADS: tl.constexpr,
     PAIRS: tl.constexpr,
+    DEPENDENT: tl.constexpr,
 ) -> None:
     token = tl.program_id(0).to(tl.int64)
     head = tl.program_id(1) * HEADS + tl.arange(0, HEADS)[:, None]
@@ -55,6 +58,7 @@ def _rope_and_store_kernel(
     inside = (head < NUM_HEADS + 2 * NUM_KV_HEADS) & (pair < HEAD_DIM // 2)
 
     row = head * HEAD_DIM
+    wait_for_inputs(DEPENDENT)
     low = tl.load(qkv + token * qkv_stride + row + low_column, mask=inside, other=0.0).to(tl.float32)
     high = tl.load(qkv + token * qkv_stride + row + high_column, mask=inside, other=0.0).to(tl.float32)
     if HAS_BIAS:
@@ -141,5 +145,6 @@ def launch_rope_and_store(
             HEADS=HEADS_PER_PROGRAM,
             PAIRS=triton.next_power_of_2(head_dim // 2),
             num_warps=1 if head_dim <= 128 else 2,
+            **launch_options(qkv),
         )
     return q

@@ -7,7 +7,18 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from .dependent_launch import launch_options, wait_for_inputs
 from .tuning import MAX_THIN_ROWS, ThinTiles, thin_tiles
+
+
+@triton.jit
+def _load_weight(
+    weight_rows: tl.tensor, rows: tl.tensor, columns: tl.tensor, N: tl.constexpr, K: tl.constexpr
+) -> tl.tensor:
+    mask = (rows < N)[:, None] & (columns < K)[None, :]
+    return tl.load(weight_rows + columns[None, :], mask=mask, other=0.0, eviction_policy="evict_first").to(
+        tl.float32
+    )
 
 
 @triton.jit
@@ -21,26 +32,24 @@ def _products_kernel(
     BLOCK_N: tl.constexpr,
     BLOCK_K: tl.constexpr,
     STAGES: tl.constexpr,
+    DEPENDENT: tl.constexpr,
 ) -> None:
     """One or two rows of x, multiplied out; the columns are summed after the last iteration."""
     rows = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
     columns = tl.arange(0, BLOCK_K)
     weight_rows = weight + rows.to(tl.int64)[:, None] * K
-    inside = (rows < N)[:, None]
-    first = tl.zeros((BLOCK_N, BLOCK_K), dtype=tl.float32)
-    second = tl.zeros((BLOCK_N, BLOCK_K), dtype=tl.float32)
-    for start in tl.range(0, K, BLOCK_K, num_stages=STAGES):
+    # The first tile of the weight comes while the kernel before this one still makes x.
+    w = _load_weight(weight_rows, rows, columns, N, K)
+    wait_for_inputs(DEPENDENT)
+    first = w * tl.load(x + columns, mask=columns < K, other=0.0).to(tl.float32)[None, :]
+    if NUM_ROWS == 2:
+        second = w * tl.load(x + K + columns, mask=columns < K, other=0.0).to(tl.float32)[None, :]
+    for start in tl.range(BLOCK_K, K, BLOCK_K, num_stages=STAGES):
         column = start + columns
-        within = column < K
-        w = tl.load(
-            weight_rows + column[None, :],
-            mask=inside & within[None, :],
-            other=0.0,
-            eviction_policy="evict_first",
-        ).to(tl.float32)
-        first += w * tl.load(x + column, mask=within, other=0.0).to(tl.float32)[None, :]
+        w = _load_weight(weight_rows, rows, column, N, K)
+        first += w * tl.load(x + column, mask=column < K, other=0.0).to(tl.float32)[None, :]
         if NUM_ROWS == 2:
-            second += w * tl.load(x + K + column, mask=within, other=0.0).to(tl.float32)[None, :]
+            second += w * tl.load(x + K + column, mask=column < K, other=0.0).to(tl.float32)[None, :]
     tl.store(out + rows, tl.sum(first, axis=1).to(out.dtype.element_ty), mask=rows < N)
     if NUM_ROWS == 2:
         tl.store(out + N + rows, tl.sum(second, axis=1).to(out.dtype.element_ty), mask=rows < N)
@@ -57,6 +66,7 @@ def _dot_kernel(
     BLOCK_N: tl.constexpr,
     BLOCK_K: tl.constexpr,
     STAGES: tl.constexpr,
+    DEPENDENT: tl.constexpr,
 ) -> None:
     """Three to eight rows of x, padded to the 16 columns of a tensor-core product."""
     rows = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
@@ -65,6 +75,7 @@ def _dot_kernel(
     weight_rows = weight + rows.to(tl.int64)[:, None] * K
     inside = (rows < N)[:, None]
     total = tl.zeros((BLOCK_N, 16), dtype=tl.float32)
+    wait_for_inputs(DEPENDENT)
     for start in tl.range(0, K, BLOCK_K, num_stages=STAGES):
         column = start + columns
         within = column < K
@@ -105,5 +116,6 @@ def launch_thin_linear(x: Tensor, weight: Tensor, tiles: ThinTiles | None = None
             BLOCK_K=tiles.block_k,
             STAGES=tiles.num_stages,
             num_warps=tiles.num_warps,
+            **launch_options(x),
         )
     return out

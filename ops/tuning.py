@@ -41,6 +41,9 @@ class ThinTiles:
 MAX_SPLITS = 32
 """Splits of one sequence at most: beyond it the merge costs more than the parallelism brings."""
 
+MAX_SPLIT_PAIRS = 1024
+"""Pairs of sequence and KV head for which decode attention merges splits in the program that ends last."""
+
 MAX_THIN_ROWS = 8
 """Rows that `thin_linear` takes."""
 

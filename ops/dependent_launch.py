@@ -1,0 +1,36 @@
+"""Programmatic dependent launch (Hopper and later): a kernel starts while the one before it still runs.
+
+A kernel that is launched so may load weights, which nobody writes, at once; before it touches anything else,
+and on every path, it must call `wait_for_inputs`. Source: CUDA programming guide, section of the same name.
+"""
+
+from __future__ import annotations
+
+import functools
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+_HOPPER = 9
+
+
+@triton.jit
+def wait_for_inputs(DEPENDENT: tl.constexpr) -> None:
+    """Let the next kernel start, then wait until all before this one have finished."""
+    if DEPENDENT:
+        tl.extra.cuda.gdc_launch_dependents()
+        tl.extra.cuda.gdc_wait()
+
+
+@functools.cache
+def _supported(device: torch.device) -> bool:
+    return torch.cuda.get_device_capability(device)[0] >= _HOPPER
+
+
+def launch_options(operand: Tensor) -> dict[str, bool]:
+    """Keywords for the launch of a kernel that takes DEPENDENT, on the device of `operand`."""
+    if operand.is_cuda and _supported(operand.device):
+        return {"DEPENDENT": True, "launch_pdl": True}
+    return {"DEPENDENT": False}
