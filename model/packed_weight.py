@@ -50,7 +50,7 @@ def packing_works() -> bool:
 
     Packing one operand has no need to know the other, but the manual does not promise it.
     """
-    if not torch.backends.mkl.is_available():  # type: ignore[no-untyped-call]
+    if not torch.backends.mkl.is_available():
         return False
     generator = torch.Generator().manual_seed(0)
     matrix = torch.rand(200, 144, generator=generator)

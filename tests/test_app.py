@@ -222,7 +222,7 @@ def test_request_id_of_the_client_is_kept_if_fit(http: httpx.Client) -> None:
     for path in ("/version", "/nope"):
         assert http.get(path, headers={"x-request-id": "abc-1"}).headers["x-request-id"] == "abc-1"
         for unfit in ("a b", "x" * 200, "é"):
-            given = http.get(path, headers={"x-request-id": unfit.encode()}).headers["x-request-id"]
+            given = http.get(path, headers={b"x-request-id": unfit.encode()}).headers["x-request-id"]
             assert given != unfit and 0 < len(given) <= 64
     answer = http.post(CHAT, json={**HELLO, "request_id": "body"}, headers={"x-request-id": "header"})
     assert answer.json()["id"] == "chatcmpl-header"

@@ -90,7 +90,7 @@ def test_api_keys(engine: ScriptedClient) -> None:
                 check_error(response, 401, "invalid_api_key", None)
                 assert response.headers["www-authenticate"] == "Bearer"
         for key in (b"secret-a", "secret-ü".encode()):
-            assert http.get("/v1/models", headers={"authorization": b"Bearer " + key}).status_code == 200
+            assert http.get("/v1/models", headers={b"authorization": b"Bearer " + key}).status_code == 200
         for path in ("/health", "/livez", "/readyz", "/version", "/metrics", "/"):
             assert http.get(path).status_code == 200
         assert 'status="401"' in http.get("/metrics").text

@@ -60,15 +60,15 @@ TOOLS = [{"type": "function", "function": {"name": "f", "parameters": {"type": "
 
 
 def theirs(source: str, messages: list[dict[str, Any]], **options: Any) -> str:
-    rendered, _ = render_jinja_template([messages], chat_template=source, **{**TOKENS, **options})
-    return str(rendered[0])
+    rendered: Any = render_jinja_template([messages], chat_template=source, **{**TOKENS, **options})
+    return str(rendered[0][0])  # texts and the places of the generated parts, though the annotation says str
 
 
 @pytest.mark.parametrize("source", [CHATML, LLAMA2])
 @pytest.mark.parametrize("add_generation_prompt", [True, False])
 @pytest.mark.parametrize("more", [{}, {"enable_thinking": False}, {"tools": TOOLS}])
 def test_renders_as_transformers(source: str, add_generation_prompt: bool, more: dict[str, Any]) -> None:
-    options = {"add_generation_prompt": add_generation_prompt, **more}
+    options: dict[str, Any] = {"add_generation_prompt": add_generation_prompt, **more}
     assert ChatTemplate(source, TOKENS).render(CHAT, **options) == theirs(source, CHAT, **options)
 
 
@@ -76,7 +76,7 @@ def test_renders_as_transformers(source: str, add_generation_prompt: bool, more:
 @pytest.mark.parametrize("content", ["Bold,", "Bold, ", " \n Bold\n", "x"])
 def test_continues_the_final_message_as_transformers(source: str, content: str) -> None:
     messages = [CHAT[0], {"role": "assistant", "content": content}]
-    options = {"add_generation_prompt": False, "continue_final_message": True}
+    options: dict[str, Any] = {"add_generation_prompt": False, "continue_final_message": True}
     assert ChatTemplate(source, TOKENS).render(messages, **options) == theirs(source, messages, **options)
 
 
@@ -141,7 +141,7 @@ def test_nothing_to_continue(messages: list[dict[str, Any]]) -> None:
 
 
 def test_continuing_needs_a_template_that_shows_the_message() -> None:
-    options = {"add_generation_prompt": False, "continue_final_message": True}
+    options: dict[str, Any] = {"add_generation_prompt": False, "continue_final_message": True}
     with pytest.raises(TemplateError, match="leaves out the last message's text"):
         ChatTemplate("constant").render(CHAT, **options)
     with pytest.raises(TemplateError, match="cannot both be true") as caught:
@@ -152,7 +152,7 @@ def test_continuing_needs_a_template_that_shows_the_message() -> None:
 def test_the_last_part_of_a_message_of_parts_is_continued() -> None:
     parts = [{"type": "text", "text": "one "}, {"type": "text", "text": "two "}]
     source = "{% for part in messages[-1].content %}{{ part.text }}{% endfor %}</s>"
-    options = {"add_generation_prompt": False, "continue_final_message": True}
+    options: dict[str, Any] = {"add_generation_prompt": False, "continue_final_message": True}
     assert ChatTemplate(source).render([{"role": "assistant", "content": parts}], **options) == "one two "
 
 

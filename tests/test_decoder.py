@@ -20,7 +20,7 @@ from octavo.model.safetensors_file import count_tensors, read_tensors, safetenso
 from octavo.model.weights import load_weights
 
 CPU = torch.device("cpu")
-SIZES = {
+SIZES: dict[str, Any] = {
     "vocab_size": 89,
     "hidden_size": 48,
     "intermediate_size": 72,

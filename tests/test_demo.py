@@ -91,7 +91,7 @@ def test_offline(wanted: WheelFile, tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 def test_without_pip(wanted: WheelFile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     real = importlib.util.find_spec
-    monkeypatch.setattr(demo.importlib.util, "find_spec", lambda name: None if name == "pip" else real(name))
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "pip" else real(name))
     with pytest.raises(StartupError, match="with pip, which this Python lacks: run `.*ensurepip`"):
         demo_model(wanted, tmp_path / "cache")
 

@@ -157,7 +157,7 @@ def test_an_unfinished_prompt_leaks_nothing_when_it_is_not_continued() -> None:
     half = tokenizer.encode("long prompt 漢")[:-1]
     for continuation, expected in {"abc": "abc", "é!": "é!", "字": "字"}.items():
         ids = tokenizer.encode(continuation)
-        for cuts in ([], range(9)):
+        for cuts in (range(0), range(9)):
             assert "".join(run(tokenizer, ids, cuts, half)) == expected
     assert run(tokenizer, [], [], half) == ["", ""]
 
@@ -171,7 +171,8 @@ def test_half_a_character_at_the_end_is_flushed_as_one_replacement() -> None:
 
 def test_a_leading_space_stays_after_a_prompt_and_goes_without_one() -> None:
     tokenizer = TOKENIZERS["sentence_piece"]
-    the, bos = tokenizer.backend.token_to_id("▁the"), tokenizer.backend.token_to_id("<s>")
+    vocab = tokenizer.backend.get_vocab()
+    the, bos = vocab["▁the"], vocab["<s>"]
     assert "".join(run(tokenizer, [the, the], [1])) == "the the"
     assert "".join(run(tokenizer, [the, the], [1], [bos])) == "the the"
     assert "".join(run(tokenizer, [the, the], [1], [bos, the])) == " the the"

@@ -12,6 +12,7 @@ import pytest
 import torch
 from gguf import GGUFReader, GGUFWriter
 from gguf.quants import dequantize
+from gguf_models import finish, write_model
 from transformers import (
     AutoModelForCausalLM,
     LlamaConfig,
@@ -28,8 +29,6 @@ from octavo.model.config import ModelConfig
 from octavo.model.gguf import gguf_config, gguf_tensors
 from octavo.model.gguf_file import GGUFError, GGUFFile
 
-from .gguf_models import finish, write_model
-
 TYPES = ["F32", "F16", "BF16", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "Q4_K", "Q5_K", "Q6_K"]
 SIZES: dict[str, Any] = {
     "vocab_size": 320,
@@ -44,7 +43,8 @@ SIZES: dict[str, Any] = {
 
 def llama(**changes: Any) -> PreTrainedModel:
     torch.manual_seed(0)
-    return LlamaForCausalLM(LlamaConfig(**SIZES | changes)).eval()
+    model: PreTrainedModel = LlamaForCausalLM(LlamaConfig(**SIZES | changes)).eval()
+    return model
 
 
 def read(path: Path, dtype: torch.dtype = torch.float32) -> dict[str, torch.Tensor]:

@@ -8,10 +8,9 @@ import numpy as np
 import pytest
 from gguf import GGMLQuantizationType, GGUFReader, GGUFWriter
 from gguf.quants import quantize
+from gguf_models import finish
 
 from octavo.model.gguf_file import GGUFError, GGUFFile
-
-from .gguf_models import finish
 
 
 def test_metadata_and_tensors_are_what_ggufs_own_reader_sees(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from gguf_models import write_vocabulary
 from tokenizers import Tokenizer as Backend
 from tokenizers import models, normalizers, pre_tokenizers, trainers
 from transformers import AutoTokenizer
@@ -18,8 +19,6 @@ from octavo.app.errors import StartupError
 from octavo.app.gguf_tokenizer import gguf_tokenizer
 from octavo.app.tokenizer import Tokenizer
 from octavo.model.gguf_file import GGUFFile
-
-from .gguf_models import write_vocabulary
 
 ROOT = Path(__file__).parent.parent
 CORPUS = [
@@ -130,7 +129,7 @@ def test_special_and_added_tokens(tmp_path: Path, vocabulary: tuple[list[str], l
     assert fullwidth[1] == 3
     assert ours.decode(fullwidth) == "xy"
     assert ours.decode(fullwidth, skip_special_tokens=False) == "x<｜fullwidth▁name｜>y"
-    think = ours.backend.token_to_id("<think>")
+    think = ours.backend.get_vocab()["<think>"]
     assert ours.encode("<think>", add_special_tokens=False) == [think]
     assert not ours.is_special(think)
     assert ours.decode([think]) == "<think>"

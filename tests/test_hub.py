@@ -9,15 +9,15 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from hub_stand_in import HubStandIn
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from octavo.app import hub as hub_module
 from octavo.app.errors import StartupError
 from octavo.app.hub import download_model
-
-from .hub_stand_in import HubStandIn
 
 SCRIPT = """
 import sys
@@ -52,7 +52,12 @@ NEEDED = {
 @pytest.fixture(scope="module")
 def repos(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, bytes]]:
     """A tiny real model, in one file and in shards."""
-    sizes = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 2}
+    sizes: dict[str, Any] = {
+        "hidden_size": 64,
+        "intermediate_size": 128,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+    }
     model = LlamaForCausalLM(LlamaConfig(**sizes, vocab_size=256))
     found = {}
     for name, shard_size in {"tiny/single": "1GB", "tiny/sharded": "100KB"}.items():
@@ -149,8 +154,9 @@ def test_revision(hub: HubStandIn, tmp_path: Path) -> None:
 
 
 def test_offline_and_not_cached(hub: HubStandIn, tmp_path: Path) -> None:
-    for environment in ({"HF_HUB_OFFLINE": "1"}, {"HF_ENDPOINT": "http://localhost:9"}):
-        said = sentence(download(hub, tmp_path, "tiny/single", **environment))
+    offline = download(hub, tmp_path, "tiny/single", HF_HUB_OFFLINE="1")
+    unreachable = download(hub, tmp_path, "tiny/single", HF_ENDPOINT="http://localhost:9")
+    for said in map(sentence, (offline, unreachable)):
         assert said.startswith("tiny/single is not, or not whole, in the local cache, and the hub cannot be")
 
 

@@ -62,8 +62,9 @@ def test_chat(client: OpenAI) -> None:
 def test_chat_streamed_is_chat(client: OpenAI) -> None:
     settings: dict[str, Any] = {"model": "smol", "messages": MESSAGES, "temperature": 0, "max_tokens": 10}
     whole = client.chat.completions.create(**settings)
-    options = {"include_usage": True}
-    chunks = list(client.chat.completions.create(**settings, stream=True, stream_options=options))
+    chunks = list(
+        client.chat.completions.create(**settings, stream=True, stream_options={"include_usage": True})
+    )
     assert chunks[0].choices[0].delta.role == "assistant"
     texts = [chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices]
     assert "".join(texts) == whole.choices[0].message.content

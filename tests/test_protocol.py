@@ -27,7 +27,7 @@ def params_of(
 
 
 def test_every_sampling_field_arrives() -> None:
-    fields = {
+    fields: dict[str, Any] = {
         "n": 3,
         "temperature": 0.5,
         "top_p": 0.9,

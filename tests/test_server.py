@@ -62,7 +62,7 @@ def test_every_bad_input_is_refused_and_nothing_is_left(http: httpx.Client) -> N
 
 def test_ten_megabytes_do_not_hold_up_others(http: httpx.Client) -> None:
     text = "long " * 2_000_000
-    bodies = {
+    bodies: dict[str, list[tuple[dict[str, Any], int]]] = {
         CHAT: [({"messages": [{"role": "user", "content": text}]}, 400)],
         COMPLETIONS: [({"prompt": text}, 400), ({"prompt": [7] * 3_000_000}, 400)],
         "/tokenize": [({"prompt": text[:4_000_000]}, 200)],

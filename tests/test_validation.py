@@ -8,7 +8,7 @@ import pytest
 from msgspec import Struct
 
 from octavo.app.errors import RequestError
-from octavo.app.validation import check_fields, convert, decode_object, refuse_unknown, show
+from octavo.app.validation import Refused, check_fields, convert, decode_object, refuse_unknown, show
 
 
 class Inner(Struct, kw_only=True):
@@ -88,7 +88,7 @@ def test_long_values_are_cut() -> None:
 
 
 def test_fields_are_known_refused_or_unknown() -> None:
-    refused = {"tools": ([],), "audio": ()}
+    refused: Refused = {"tools": ([],), "audio": ()}
     assert check_fields({"name": "x", "tools": [], "zzz": 1}, Outer, refused) == ["zzz"]
     assert check_fields({"zzz": 1}, Outer, refused, "messages[0]") == ["messages[0].zzz"]
     with pytest.raises(RequestError, match=r"^tools must be \[\] on this server, got \[1\]$") as caught:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -120,7 +121,12 @@ def test_ranks_take_their_share() -> None:
 
 def tiny_llama(directory: Path, *, shards: bool, tied: bool = False) -> tuple[ModelConfig, Tensors]:
     """A checkpoint as transformers writes it, and what is in it."""
-    sizes = {"vocab_size": 50, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2}
+    sizes: dict[str, Any] = {
+        "vocab_size": 50,
+        "hidden_size": 16,
+        "intermediate_size": 24,
+        "num_hidden_layers": 2,
+    }
     config = LlamaConfig(**sizes, num_attention_heads=4, num_key_value_heads=2, tie_word_embeddings=tied)
     model = LlamaForCausalLM(config)
     model.save_pretrained(directory, max_shard_size="8KB" if shards else "1GB")
