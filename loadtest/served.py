@@ -111,8 +111,8 @@ class Bench:
         asks = made_up([(32, 16)] * 32, self._make, self._style, random.Random("warm-up"))
         run(Load(self._target, asks, max_open=16))
 
-    def measure(self, name: str, wanted: PresetLoad, table: Table) -> None:
-        """One load: its rows, then all that is known of it."""
+    def measure(self, name: str, wanted: PresetLoad, table: Table) -> int:
+        """One load: its rows, then all that is known of it. Gives the number of streams sent at once."""
         rng = random.Random(f"{self._options.seed} {name}")
         asks = with_texts_kept(wanted.build(self._make, self._style, rng), self._options.verify, rng)
         load = Load(self._target, asks, wanted.clients, wanted.max_open)
@@ -131,6 +131,7 @@ class Bench:
             (f"{wanted.title}: {heading}", text)
             for heading, text in run_sections({wanted.title: seen.streams}, groups)
         ]
+        return wanted.max_open or sum(ask.due_s == 0 for ask in asks)
 
     def _verified(self, load: Load, seen: Run) -> dict[str, int]:
         asked = {ask.body: ask for ask in load.asks}
@@ -173,10 +174,10 @@ def _run(options: argparse.Namespace, preset: Preset, server: OctavoServer, make
     bench.warm_up()
     for name in options.loads or preset.loads:
         wanted = preset.loads[name]
-        num_streams = wanted.max_open or wanted.clients
-        bench.measure(name, wanted, table)
+        num_streams = bench.measure(name, wanted, table)
         if 0 <= server.max_files < num_streams + SPARE_FILES:
-            print(f"the server may open only {server.max_files} files", file=sys.stderr)
+            refused = f"{num_streams} streams, but the server may open {server.max_files} files (ulimit -n)"
+            print(refused, file=sys.stderr)
     print(text_table(table.rows))
     told = {"command": list(server.command), "cores": os.cpu_count(), "ready_s": server.ready_s}
     if options.json:

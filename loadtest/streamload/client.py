@@ -26,6 +26,10 @@ from .file_limit import raise_file_limit
 from .streams import Observed, Streams, collect
 
 
+_FRESH_S = 1.0
+"""Connections idle for longer are not used again: the server may be closing them at this moment."""
+
+
 @dataclass(frozen=True, slots=True)
 class Share:
     """What one client process does.   max_open: streams at a time; None sends each request when it is due."""
@@ -92,7 +96,7 @@ class _Recorder:
         self._requests = requests
         self._zero_s = zero_s
         self._recorded: list[_Recorded] = []
-        self._idle: deque[Connection] = deque()
+        self._idle: deque[tuple[Connection, float]] = deque()
         parts = urlsplit(share.target.url)
         self._tls = ssl.create_default_context() if parts.scheme == "https" else None
         self._address = (parts.hostname or "localhost", parts.port or (443 if self._tls else 80))
@@ -105,7 +109,7 @@ class _Recorder:
             todo = iter(range(len(self._requests)))
             workers = min(self._share.max_open, len(self._requests))
             await asyncio.gather(*(self._one_by_one(todo) for _ in range(workers)))
-        for connection in self._idle:
+        for connection, _ in self._idle:
             connection.abort()
         return self._recorded
 
@@ -131,14 +135,15 @@ class _Recorder:
         else:
             seen = await connection.exchange(self._requests[index], ask.cut_after, self._share.timeout_s)
             if connection.usable:
-                self._idle.append(connection)
+                self._idle.append((connection, monotonic()))
         self._recorded.append((ask, begin_s, late_s, seen))
 
     async def _connect(self) -> Connection:
         while self._idle:
-            connection = self._idle.pop()
-            if connection.usable:
+            connection, since_s = self._idle.pop()
+            if connection.usable and monotonic() - since_s < _FRESH_S:
                 return connection
+            connection.abort()
         loop = asyncio.get_running_loop()
         _, connection = await loop.create_connection(Connection, *self._address, ssl=self._tls)
         return connection

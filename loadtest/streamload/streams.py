@@ -32,7 +32,7 @@ class Streams:
     late_s: how much later than due the client itself came to send.
     asked_tokens: the forced output length.   num_tokens: as the server's usage says.
     num_events: events that carry text; their times are event_s[starts[i] : starts[i + 1]], in seconds since
-    the run's start.   texts: by request body, of those whose text was wanted.
+    the run's start.   texts: by request body, of those that ended well and whose text was wanted.
     """
 
     group: NDArray[np.str_]
@@ -92,7 +92,7 @@ def collect(observed: Sequence[Observed], client: int, zero_s: float) -> Streams
         num_reads=count(lambda o: o.answer.num_reads),
         num_ids=count(lambda o: o.answer.num_ids),
         event_s=np.concatenate([np.empty(0), *(o.answer.event_s for o in observed)]) - zero_s,
-        texts={o.ask.body: o.answer.text for o in observed if o.ask.keep_text},
+        texts={o.ask.body: o.answer.text for o in observed if o.ask.keep_text and o.answer.outcome == "ok"},
     )
 
 
