@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor
+from sampler_harness import (
+    EOS,
+    NUM_SLOTS,
+    SPARE,
+    VOCAB_SIZE,
+    generate,
+    rows_of_logits,
+    sample,
+    sampler,
+    start,
+)
 
-from octavo.model.plan import INVALID_TOKEN, SlotStart, TokenLogprobs
-from octavo.model.sampler import Sampler
-from octavo.model.sampling_params import SamplingParams
-
-NUM_SLOTS = 9
-SPARE = NUM_SLOTS - 1
-VOCAB_SIZE = 700
-EOS = 2
+from octavo.model.plan import INVALID_TOKEN, TokenLogprobs
 
 VARIED: list[dict[str, Any]] = [
     {"temperature": 0.0},
@@ -30,55 +32,6 @@ VARIED: list[dict[str, Any]] = [
     {"repetition_penalty": 1.5, "frequency_penalty": 0.7, "presence_penalty": 0.4},
     {"temperature": 0.0, "logit_bias": {5: 3.5, 9: -2.0}, "min_tokens": 3},
 ]
-
-
-def start(
-    slot: int,
-    *,
-    seed: int = 0,
-    prompt: Sequence[int] = (1, 2, 3),
-    output: Sequence[int] = (),
-    stop: Sequence[int] = (EOS,),
-    **params: Any,
-) -> SlotStart:
-    return SlotStart(
-        slot=slot,
-        params=SamplingParams(**params),
-        seed=seed,
-        stop_token_ids=frozenset(stop),
-        prompt_tokens=prompt,
-        output_tokens=output,
-    )
-
-
-def sampler(*starts: SlotStart, vocab_size: int = VOCAB_SIZE) -> Sampler:
-    made = Sampler(NUM_SLOTS, vocab_size, "cpu")
-    made.start(starts)
-    return made
-
-
-def sample(
-    used: Sampler, logits: Tensor, slots: Sequence[int], positions: Sequence[int] | int = 3
-) -> list[int]:
-    places = [positions] * len(slots) if isinstance(positions, int) else positions
-    result = used.sample(
-        logits, torch.tensor(slots, dtype=torch.int32), torch.tensor(places, dtype=torch.int32), slots
-    )
-    assert result.tokens.dtype == torch.int32
-    return result.tokens.tolist()
-
-
-def rows_of_logits(num_steps: int, seed: int = 0) -> Tensor:
-    """[num_steps, VOCAB_SIZE] float32, peaked about as much as a model's."""
-    return torch.randn(num_steps, VOCAB_SIZE, generator=torch.Generator().manual_seed(seed)) * 2.5
-
-
-def generate(
-    used: Sampler, slot: int, logits: Tensor, first_position: int = 3, steps: range | None = None
-) -> list[int]:
-    """The tokens of one sequence alone in the batch, a row of logits per step."""
-    steps = steps if steps is not None else range(len(logits))
-    return [sample(used, logits[i : i + 1], [slot], first_position + i)[0] for i in steps]
 
 
 def test_a_slot_that_never_started_takes_the_likeliest_token() -> None:
