@@ -125,6 +125,8 @@ class Bench:
         table.add(wanted.title, _NOT_AS_UNSTREAMED, float(moved) if compared else None)
         busy = max(seen.cpu_s) / max(seen.wall_s, 1e-9)
         self._tell(wanted.title, groups, compared, busy)
+        rows = [_HEADING, *(row for row in table.rows if row[0] == wanted.title)]
+        print(text_table(rows), file=sys.stderr, flush=True)
         figures = {group: figure.as_json() for group, figure in groups.items()}
         self.results[name] = {"groups": figures, "verified": compared, "busiest_client": busy}
         self.sections += [
@@ -173,20 +175,23 @@ def _run(options: argparse.Namespace, preset: Preset, server: OctavoServer, make
         table.add("start", preset.ready, server.ready_s)
     bench.warm_up()
     for name in options.loads or preset.loads:
-        wanted = preset.loads[name]
-        num_streams = bench.measure(name, wanted, table)
+        num_streams = bench.measure(name, preset.loads[name], table)
         if 0 <= server.max_files < num_streams + SPARE_FILES:
             refused = f"{num_streams} streams, but the server may open {server.max_files} files (ulimit -n)"
             print(refused, file=sys.stderr)
+        _save(options, server, table, bench)  # after every load: a later one may not end
     print(text_table(table.rows))
-    told = {"command": list(server.command), "cores": os.cpu_count(), "ready_s": server.ready_s}
+    return table
+
+
+def _save(options: argparse.Namespace, server: OctavoServer, table: Table, bench: Bench) -> None:
     if options.json:
+        told = {"command": list(server.command), "cores": os.cpu_count(), "ready_s": server.ready_s}
         results = {"rows": table.results, "loads": bench.results, **told}
         options.json.write_text(json.dumps(results, indent=2) + "\n")
     if options.html:
         about = f"{text_table(table.rows)}\n\n{' '.join(server.command) or options.url}"
         options.html.write_text(page("octavo, served", about, bench.sections))
-    return table
 
 
 if __name__ == "__main__":

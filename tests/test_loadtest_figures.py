@@ -10,10 +10,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from pad_tokenizer import pad_tokenizer
+from served import Table
 from streamload.answer import Answer
 from streamload.ask import Ask
 from streamload.measure import BURST_EVENTS, Objectives, Percentiles, burst_events, gaps_s, measure
 from streamload.null import measure_null
+from streamload.presets import PRESETS, Goal
 from streamload.prompts import counted_words
 from streamload.streams import Observed, Streams, collect, join
 from streamload.verify import compare_texts
@@ -144,3 +146,22 @@ def test_page_shows_figures_and_plots() -> None:
     written = page("Load <test>", "a & b", list(run_sections({"A": seen}, {"all": measure(seen)})))
     assert written.count("<svg") == 4
     assert "Load &lt;test&gt;" in written and "2 requests: 2 ok" in written
+
+
+@pytest.mark.parametrize(
+    ("value", "less", "verdict"),
+    [(9, True, "aim"), (15, True, "must"), (21, True, "BELOW"), (None, True, "MISSING"), (9, False, "BELOW")],
+)
+def test_table_judges_a_figure(value: float | None, less: bool, verdict: str) -> None:
+    must, aim = (20, 10) if less else (10, 20)
+    table = Table()
+    table.add("load", Goal("figure", lambda groups: None, "30", must, aim, less), value)
+    assert table.rows[-1][-1] == table.results[-1]["verdict"] == verdict
+
+
+@pytest.mark.parametrize("name", sorted(PRESETS))
+def test_aims_are_beyond_musts(name: str) -> None:
+    goals = [goal for load in PRESETS[name].loads.values() for goal in load.goals]
+    judged = [(goal.must, goal.aim, goal.less) for goal in goals if goal.must is not None]
+    assert judged
+    assert all(aim is None or (aim <= must if less else aim >= must) for must, aim, less in judged)

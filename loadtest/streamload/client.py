@@ -25,7 +25,6 @@ from .connection import Connection, Recording
 from .file_limit import raise_file_limit
 from .streams import Observed, Streams, collect
 
-
 _FRESH_S = 1.0
 """Connections idle for longer are not used again: the server may be closing them at this moment."""
 

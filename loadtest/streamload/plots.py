@@ -37,7 +37,7 @@ def _svg(draw: Callable[[Axes, Runs], None], runs: Runs) -> str:
     import matplotlib
 
     matplotlib.use("Agg")
-    matplotlib.rcParams["svg.hashsalt"] = "octavo"
+    matplotlib.rcParams |= {"svg.hashsalt": "octavo", "svg.fonttype": "none", "font.family": "sans-serif"}
     from matplotlib import pyplot
 
     figure, axes = pyplot.subplots(figsize=_SIZE_INCHES, layout="constrained")

@@ -15,6 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from .ask import Ask, Target
 
 SAME, DIVERGED, LOST, DOUBLED, MOVED = "same", "diverged", "lost", "doubled", "moved"
+UNANSWERED = "unanswered"
 FAULTS = frozenset((LOST, DOUBLED, MOVED))
 _AT_ONCE = 8
 _ENOUGH_CHARS = 12
@@ -25,7 +26,11 @@ def verify(target: Target, asked: Iterable[tuple[Ask, str]], timeout_s: float = 
 
     def one(pair: tuple[Ask, str]) -> str:
         ask, streamed = pair
-        return compare_texts(streamed, unstreamed(target, ask.body, timeout_s))
+        try:
+            whole = unstreamed(target, ask.body, timeout_s)
+        except OSError:  # of which urllib's errors are a kind
+            return UNANSWERED
+        return compare_texts(streamed, whole)
 
     with ThreadPoolExecutor(_AT_ONCE) as pool:
         return dict(Counter(pool.map(one, asked)).most_common())
