@@ -1,13 +1,12 @@
 """Choosing tokens on the GPU: the Triton kernels for what sampling.py defines.
 
-Two launches and no host decisions, so that a CUDA graph can hold them. The first reads every logit once and
-keeps, per block of the row, the largest logit and the sum of weights, and per group of 64 tokens the
-largest logit. The second has one program a row: it picks a block by the row's uniform number and reads that
-again, or, with filters on, reads the few groups that can hold a survivor. Sums run in an order that depends
+Launches only, no host decisions, so that a CUDA graph can hold them. The scan reads every logit once and
+keeps, per block of the row, the largest logit and the sum of weights; choosing has one program a row, which
+picks a block by the row's uniform number and reads that again. With filters on, two launches between them
+(sample_band.py) find out what the choice needs to narrow each block's sum. Sums run in an order that depends
 on the row alone.
 
-    row:     |  block 0: 8192 tokens  |  block 1  |  ...      max, sum of exp((x - max) / T), argmax of each
-    groups:  |64|64|64| ...                                   max of each, for rows with filters only
+    scan [rows x blocks] -> ( bracket [rows] -> collect [rows x blocks] -> ) choose [rows]
 """
 
 from __future__ import annotations
@@ -17,7 +16,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .sample_filter import Batch, Stats, filtered, load, narrow, tile
+from .sample_band import Band, bracket_kernel, collect_kernel
+from .sample_filter import narrow
+from .sample_row import Batch, Stats, block_masses, filtered, load, weigh, weight_scale
 from .sampling import MAX_COUNT, Column
 
 _TEMPERATURE = tl.constexpr(int(Column.TEMPERATURE))
@@ -28,42 +29,38 @@ _COLUMNS = tl.constexpr(len(Column))
 _MAX_COUNT = tl.constexpr(MAX_COUNT)
 _INF = tl.constexpr(float("inf"))
 _MINUS_INF = tl.constexpr(float("-inf"))
-_BLOCK = 8192
+_BLOCK = 4096
+_CAPACITY = 1024
+"""Logits of a block that the band holds: several times what a row with an even spread needs."""
+_SAMPLE = 4096
 _TILE = 4096
-_GROUP = 64
+"""Candidates that a program looks at in one go."""
+_SCAN_WARPS = 4
+_COLLECT_WARPS = 4
 
 
 @triton.jit
-def _blocks_kernel(
+def _scan_kernel(
     batch: Batch,
     stats: Stats,
     CHANGES: tl.constexpr,
-    FILTERS: tl.constexpr,
     BLOCK: tl.constexpr,
-    GROUP: tl.constexpr,
 ) -> None:
-    row = tl.program_id(0)
-    block = tl.program_id(1)
+    block = tl.program_id(0)
+    row = tl.program_id(1)
     slot = tl.load(batch.slots + row).to(tl.int64)
     offsets = block * BLOCK + tl.arange(0, BLOCK)
-    x = load(batch, offsets, offsets >= 0, row, CHANGES)
+    x = load(batch, offsets, row, CHANGES)
     # Infinity stands for NaN, too, from here on: either spoils the row.
     x = tl.where(x != x, _INF, x)
-    largest, place = tl.max(x, 0, return_indices=True)
-    total = 0.0
-    temperature = tl.load(batch.floats + slot * _COLUMNS + _TEMPERATURE)
-    if temperature > 0:
-        base = tl.where(tl.abs(largest) < _INF, largest, 0.0)
-        total = tl.sum(tl.exp((x - base) / temperature), 0)
+    largest = tl.max(x, 0)
     out = row.to(tl.int64) * stats.num_blocks + block
-    tl.store(stats.block_max + out, largest)
-    tl.store(stats.block_sum + out, total)
-    tl.store(stats.block_argmax + out, block * BLOCK + place)
-    if FILTERS:  # noqa: SIM102 - one is known to the compiler, the other is not
-        if filtered(batch, slot):
-            maxima = tl.max(tl.reshape(x, (BLOCK // GROUP, GROUP)), 1)
-            groups = block * (BLOCK // GROUP) + tl.arange(0, BLOCK // GROUP)
-            tl.store(stats.group_max + row.to(tl.int64) * stats.num_groups + groups, maxima)
+    tl.store(stats.largest + out, largest)
+    if tl.load(batch.floats + slot * _COLUMNS + _TEMPERATURE) > 0:
+        base = tl.where(tl.abs(largest) < _INF, largest, 0.0)
+        tl.store(stats.total + out, tl.sum(weigh(x, base, weight_scale(batch, slot)), 0))
+    else:
+        tl.store(stats.argmax + out, tl.min(tl.where(x == largest, offsets, batch.vocab), 0))
 
 
 @triton.jit
@@ -91,35 +88,18 @@ def _uniform(
 
 
 @triton.jit
-def _survivors(
-    x: tl.tensor,
-    threshold: tl.tensor,
-    min_p: tl.tensor,
-    largest: tl.tensor,
-    temperature: tl.tensor,
-) -> tl.tensor:
-    weight = tl.exp((x - largest) / temperature)
-    return tl.where((x >= threshold) & (weight >= min_p), weight, 0.0)
-
-
-@triton.jit
 def _draw(
     batch: Batch,
     stats: Stats,
-    chosen: tl.tensor,
+    band: Band,
     slot: tl.tensor,
     row: tl.tensor,
-    largest: tl.tensor,
-    block_max: tl.tensor,
-    block_sum: tl.tensor,
-    temperature: tl.tensor,
     CHANGES: tl.constexpr,
     FILTERS: tl.constexpr,
     BLOCK: tl.constexpr,
-    GROUP: tl.constexpr,
-    TILE: tl.constexpr,
     BLOCKS: tl.constexpr,
-    GROUPS: tl.constexpr,
+    CAPACITY: tl.constexpr,
+    WIDTH: tl.constexpr,
 ) -> tl.tensor:
     """The first token at which the running sum of weights passes the row's uniform number times their
     total."""
@@ -127,42 +107,28 @@ def _draw(
     u = _uniform(
         tl.load(settings + _SEED_LOW), tl.load(settings + _SEED_HIGH), tl.load(batch.positions + row)
     )
+    scale = weight_scale(batch, slot)
+    largest, masses = block_masses(stats, row, scale, BLOCKS)
+    threshold = tl.full((), _MINUS_INF, tl.float32)
+    if FILTERS:  # noqa: SIM102 - one is known to the compiler, the other is not
+        if filtered(batch, slot):
+            threshold, masses = narrow(
+                batch, stats, band, slot, row, largest, scale, tl.sum(masses, 0),
+                CHANGES, BLOCK, BLOCKS, CAPACITY, WIDTH,
+            )  # fmt: skip
+    ends = tl.cumsum(masses, 0)
+    target = u * tl.max(ends, 0)
+    # Rounding may let a block without mass pass, or none: take the first that has mass, or the last.
     block = tl.arange(0, BLOCKS)
-    mass = tl.where(block_sum > 0, block_sum * tl.exp((block_max - largest) / temperature), 0.0)
-    ends = tl.cumsum(mass, 0)
-    total = tl.max(ends, 0)
-    through_filter = FILTERS
-    if FILTERS:
-        through_filter = filtered(batch, slot)
-    if through_filter:
-        num_groups, threshold, min_p = narrow(
-            batch, stats, chosen, slot, row, largest, total, temperature, CHANGES, GROUP, TILE, GROUPS
-        )
-        total = 0.0
-        for start in range(0, num_groups * GROUP, TILE):
-            _, x = tile(batch, start, chosen, num_groups, row, CHANGES, GROUP, TILE)
-            total += tl.sum(_survivors(x, threshold, min_p, largest, temperature), 0)
-        before = 0.0
-    else:
-        # Rounding may let a block without mass pass, or none: take the first that has mass, or the last.
-        passing = tl.min(tl.where((ends > u * total) & (mass > 0), block, BLOCKS), 0)
-        here = tl.where(passing < BLOCKS, passing, tl.max(tl.where(mass > 0, block, 0), 0))
-        before = tl.sum(tl.where(block == here - 1, ends, 0.0), 0)
-        num_groups = BLOCK // GROUP
-        group = tl.arange(0, BLOCK // GROUP)
-        tl.store(chosen + group, here * num_groups + group)
-        tl.debug_barrier()
-        threshold = tl.full((), _MINUS_INF, tl.float32)
-        min_p = 0.0
-    first = batch.vocab
-    last = 0
-    for start in range(0, num_groups * GROUP, TILE):
-        offsets, x = tile(batch, start, chosen, num_groups, row, CHANGES, GROUP, TILE)
-        weight = _survivors(x, threshold, min_p, largest, temperature)
-        passed = (before + tl.cumsum(weight, 0) > u * total) & (weight > 0)
-        first = tl.minimum(first, tl.min(tl.where(passed, offsets, batch.vocab), 0))
-        last = tl.maximum(last, tl.max(tl.where(weight > 0, offsets, 0), 0))
-        before += tl.sum(weight, 0)
+    passing = tl.min(tl.where((ends > target) & (masses > 0), block, BLOCKS), 0)
+    here = tl.where(passing < BLOCKS, passing, tl.max(tl.where(masses > 0, block, 0), 0))
+    before = tl.sum(tl.where(block == here - 1, ends, 0.0), 0)
+    offsets = here * BLOCK + tl.arange(0, BLOCK)
+    x = load(batch, offsets, row, CHANGES)
+    weight = tl.where(x >= threshold, weigh(x, largest, scale), 0.0)
+    passed = (before + tl.cumsum(weight, 0) > target) & (weight > 0)
+    first = tl.min(tl.where(passed, offsets, batch.vocab), 0)
+    last = tl.max(tl.where(weight > 0, offsets, 0), 0)
     return tl.where(first < batch.vocab, first, last)
 
 
@@ -170,35 +136,29 @@ def _draw(
 def _choose_kernel(
     batch: Batch,
     stats: Stats,
-    chosen: tl.tensor,
+    band: Band,
     tokens: tl.tensor,
     CHANGES: tl.constexpr,
     FILTERS: tl.constexpr,
     BLOCK: tl.constexpr,
-    GROUP: tl.constexpr,
-    TILE: tl.constexpr,
     BLOCKS: tl.constexpr,
-    GROUPS: tl.constexpr,
+    CAPACITY: tl.constexpr,
+    WIDTH: tl.constexpr,
 ) -> None:
     row = tl.program_id(0)
     slot = tl.load(batch.slots + row).to(tl.int64)
     block = tl.arange(0, BLOCKS)
     at = row.to(tl.int64) * stats.num_blocks + block
     existing = block < stats.num_blocks
-    block_max = tl.load(stats.block_max + at, mask=existing, other=_MINUS_INF)
-    largest = tl.max(block_max, 0)
+    maxima = tl.load(stats.largest + at, mask=existing, other=_MINUS_INF)
+    largest = tl.max(maxima, 0)
     token = -1
     if tl.abs(largest) < _INF:
-        temperature = tl.load(batch.floats + slot * _COLUMNS + _TEMPERATURE)
-        if temperature > 0:
-            block_sum = tl.load(stats.block_sum + at, mask=existing, other=0.0)
-            token = _draw(
-                batch, stats, chosen + row.to(tl.int64) * stats.num_groups, slot, row, largest, block_max,
-                block_sum, temperature, CHANGES, FILTERS, BLOCK, GROUP, TILE, BLOCKS, GROUPS,
-            )  # fmt: skip
+        if tl.load(batch.floats + slot * _COLUMNS + _TEMPERATURE) > 0:
+            token = _draw(batch, stats, band, slot, row, CHANGES, FILTERS, BLOCK, BLOCKS, CAPACITY, WIDTH)
         else:
-            argmax = tl.load(stats.block_argmax + at, mask=existing, other=0)
-            token = tl.min(tl.where(block_max == largest, argmax, batch.vocab), 0)
+            argmax = tl.load(stats.argmax + at, mask=existing, other=0)
+            token = tl.min(tl.where(maxima == largest, argmax, batch.vocab), 0)
     tl.store(tokens + row, token)
     if CHANGES:
         past = tl.load(batch.table + slot * _COLUMNS + _HISTORY).to(tl.int64)
@@ -234,9 +194,7 @@ def sample(
     if num_rows == 0:
         return tokens
     num_blocks = triton.cdiv(vocab_size, _BLOCK)
-    num_groups = num_blocks * (_BLOCK // _GROUP)
-    floats = logits.new_empty(2 * num_blocks + num_groups * filters, num_rows, dtype=torch.float32)
-    indices = torch.empty(num_blocks + num_groups, num_rows, dtype=torch.int32, device=logits.device)
+    blocks = triton.next_power_of_2(num_blocks)
     batch = Batch(
         logits,
         logits.stride(0),
@@ -250,37 +208,45 @@ def sample(
         biases.shape[1],
         history,
     )
-    stats = Stats(
-        floats[:num_blocks],
-        floats[num_blocks : 2 * num_blocks],
-        indices[:num_blocks],
-        floats[2 * num_blocks :],
-        num_blocks,
-        num_groups,
-    )
-    _blocks_kernel[(num_rows, num_blocks)](
-        batch,
-        stats,
-        CHANGES=changes,
-        FILTERS=filters,
-        BLOCK=_BLOCK,
-        GROUP=_GROUP,
-        num_warps=8,
-        enable_fp_fusion=False,
-    )
+    stats, band = _scratch(num_rows, num_blocks, filters, logits.device)
+    every_block = (num_blocks, num_rows)
+    _scan_kernel[every_block](batch, stats, CHANGES=changes, BLOCK=_BLOCK, num_warps=_SCAN_WARPS)
+    if filters:
+        bracket_kernel[(num_rows,)](
+            batch, stats, band, CHANGES=changes, BLOCKS=blocks, SAMPLE=_SAMPLE, num_warps=8
+        )
+        collect_kernel[every_block](
+            batch,
+            stats,
+            band,
+            CHANGES=changes,
+            BLOCK=_BLOCK,
+            BLOCKS=blocks,
+            CAPACITY=_CAPACITY,
+            num_warps=_COLLECT_WARPS,
+        )
     _choose_kernel[(num_rows,)](
         batch,
         stats,
-        indices[num_blocks:],
+        band,
         tokens,
         CHANGES=changes,
         FILTERS=filters,
         BLOCK=_BLOCK,
-        GROUP=_GROUP,
-        TILE=_TILE,
-        BLOCKS=triton.next_power_of_2(num_blocks),
-        GROUPS=triton.next_power_of_2(num_groups),
+        BLOCKS=blocks,
+        CAPACITY=_CAPACITY,
+        WIDTH=min(max(_TILE // blocks, 1), _CAPACITY),
         num_warps=8,
-        enable_fp_fusion=False,
     )
     return tokens
+
+
+def _scratch(num_rows: int, num_blocks: int, filters: bool, device: torch.device) -> tuple[Stats, Band]:
+    """Uninitialised; the band is a token of its kind without filters."""
+    shape = (num_rows, num_blocks)
+    floats = torch.empty(3, *shape, dtype=torch.float32, device=device)
+    integers = torch.empty(2, *shape, dtype=torch.int32, device=device)
+    ends = torch.empty(2, num_rows, dtype=torch.float32, device=device)
+    copies = torch.empty(*shape, _CAPACITY if filters else 0, dtype=torch.float32, device=device)
+    stats = Stats(floats[0], floats[1], integers[0], num_blocks)
+    return stats, Band(ends[0], ends[1], copies, integers[1], floats[2])

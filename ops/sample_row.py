@@ -1,0 +1,155 @@
+"""A row of logits in Triton as the choice sees it: after bias, bans and penalties, and as weights.
+
+Device functions for the sampling kernels. Does not know which tokens pass a filter.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import triton
+import triton.language as tl
+
+from .sampling import MAX_COUNT, Column
+
+_TEMPERATURE = tl.constexpr(int(Column.TEMPERATURE))
+_TOP_P = tl.constexpr(int(Column.TOP_P))
+_MIN_P = tl.constexpr(int(Column.MIN_P))
+_REPETITION = tl.constexpr(int(Column.REPETITION))
+_PRESENCE = tl.constexpr(int(Column.PRESENCE))
+_FREQUENCY = tl.constexpr(int(Column.FREQUENCY))
+_TOP_K = tl.constexpr(int(Column.TOP_K))
+_HISTORY = tl.constexpr(int(Column.HISTORY))
+_NUM_BIASES = tl.constexpr(int(Column.NUM_BIASES))
+_COLUMNS = tl.constexpr(len(Column))
+_MAX_COUNT = tl.constexpr(MAX_COUNT)
+_INF = tl.constexpr(float("inf"))
+_MINUS_INF = tl.constexpr(float("-inf"))
+_LOG2_E = tl.constexpr(1.4426950408889634)
+# Keeps 0 * scale a zero however small the temperature.
+_MAX_SCALE = tl.constexpr(1e30)
+
+
+class Batch(NamedTuple):
+    """Arguments of all sampling kernels; `floats` and `bias_floats` are `table` and `biases` read as
+    float32."""
+
+    logits: Any
+    stride: Any
+    vocab: Any
+    slots: Any
+    positions: Any
+    table: Any
+    floats: Any
+    biases: Any
+    bias_floats: Any
+    bias_width: Any
+    history: Any
+
+
+class Stats(NamedTuple):
+    """What the scan finds in each block, [R, num_blocks].
+
+    largest: float32.   total: float32, the sum of weights relative to `largest`, of rows that draw.
+    argmax: int32, of rows that do not.
+    """
+
+    largest: Any
+    total: Any
+    argmax: Any
+    num_blocks: Any
+
+
+@triton.jit
+def _changed(
+    batch: Batch,
+    x: tl.tensor,
+    offsets: tl.tensor,
+    row: tl.tensor,
+) -> tl.tensor:
+    """Logits x at `offsets` of a row after bias, bans and penalties."""
+    slot = tl.load(batch.slots + row).to(tl.int64)
+    position = tl.load(batch.positions + row)
+    for i in range(tl.load(batch.table + slot * _COLUMNS + _NUM_BIASES)):
+        entry = (slot * batch.bias_width + i) * 3
+        applies = (offsets == tl.load(batch.biases + entry)) & (position < tl.load(batch.biases + entry + 2))
+        x = tl.where(applies, x + tl.load(batch.bias_floats + entry + 1), x)
+    past = tl.load(batch.table + slot * _COLUMNS + _HISTORY).to(tl.int64)
+    if past >= 0:
+        floats = batch.floats + slot * _COLUMNS
+        seen = tl.load(batch.history + past * batch.vocab + offsets, mask=offsets < batch.vocab, other=0)
+        if tl.max(seen, None) > 0:
+            count = (seen & _MAX_COUNT).to(tl.float32)
+            factor = tl.load(floats + _REPETITION)
+            inverse = 1.0 / factor
+            x = tl.where(seen != 0, x * tl.where(x > 0, inverse, factor), x)
+            x -= tl.load(floats + _FREQUENCY) * count
+            x -= tl.where(count > 0, tl.load(floats + _PRESENCE), 0.0)
+    return x
+
+
+@triton.jit
+def load(
+    batch: Batch,
+    offsets: tl.tensor,
+    row: tl.tensor,
+    CHANGES: tl.constexpr,
+) -> tl.tensor:
+    """Logits at `offsets` of a row as the choice sees them, float32, -inf past the vocabulary."""
+    inside = offsets < batch.vocab
+    x = tl.load(batch.logits + row.to(tl.int64) * batch.stride + offsets, mask=inside, other=_MINUS_INF)
+    x = x.to(tl.float32)
+    if CHANGES:
+        x = _changed(batch, x, offsets, row)
+    return x
+
+
+@triton.jit
+def weight_scale(
+    batch: Batch,
+    slot: tl.tensor,
+) -> tl.tensor:
+    """What differences of logits are multiplied by to become exponents of 2; the slot has a temperature."""
+    temperature = tl.load(batch.floats + slot * _COLUMNS + _TEMPERATURE)
+    return tl.minimum(_LOG2_E / temperature, _MAX_SCALE)
+
+
+@triton.jit
+def weigh(
+    x: tl.tensor,
+    largest: tl.tensor,
+    scale: tl.tensor,
+) -> tl.tensor:
+    """exp((x - largest) / temperature)."""
+    return tl.exp2((x - largest) * scale)
+
+
+@triton.jit
+def filtered(
+    batch: Batch,
+    slot: tl.tensor,
+) -> tl.tensor:
+    """Whether the slot draws through a filter."""
+    floats = batch.floats + slot * _COLUMNS
+    wants = (tl.load(floats + _TOP_P) < 1) | (tl.load(floats + _MIN_P) > 0)
+    wants = wants | (tl.load(batch.table + slot * _COLUMNS + _TOP_K) < batch.vocab)
+    return wants & (tl.load(floats + _TEMPERATURE) > 0)
+
+
+@triton.jit
+def block_masses(
+    stats: Stats,
+    row: tl.tensor,
+    scale: tl.tensor,
+    BLOCKS: tl.constexpr,
+) -> tuple[tl.tensor, tl.tensor]:
+    """The largest logit of a row and, if that is finite, the sums of weights relative to it in each block,
+    [BLOCKS]."""
+    block = tl.arange(0, BLOCKS)
+    at = row.to(tl.int64) * stats.num_blocks + block
+    existing = block < stats.num_blocks
+    maxima = tl.load(stats.largest + at, mask=existing, other=_MINUS_INF)
+    totals = tl.load(stats.total + at, mask=existing, other=0.0)
+    largest = tl.max(maxima, 0)
+    base = tl.where(tl.abs(largest) < _INF, largest, 0.0)
+    return largest, tl.where(totals > 0, totals * weigh(maxima, base, scale), 0.0)
