@@ -5,6 +5,7 @@ The only place where all layers meet. Knows how they fit together, not how any o
 
 from __future__ import annotations
 
+import gc
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -18,9 +19,10 @@ from ..cache.storage import KVStorage
 from ..model.config import ModelConfig
 from ..model.decoder import DecoderLM
 from ..model.executor import StreamExecutor, ThreadExecutor
-from ..model.memory import activation_bytes, device_memory, weight_bytes
+from ..model.memory import activation_bytes, device_memory, graph_bytes, weight_bytes
 from ..model.plan import Executor
 from ..model.runner import ModelRunner
+from ..model.warm_up import warm_up
 from ..model.weights import fill_dummy_weights, load_weights
 from ..scheduler.config import SchedulerConfig
 from ..scheduler.scheduler import Scheduler
@@ -36,7 +38,7 @@ from .tokenizer import Tokenizer
 logger = logging.getLogger(__name__)
 
 _CPU_KV_BYTES = 4 << 30
-"""KV cache on a CPU, where octavo shares the memory with everything else. Pages cost memory once written."""
+"""KV cache on a CPU at most, shared as its memory is with everything else. Pages cost memory once written."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +81,7 @@ async def launch(config: EngineConfig) -> Launched:
     executor = build_executor(config, source, plan)
     client = InprocClient(new_scheduler(config, plan), executor, overlap=config.overlap)
     client.start()
+    freeze_garbage()
     return Launched(
         client=client,
         tokenizer=source.tokenizer,
@@ -92,6 +95,12 @@ async def launch(config: EngineConfig) -> Launched:
         engine=client,
         stats=client.stats,
     )
+
+
+def freeze_garbage() -> None:
+    """Spare what stays anyway, model and tokenizer, from later collections: a full one takes 20 ms and more."""
+    gc.collect()
+    gc.freeze()
 
 
 def plan_launch(config: EngineConfig) -> tuple[ModelSource, EnginePlan]:
@@ -125,7 +134,8 @@ def plan_engine(config: EngineConfig, source: ModelSource) -> EnginePlan:
     device = choose_device(config.device)
     dtype = choose_dtype(config.dtype, model, device)
     on_gpu = device.type == "cuda"
-    max_num_seqs = config.max_num_seqs or (1024 if on_gpu else 128)
+    default_seqs = 1024 if on_gpu else 128
+    max_num_seqs = config.max_num_seqs or min(default_seqs, config.max_num_batched_tokens or default_seqs)
     wanted_len = (
         model.max_length if config.max_model_len in (None, "auto") else int(config.max_model_len or 0)
     )
@@ -137,22 +147,26 @@ def plan_engine(config: EngineConfig, source: ModelSource) -> EnginePlan:
         8192 if on_gpu else 512, max_num_seqs, 0 if config.enable_chunked_prefill else wanted_len
     )
     total_bytes, others_bytes = device_memory(device)
+    weights_bytes = weight_bytes(model, dtype)
+    activations_bytes = activation_bytes(
+        model,
+        dtype,
+        max_num_batched_tokens=max_num_batched_tokens,
+        max_num_seqs=max_num_seqs,
+        on_gpu=on_gpu,
+    )
+    cpu_kv_bytes = min(_CPU_KV_BYTES, max(0, total_bytes - weights_bytes - activations_bytes) // 2)
     try:
         ledger = MemoryLedger.fit(
             total_bytes=total_bytes,
             others_bytes=others_bytes,
-            weights_bytes=weight_bytes(model, dtype),
-            activations_bytes=activation_bytes(
-                model,
-                dtype,
-                max_num_batched_tokens=max_num_batched_tokens,
-                max_num_seqs=max_num_seqs,
-                on_gpu=on_gpu,
-            ),
+            weights_bytes=weights_bytes,
+            activations_bytes=activations_bytes,
+            graphs_bytes=graph_bytes(max_num_seqs) if on_gpu and not config.enforce_eager else 0,
             block_bytes=kv_bytes_per_block(model, config.block_size, dtype.itemsize),
             block_size=config.block_size,
             utilization=config.gpu_memory_utilization,
-            kv_cache_bytes=config.kv_cache_memory_bytes or (None if on_gpu else _CPU_KV_BYTES),
+            kv_cache_bytes=config.kv_cache_memory_bytes or (None if on_gpu else cpu_kv_bytes),
             num_blocks=config.num_gpu_blocks_override,
             max_model_len=None if config.max_model_len == "auto" else wanted_len,
         )
@@ -200,6 +214,12 @@ def build_executor(config: EngineConfig, source: ModelSource, plan: EnginePlan) 
     )
     if plan.device.type == "cpu":
         return ThreadExecutor(runner)
+    warm_up(
+        runner,
+        max_tokens=plan.scheduler.max_num_batched_tokens,
+        max_length=min(plan.max_model_len, plan.cache.capacity_tokens // 2),
+        block_size=plan.cache.block_size,
+    )
     if not config.enforce_eager:
         runner.capture_graphs()
     return StreamExecutor(runner)

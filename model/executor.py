@@ -61,10 +61,12 @@ class StreamExecutor:
 
     def close(self) -> None:
         """Wait until the device has nothing left to do, and give its memory back."""
-        torch.cuda.synchronize(self._runner.device)
-        del self._runner
-        gc.collect()  # graphs and what they were captured from refer to each other
-        torch.cuda.empty_cache()
+        try:
+            torch.cuda.synchronize(self._runner.device)
+        finally:
+            del self._runner
+            gc.collect()  # graphs and what they were captured from refer to each other
+            torch.cuda.empty_cache()
 
 
 class StreamHandle:

@@ -81,9 +81,8 @@ class Sampler:
         stages = self.state.row_stages(host_slots, len(logits))
         used = Stage(int(np.bitwise_or.reduce(stages, initial=0)))
         if logits.is_cuda:
-            tokens = self.choose_on_gpu(
-                logits, slots, positions, bool(used & _CHANGES_LOGITS), bool(used & _NARROWS)
-            )
+            # One variant of the kernels for all batches: it is compiled before the first request.
+            tokens = self.choose_on_gpu(logits, slots, positions, changes=True, filters=True)
         else:
             tokens = self._choose(logits, slots, positions, stages, used)
         return self._report(logits, tokens, stages, host_slots)

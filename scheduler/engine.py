@@ -81,6 +81,7 @@ class Engine:
         outputs = self._scheduler.commit(plan, result)
         if outputs:
             self._deliver(outputs)
+        await asyncio.sleep(0)  # a device that is always done would leave the loop no turn for anybody else
 
     async def _idle(self) -> None:
         stuck = self._scheduler.request_ids()

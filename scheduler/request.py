@@ -22,7 +22,7 @@ class FinishReason(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
-    """One prompt, one completion. `n` completions are `n` requests; the prefix cache makes them cheap.
+    """One prompt, one completion. `n` completions are `n` requests, which share a cached prompt's blocks.
 
     eos_token_ids: the model's own end tokens; ignored if `params.ignore_eos`.
     max_tokens: resolved by the caller, so that prompt and output fit the model.
@@ -57,7 +57,7 @@ class TokenOutput(NamedTuple):
     """What one step brought for one request; the last one has a finish reason.
 
     stop_reason: the stop token id that ended it, None for the end-of-sequence token and other reasons.
-    timings: with the last output only.   error: one sentence, when finish_reason is ERROR.
+    timings: with the first token and the last output.   error: one sentence, when finish_reason is ERROR.
     """
 
     request_id: str

@@ -41,6 +41,7 @@ class Scheduler:
         self._waiting = WaitingQueue()
         self._running = Running(config.max_num_seqs)
         self._in_flight: deque[tuple[StepPlan, list[Sequence]]] = deque()
+        self._refused: tuple[Sequence, int] | None = None  # who did not fit, in how many blocks
         self._arrivals = count()
         self._random = random.Random(seed)
 
@@ -97,10 +98,8 @@ class Scheduler:
     def _schedule_decodes(self, draft: StepDraft) -> None:
         for sequence in list(self._running.decoding):
             position = sequence.num_scheduled
-            if position + 1 >= sequence.max_length:
-                continue  # its last token is in flight already
-            if draft.preempted and sequence.status is not SequenceStatus.RUNNING:
-                continue  # another took its place in this very step
+            if position + 1 >= sequence.max_length or sequence.status is not SequenceStatus.RUNNING:
+                continue  # its last token is in flight already, or another took its place in this very step
             if position < sequence.table.capacity_tokens:
                 draft.add_decode(sequence, position, ())
             elif (blocks := self._make_room(sequence, position + 1, draft)) is not None:
@@ -140,13 +139,17 @@ class Scheduler:
         length, size = len(sequence.token_ids), self.cache.block_size
         if not self.config.enable_chunked_prefill and length > draft.budget:
             return None
+        reserve = self._running.promised_blocks() + policy.admission_reserve(len(self._running))
+        room = self.pool.num_free - reserve
+        if self._refused is not None and self._refused[0] is sequence and room <= self._refused[1]:
+            return None  # nothing was freed since; looking its blocks up again would only cost time
         cached: list[int] = []
         if self.cache.enable_prefix_caching:
             sequence.hash_blocks(length // size, size)
             cached = self.prefix_cache.match(sequence.block_hashes[: (length - 1) // size])
-        reserve = self._running.promised_blocks() + policy.admission_reserve(len(self._running))
         if self.cache.blocks_for(length) - len(cached) + reserve > self.pool.num_free:
             self.pool.release(reversed(cached))
+            self._refused = (sequence, room)
             return None
         return cached
 
@@ -232,15 +235,16 @@ class Scheduler:
         token_ids.append(token)
         self.counters.generation_tokens += 1
         length = len(token_ids)
-        if length == sequence.num_prompt + 1:
-            sequence.timings.first_token_s = time.monotonic()
+        timings = sequence.timings if length == sequence.num_prompt + 1 else None
+        if timings is not None:
+            timings.first_token_s = time.monotonic()
         brought = ((token,), () if logprobs is None else (logprobs,))
         if token in sequence.stop_ids and sequence.num_output > sequence.request.params.min_tokens:
             return self._finish(sequence, FinishReason.STOP, *brought, sequence.stop_reason(token))
         if length >= sequence.max_length:
             return self._finish(sequence, FinishReason.LENGTH, *brought)
         # Once for every token, so past NamedTuple's own constructor, as in StepDraft.add_decode.
-        return tuple.__new__(TokenOutput, (sequence.request.request_id, *brought, None, None, None, None))
+        return tuple.__new__(TokenOutput, (sequence.request.request_id, *brought, None, None, timings, None))
 
     def _finish(
         self,

@@ -30,6 +30,7 @@ class Sequence:
     """
 
     __slots__ = (
+        "_root_hash",
         "block_hashes",
         "max_length",
         "num_in_flight",
@@ -62,6 +63,7 @@ class Sequence:
         self.stop_ids = stop if request.params.ignore_eos else stop | request.eos_token_ids
         self.timings = RequestTimings(request.arrival_s)
         self.status = SequenceStatus.WAITING
+        self._root_hash = root_hash(request.cache_salt)
         self.block_hashes: list[bytes] = []
         self.slot = -1
         self.num_prefill = self.num_prompt
@@ -87,7 +89,7 @@ class Sequence:
         """Name the first `num_blocks` blocks, of known tokens, where it has not been done."""
         hashes = self.block_hashes
         if len(hashes) < num_blocks:
-            parent = hashes[-1] if hashes else root_hash(self.request.cache_salt)
+            parent = hashes[-1] if hashes else self._root_hash
             tokens = self.token_ids[len(hashes) * block_size : num_blocks * block_size]
             hashes += hash_chain(tokens, block_size, parent)
 

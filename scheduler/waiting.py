@@ -6,9 +6,12 @@ import heapq
 
 from .sequence import Sequence, SequenceStatus
 
+_KEPT = 64
+"""Ended sequences kept beside the waiting ones before the heap is swept: amortised O(1)."""
+
 
 class WaitingQueue:
-    """A heap by (priority, arrival). One that ends while it waits is dropped when it comes up."""
+    """A heap by (priority, arrival). One that ends while it waits is dropped later, with others."""
 
     __slots__ = ("_heap", "_length")
 
@@ -38,3 +41,6 @@ class WaitingQueue:
     def ended(self) -> None:
         """One of those that wait has ended; its status says which."""
         self._length -= 1
+        if len(self._heap) > 2 * self._length + _KEPT:
+            self._heap = [s for s in self._heap if s.status is not SequenceStatus.FINISHED]
+            heapq.heapify(self._heap)
