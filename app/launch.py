@@ -98,7 +98,7 @@ async def launch(config: EngineConfig) -> Launched:
 
 
 def freeze_garbage() -> None:
-    """Spare what stays anyway, model and tokenizer, from later collections: a full one takes 20 ms and more."""
+    """Spare what stays anyway, model and tokenizer, from later collections, which take 20 ms and more."""
     gc.collect()
     gc.freeze()
 
