@@ -2,7 +2,7 @@
 
     python loadtest/sampler_bench.py [--rows 256] [--vocab 151936]
 
-Times are of CUDA graph replays, so of the two kernels alone. `peaked` logits look like a trained model's,
+Times are of CUDA graph replays, so of the kernels alone. `peaked` logits look like a trained model's,
 `flat` ones like those of random weights, the worst case for top-p.
 """
 

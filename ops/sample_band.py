@@ -34,7 +34,7 @@ _MARGIN = tl.constexpr(4.0)
 _COUNT_MARGIN = tl.constexpr(3.0)
 # Where a sample shows so few tokens above the bracket, they join it.
 _FEW = tl.constexpr(4096.0)
-# Logits that a thread loads at once in bf16; their number fits the digits of `_copy_out`.
+# Logits that a thread loads at once in bf16; their number fits the digits of `_places`.
 _GROUP = tl.constexpr(8)
 # Bits below the largest weight beyond which no vocabulary adds up to a mass that float32 would notice.
 _DEEPEST = tl.constexpr(64.0)
@@ -42,8 +42,8 @@ _DEEPEST = tl.constexpr(64.0)
 
 class Band(NamedTuple):
     """low, high: [R] float32, the bracket.   copies: [R, num_blocks, CAPACITY] float32, each block's logits
-    in [low, high), with or without -inf among them.   counts: [R, num_blocks] int32, their length, possibly
-    more than the capacity, at which the copying stopped.
+    in [low, high), in order.   counts: [R, num_blocks] int32, how many there are, possibly more than the
+    capacity, at which the copying stopped.
     above: [R, num_blocks] float32, sums of the weights from high on, relative to the row's largest logit.
     """
 
@@ -156,35 +156,20 @@ def bracket_kernel(
 
 
 @triton.jit
-def _copy_out(
-    copies: tl.tensor,
-    x: tl.tensor,
+def _places(
     inside: tl.tensor,
-    CAPACITY: tl.constexpr,
-) -> tl.tensor:
-    """Write what is inside of x [N, _GROUP] side by side; its length, even if that exceeds the capacity.
+) -> tuple[tl.tensor, tl.tensor]:
+    """How many of inside [N, _GROUP] lie before each, and how many there are.
 
     A group's flags become the digits of one number, which a product turns into their running sums, so that
-    the scan, which is slow, is of groups only. Few groups are written whole, with -inf for what is not
-    inside.
+    the scan, which is slow, is of groups only.
     """
-    lane = tl.arange(0, _GROUP)[None, :]
-    digits = tl.sum(inside.to(tl.int32) << 4 * lane, 1)
-    inside = (digits[:, None] & (1 << 4 * lane)) != 0  # from here on, so that no flag waits in a register
+    shift = 4 * tl.arange(0, _GROUP)[None, :]
+    digits = tl.sum(inside.to(tl.int32) << shift, 1)
     counts = ((digits * 0x11111111) >> 28) & 15
-    ends = tl.cumsum(((digits != 0).to(tl.int32) << 16) + counts, 0)  # two sums in one scan
-    whole_groups = (tl.max(ends, 0) >> 16) * _GROUP
-    if whole_groups * 4 <= CAPACITY:
-        count = whole_groups
-        place = ((ends >> 16) - 1)[:, None] * _GROUP + lane
-        tl.store(copies + place, tl.where(inside, x, _MINUS_INF), mask=(digits != 0)[:, None] & (lane >= 0))
-    else:
-        count = tl.max(ends, 0) & 0xFFFF
-        before = ((digits * 0x11111110)[:, None] >> 4 * lane) & 15
-        place = ((ends & 0xFFFF) - counts)[:, None] + before
-        place = tl.where(inside & (place < CAPACITY), place, -1)
-        tl.store(copies + place, x, mask=place >= 0)
-    return count
+    ends = tl.cumsum(counts, 0)
+    before = ((digits * 0x11111110)[:, None] >> shift) & 15
+    return (ends - counts)[:, None] + before, tl.max(ends, 0)
 
 
 @triton.jit
@@ -216,6 +201,8 @@ def collect_kernel(
                 above = tl.sum(tl.sum(tl.where(x >= high, weigh(x, largest, scale), 0.0), 1), 0)
             if low < high:
                 inside = (x >= low) & (x < high)
-                count = _copy_out(band.copies + at * CAPACITY, x, inside, CAPACITY)
+                place, count = _places(inside)
+                place = tl.where(inside & (place < CAPACITY), place, -1)
+                tl.store(band.copies + at * CAPACITY + place, x, mask=place >= 0)
         tl.store(band.above + at, above)
         tl.store(band.counts + at, count)

@@ -33,7 +33,7 @@ _BLOCK = 4096
 _CAPACITY = 1024
 """Logits of a block that the band holds: several times what a row with an even spread needs."""
 _SAMPLE = 4096
-_TILE = 4096
+_TILE = 2048
 """Candidates that a program looks at in one go."""
 _SCAN_WARPS = 4
 _COLLECT_WARPS = 4
