@@ -97,13 +97,25 @@ class Generation:
     ) -> Request:
         """The validated request, `max_tokens` resolved; raises like `start` and submits nothing."""
         self._check_ids(prompt_token_ids, params)
+        if (params.logprobs or 0) > self.vocab_size:
+            raise RequestError(
+                f"logprobs must be at most {self.vocab_size}, the tokens there are, got {params.logprobs}",
+                param="logprobs",
+            )
         if params.stop and self.tokenizer is None:
             raise RequestError("stop must be empty: this server runs without a tokenizer", param="stop")
+        max_tokens = self._resolve_max_tokens(len(prompt_token_ids), params.max_tokens)
+        if params.min_tokens > max_tokens:
+            raise RequestError(
+                f"min_tokens must be at most {max_tokens}, the tokens that fit after a prompt of "
+                f"{len(prompt_token_ids)}, got {params.min_tokens}",
+                param="min_tokens",
+            )
         return Request(
             request_id=request_id,
             prompt_token_ids=prompt_token_ids,
             params=params,
-            max_tokens=self._resolve_max_tokens(len(prompt_token_ids), params.max_tokens),
+            max_tokens=max_tokens,
             eos_token_ids=self.eos_token_ids,
             priority=priority,
             cache_salt=cache_salt,

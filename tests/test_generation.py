@@ -25,6 +25,8 @@ from octavo.scheduler.request import FinishReason, Request, TokenOutput
         ([1, -1], {}, RequestError, "prompt", "got -1"),
         ([1], {"stop_token_ids": [999]}, RequestError, "stop_token_ids", "got 999"),
         ([1], {"logit_bias": {5: 1.0, 400: 2.0}}, RequestError, "logit_bias", "got 400"),
+        ([1] * 60, {"max_tokens": None, "min_tokens": 41}, RequestError, "min_tokens", "at most 40"),
+        ([1], {"logprobs": VOCAB_SIZE + 1}, RequestError, "logprobs", "at most 300"),
         ([1] * 100, {}, ContextLengthError, "prompt", "100 tokens"),
         ([1] * 60, {"max_tokens": 41}, ContextLengthError, "max_tokens", "at most 40"),
     ],
