@@ -28,7 +28,7 @@ def parse_prompts(prompts: PromptInput | Sequence[PromptInput], tokenizer: Token
     if isinstance(prompts, str | Mapping):
         return [parse_prompt(prompts, tokenizer)]
     if _is_token_ids(prompts):
-        return [Prompt(None, prompts)]
+        return [parse_prompt(prompts, tokenizer)]
     if not isinstance(prompts, Sequence):
         raise TypeError(f"prompts must be text, token ids, a dict or a list of these, got {prompts!r}")
     listed = cast(Sequence[PromptInput], prompts)
@@ -36,13 +36,13 @@ def parse_prompts(prompts: PromptInput | Sequence[PromptInput], tokenizer: Token
 
 
 def parse_prompt(prompt: PromptInput, tokenizer: Tokenizer | None, *, name: str = "prompt") -> Prompt:
-    """One prompt in token ids; text is encoded with the model's special tokens."""
+    """One prompt in token ids; text is encoded with the model's special tokens. Raises like parse_prompts."""
     if isinstance(prompt, str):
         return Prompt(prompt, _encode(prompt, tokenizer, name))
     if isinstance(prompt, Mapping):
         return _parse_mapping(prompt, tokenizer, name)
     if _is_token_ids(prompt):
-        return Prompt(None, prompt)
+        return Prompt(None, _checked(prompt, name))
     raise TypeError(f"{name} must be text, token ids or a dict, got {prompt!r}")
 
 
@@ -51,11 +51,11 @@ def _parse_mapping(prompt: Mapping[str, Any], tokenizer: Tokenizer | None, name:
     if unknown:
         raise ValueError(f"{name} must hold only {', '.join(sorted(_KEYS))}, got {', '.join(unknown)}")
     text, token_ids = prompt.get("prompt"), prompt.get("prompt_token_ids")
-    cache_salt = prompt.get("cache_salt") or ""
+    cache_salt = _cache_salt(prompt.get("cache_salt"), name)
     if token_ids is not None:
         if not _is_token_ids(token_ids):
             raise TypeError(f"{name} must hold prompt_token_ids as a list of integers, got {token_ids!r}")
-        return Prompt(text, token_ids, cache_salt)
+        return Prompt(text, _checked(token_ids, f"{name}'s prompt_token_ids"), cache_salt)
     if not isinstance(text, str):
         raise ValueError(f"{name} must hold prompt (text) or prompt_token_ids, got {prompt!r}")
     return Prompt(text, _encode(text, tokenizer, name), cache_salt)
@@ -68,7 +68,30 @@ def _encode(text: str, tokenizer: Tokenizer | None, name: str) -> list[int]:
 
 
 def _is_token_ids(value: object) -> TypeGuard[Sequence[int]]:
-    """Looks at the first element only: the engine's door checks every id."""
+    """Looks at the first element only: enough to tell the forms apart."""
     return (
         isinstance(value, Sequence) and not isinstance(value, str) and bool(value) and type(value[0]) is int
     )
+
+
+def _checked(token_ids: Sequence[int], name: str) -> Sequence[int]:
+    """`token_ids`, all of them integers; whether they are in the vocabulary the engine's door checks."""
+    if set(map(type, token_ids)) != {int}:
+        wrong = next(token for token in token_ids if type(token) is not int)
+        raise ValueError(f"{name} must hold integers only, got {wrong!r}")
+    return token_ids
+
+
+def _cache_salt(value: object, name: str) -> str:
+    """The engine hashes it as UTF-8."""
+    if value is None:
+        return ""
+    if not isinstance(value, str):
+        raise ValueError(f"{name}'s cache_salt must be a string, got {value!r}")
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(
+            f"{name}'s cache_salt must be valid Unicode, got a lone surrogate at {error.start}"
+        ) from None
+    return value

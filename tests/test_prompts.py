@@ -43,6 +43,16 @@ def test_every_form(given: Any, expected: list[Prompt]) -> None:
         ({"prompt_token_ids": [1.5]}, TypeError, "as a list of integers"),
         ({"prompt_token_ids": [True]}, TypeError, "as a list of integers"),
         ("\ud800", ValueError, "lone surrogate"),
+        ([1, 2.5], ValueError, "prompt must hold integers only, got 2.5"),
+        (["a", [1, True]], ValueError, "prompts[1] must hold integers only, got True"),
+        ({"prompt_token_ids": [1, "2"]}, ValueError, "prompt_token_ids must hold integers only, got '2'"),
+        ({"prompt": "a", "cache_salt": 5}, ValueError, "cache_salt must be a string, got 5"),
+        ({"prompt": "a", "cache_salt": b"s"}, ValueError, "cache_salt must be a string"),
+        (
+            [[1], {"prompt": "a", "cache_salt": "x\udfff"}],
+            ValueError,
+            "prompts[1]'s cache_salt must be valid",
+        ),
     ],
 )
 def test_what_is_refused(given: Any, error: type[Exception], words: str) -> None:
