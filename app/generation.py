@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from ..model.sampling_params import SamplingParams
-from ..scheduler.request import Request, RequestTimings
+from ..scheduler.request import Request, RequestTimings, TokenOutput
 from .errors import ContextLengthError, RequestError
 from .text_assembly import TextAssembler, TokenAssembler
 from .text_assembly import TextDelta as TextDelta
@@ -163,6 +163,7 @@ class TextStream:
         self._outputs = outputs
         self._request = request
         self._first_token_s = 0.0
+        self._timings: RequestTimings | None = None
         self._finished = False
         self._assembler = (
             TextAssembler(request, tokenizer)
@@ -183,17 +184,17 @@ class TextStream:
             raise StopAsyncIteration
         while True:
             outputs = await self._outputs.next()
-            if not self._first_token_s and any(output.token_ids for output in outputs):
-                self._first_token_s = time.monotonic()
+            if not self._first_token_s:
+                self._note_first(outputs)
             delta = self._assembler.absorb(outputs)
             if delta is None:
                 continue
             if delta.finish_reason is not None:
                 self._finished = True
                 if isinstance(delta.stop_reason, str):
-                    # Stop strings are the front end's affair: the engine still runs and has told no timings.
+                    # Stop strings are the front end's affair: the engine still runs and has not told the end.
                     self._outputs.abort()
-                    delta = replace(delta, timings=self._observed_timings())
+                    delta = delta._replace(timings=self._timings_now())
             return delta
 
     def abort(self) -> None:
@@ -201,10 +202,20 @@ class TextStream:
         self._finished = True
         self._outputs.abort()
 
-    def _observed_timings(self) -> RequestTimings:
-        """What this side saw; `scheduled_s` stays 0 (not known)."""
+    def _note_first(self, outputs: Sequence[TokenOutput]) -> None:
+        """The engine tells of queue, prefill and cache with the first output, and again with the last."""
+        for output in outputs:
+            self._timings = self._timings or output.timings
+            if output.token_ids:
+                self._first_token_s = time.monotonic()
+                return
+
+    def _timings_now(self) -> RequestTimings:
+        """As if the engine had ended it now; `scheduled_s` stays 0 (not known) if it has told nothing."""
+        now = time.monotonic()
+        if self._timings is not None:
+            # A copy: the engine still writes to its own.
+            return replace(self._timings, finished_s=now)
         return RequestTimings(
-            arrival_s=self._request.arrival_s,
-            first_token_s=self._first_token_s,
-            finished_s=time.monotonic(),
+            arrival_s=self._request.arrival_s, first_token_s=self._first_token_s, finished_s=now
         )

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from ..model.plan import TokenLogprobs
 from ..scheduler.request import FinishReason, Request, RequestTimings, TokenOutput
@@ -15,8 +15,7 @@ from .detokenizer import Detokenizer, StopChecker
 from .tokenizer import Tokenizer
 
 
-@dataclass(frozen=True, slots=True)
-class TextDelta:
+class TextDelta(NamedTuple):
     """What came since the last delta. `text` is the text of `token_ids`, and of nothing else.
 
     text: empty if the request does not detokenize.   logprobs: one per token id, or empty if not asked for.
@@ -46,9 +45,8 @@ class TokenAssembler:
             logprobs = [entry for output in outputs for entry in output.logprobs]
         if not token_ids and last.finish_reason is None:
             return None
-        return TextDelta(
-            "", token_ids, logprobs, last.finish_reason, last.stop_reason, last.timings, last.error
-        )
+        timings = None if last.finish_reason is None else last.timings
+        return TextDelta("", token_ids, logprobs, last.finish_reason, last.stop_reason, timings, last.error)
 
 
 class TextAssembler:
@@ -73,12 +71,13 @@ class TextAssembler:
         self._safe = 0  # characters of _text that are no part of a stop string
         self._token_ids: list[int] = []  # not yet emitted
         self._logprobs: list[TokenLogprobs] = []
-        self._ends: deque[tuple[int, int]] = (
-            deque()
-        )  # (tokens, characters) from the start of the waiting parts
+        # (tokens, characters) from the start of the waiting parts
+        self._ends: deque[tuple[int, int]] = deque()
 
     def absorb(self, outputs: Sequence[TokenOutput]) -> TextDelta | None:
         """The text that `outputs` make certain, None if none; nothing may follow a finish reason."""
+        if len(outputs) == 1 and not (self._exact or self._token_ids or outputs[0].finish_reason):
+            return self._pass(outputs[0].token_ids)
         for output in outputs:
             token_ids = output.token_ids
             # The token that ended it is counted and reported, but is no part of the text.
@@ -99,6 +98,14 @@ class TextAssembler:
                 self._safe = len(self._text)
                 return self._finish(output, output.stop_reason)
         return self._release()
+
+    def _pass(self, token_ids: Sequence[int]) -> TextDelta | None:
+        """What nearly every token comes to: nothing waits, and nothing has to unless it is no text yet."""
+        text = self._detokenizer.push(token_ids)
+        if text:
+            return TextDelta(text, token_ids)
+        self._token_ids.extend(token_ids)
+        return None
 
     def _hold(self, token_ids: Sequence[int], logprobs: Sequence[TokenLogprobs]) -> None:
         self._token_ids.extend(token_ids)
@@ -130,7 +137,8 @@ class TextAssembler:
         self._text = self._text[num_chars:]
         self._safe -= num_chars
         del self._token_ids[:num_tokens], self._logprobs[:num_tokens]
-        self._ends = deque((tokens - num_tokens, chars - num_chars) for tokens, chars in self._ends)
+        if self._ends:
+            self._ends = deque((tokens - num_tokens, chars - num_chars) for tokens, chars in self._ends)
         return delta
 
     def _finish(self, output: TokenOutput, stop_reason: str | int | None) -> TextDelta:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ from scripted_engine import ScriptedClient, batches_of, collect, make_generation
 from octavo.app.errors import ContextLengthError, EngineDeadError, EngineOverloadedError, RequestError
 from octavo.app.generation import choice_params
 from octavo.model.sampling_params import SamplingParams
-from octavo.scheduler.request import FinishReason, Request, TokenOutput
+from octavo.scheduler.request import FinishReason, Request, RequestTimings, TokenOutput
 
 # What goes in.
 
@@ -94,6 +95,33 @@ def test_last_delta_carries_reason_and_timings() -> None:
     assert [d.finish_reason for d in deltas] == [None, None, FinishReason.LENGTH]
     assert deltas[-1].timings is not None and deltas[-1].timings.num_cached_tokens == 7
     assert deltas[0].timings is None
+
+
+@pytest.mark.parametrize("bunched", [False, True])
+def test_a_stop_string_keeps_what_the_engine_told_with_the_first_output(bunched: bool) -> None:
+    batches = batches_of(list(b"abcd"), [4] if bunched else [])
+    timings = RequestTimings(1.0, scheduled_s=2.0, first_token_s=3.0, num_cached_tokens=5)
+    batches[0][0] = batches[0][0]._replace(timings=timings)
+    deltas = collect(ScriptedClient(batches), SamplingParams(stop="c"))
+    last = deltas[-1]
+    assert (last.stop_reason, [d.timings for d in deltas[:-1]]) == ("c", [None] * (len(deltas) - 1))
+    assert last.timings is not None and last.timings.finished_s > 3.0
+    assert replace(last.timings, finished_s=0.0) == timings
+    assert timings.finished_s == 0
+
+
+def test_a_stop_string_without_the_engines_word_has_what_was_seen_here() -> None:
+    (*_, last) = collect(ScriptedClient(batches_of(list(b"abcd"))), SamplingParams(stop="c"))
+    assert last.timings is not None and last.timings.scheduled_s == 0
+    assert last.timings.arrival_s <= last.timings.first_token_s <= last.timings.finished_s
+
+
+def test_timings_of_the_first_output_do_not_leave_early() -> None:
+    batches = batches_of(list(b"abc"))
+    batches[0][0] = batches[0][0]._replace(timings=RequestTimings(1.0))
+    for params in (SamplingParams(), SamplingParams(detokenize=False), SamplingParams(logprobs=0)):
+        deltas = collect(ScriptedClient(batches), params)
+        assert [d.timings is None for d in deltas] == [True, True, False]
 
 
 def test_an_error_of_one_request_is_told() -> None:
