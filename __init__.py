@@ -8,6 +8,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from .app.openmp import let_threads_sleep
+
 if TYPE_CHECKING:
     from .app.async_llm import AsyncLLM as AsyncLLM
     from .app.llm import LLM as LLM
@@ -30,4 +32,5 @@ __all__ = ["__version__", *_EXPORTS]
 def __getattr__(name: str) -> Any:
     if name not in _EXPORTS:
         raise AttributeError(f"module 'octavo' has no attribute {name!r}")
+    let_threads_sleep()
     return getattr(import_module(_EXPORTS[name], __name__), name)

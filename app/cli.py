@@ -14,6 +14,7 @@ from typing import Any, NoReturn
 from .. import __version__
 from .config import EngineConfig, ServerConfig, TerminalConfig
 from .errors import StartupError
+from .openmp import let_threads_sleep
 from .settings import SettingError, build, nearest, settings_of
 
 Configs = tuple[type[Any], ...]
@@ -35,6 +36,7 @@ class _Parser(argparse.ArgumentParser):
 
 def main(argv: Sequence[str]) -> int:
     """Run one command and return the exit code: 0, 2 for a wrong call or a failed start, 130 for Ctrl-C."""
+    let_threads_sleep()
     command = f"octavo {argv[0]}" if argv and argv[0] in _COMMANDS else "octavo"
     try:
         options = parse(argv)
