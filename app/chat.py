@@ -33,13 +33,6 @@ def chat_completions(server: ServerContext, encoder: PromptEncoder) -> Generatio
     def read(body: bytes) -> Asked:
         request, messages, ignored = read_chat(decode_object(body), strict=server.settings.strict)
         model = server.served_name(request.model)
-        params = sampling_params(
-            request,
-            server.generation.default_params,
-            max_tokens=request.max_output_tokens,
-            max_tokens_field=request.max_tokens_field,
-            logprobs=request.num_logprobs,
-        )
         text = encoder.render(
             messages,
             add_generation_prompt=check_template_flags(
@@ -49,6 +42,14 @@ def chat_completions(server: ServerContext, encoder: PromptEncoder) -> Generatio
             variables=check_template_kwargs(request.chat_template_kwargs),
         )
         prompt = encoder.encode_prompt(text, "messages", request.add_special_tokens)
+        generation, max_tokens = server.generation, request.max_output_tokens
+        params = sampling_params(
+            request,
+            generation.default_params,
+            max_tokens=generation.default_max_tokens(len(prompt)) if max_tokens is None else max_tokens,
+            max_tokens_field=request.max_tokens_field,
+            logprobs=request.num_logprobs,
+        )
         return Asked(
             fields=request,
             model=model,

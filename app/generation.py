@@ -122,6 +122,12 @@ class Generation:
             arrival_s=time.monotonic(),
         )
 
+    def default_max_tokens(self, prompt_len: int) -> int | None:
+        """What the model's authors allow a completion that has no limit of its own, as far as it fits."""
+        chosen: int | None = self.default_params.get("max_tokens")
+        # At least 1: a prompt that leaves no room is complained about when it is started.
+        return None if chosen is None else max(1, min(chosen, self.max_model_len - prompt_len))
+
     def _check_ids(self, prompt_token_ids: Sequence[int], params: SamplingParams) -> None:
         if not prompt_token_ids:
             raise RequestError("prompt must not be empty", param="prompt")

@@ -8,6 +8,7 @@ from __future__ import annotations
 import itertools
 import weakref
 from collections.abc import Generator, Mapping, Sequence
+from dataclasses import replace
 from types import TracebackType
 from typing import Any, Self
 
@@ -176,7 +177,7 @@ class LLM:
         self, prompts: list[Prompt], params: SamplingParams | Sequence[SamplingParams] | None
     ) -> Sequence[SamplingParams]:
         if params is None:
-            params = self.get_default_sampling_params()
+            return [self._default_params(len(prompt.token_ids)) for prompt in prompts]
         if isinstance(params, SamplingParams):
             return [params] * len(prompts)
         if len(params) != len(prompts):
@@ -184,6 +185,11 @@ class LLM:
                 f"sampling_params must be one, or one per prompt ({len(prompts)}), got {len(params)}"
             )
         return params
+
+    def _default_params(self, prompt_len: int) -> SamplingParams:
+        defaults = self.get_default_sampling_params()
+        limit = self._generation.default_max_tokens(prompt_len)
+        return defaults if limit is None else replace(defaults, max_tokens=limit)
 
 
 def engine_config(model: str, settings: Mapping[str, Any]) -> EngineConfig:

@@ -153,6 +153,20 @@ def test_without_max_tokens_a_chat_may_fill_the_model(http: httpx.Client, engine
     assert engine.requests[-1].max_tokens == 16
 
 
+@pytest.mark.parametrize(("prompt_len", "given", "expected"), [(0, None, 50), (0, 60, 60), (1950, None, 32)])
+def test_max_new_tokens_of_the_model_limits_a_chat(
+    engine: ScriptedClient, prompt_len: int, given: int | None, expected: int
+) -> None:
+    messages = [{"role": "user", "content": "x" * (prompt_len or 1)}]
+    app = make_app(engine, default_params={"max_tokens": 50})
+    with serve(app) as url, httpx.Client(base_url=url) as http:
+        answer = http.post(CHAT, json={"messages": messages, "max_tokens": given})
+        assert answer.status_code == 200, answer.text
+        assert engine.requests[-1].max_tokens == expected
+        http.post(COMPLETIONS, json={"prompt": "hi"})
+        assert engine.requests[-1].max_tokens == 16
+
+
 def test_template_is_steered(http: httpx.Client, engine: ScriptedClient) -> None:
     messages = [*HELLO["messages"], {"role": "assistant", "content": "Well"}]
     http.post(CHAT, json={"messages": messages, "continue_final_message": True})

@@ -87,6 +87,15 @@ def test_choices_count_the_seed_up() -> None:
     assert choice_params(SamplingParams(n=2)) == [SamplingParams(), SamplingParams()]
 
 
+@pytest.mark.parametrize(("chosen", "expected"), [(None, None), (50, 50), (1000, 40)])
+def test_the_models_own_limit_is_cut_to_the_room_left(chosen: int | None, expected: int | None) -> None:
+    defaults = {} if chosen is None else {"max_tokens": chosen}
+    generation = make_generation(ScriptedClient(), default_params=defaults)
+    assert generation.default_max_tokens(60) == expected
+    if chosen is not None:
+        assert generation.default_max_tokens(200) == 1
+
+
 # What comes out.
 
 

@@ -1,0 +1,42 @@
+"""What a model's generation_config.json asks for, and what it may not."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from octavo.app.errors import StartupError
+from octavo.app.generation_defaults import default_params
+from octavo.model.sampling_params import SamplingParams
+
+
+def test_what_is_set_gets_our_names() -> None:
+    config = {
+        "bos_token_id": 1,
+        "do_sample": True,
+        "max_new_tokens": 2048,
+        "min_p": None,
+        "temperature": 0.6,
+        "top_k": 20,
+    }
+    assert default_params(config) == {"max_tokens": 2048, "temperature": 0.6, "top_k": 20}
+    assert SamplingParams(**default_params(config)).max_tokens == 2048
+    assert default_params({}) == {}
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "complaint"),
+    [
+        ("temperature", -1, "must be in [0, 2], got -1"),
+        ("top_p", "0.9", "must be a finite number, got '0.9'"),
+        ("top_k", 20.0, "must be an integer, got 20.0"),
+        ("repetition_penalty", 0, "must be in [0.01, 100], got 0"),
+        ("max_new_tokens", 0, "must be at least 1, got 0"),
+        ("max_new_tokens", 1.5, "must be an integer or None, got 1.5"),
+    ],
+)
+def test_a_wrong_value_stops_the_start(field: str, value: Any, complaint: str) -> None:
+    with pytest.raises(StartupError) as caught:
+        default_params({"top_k": 1, field: value})
+    assert str(caught.value) == f"generation_config.json: {field} {complaint}"
