@@ -74,7 +74,7 @@ async def check_abort_from_outside(llm: AsyncLLM) -> None:
     task = asyncio.create_task(collect(llm, CAPITAL, ENDLESS, "long"))
     await asyncio.sleep(0.3)
     await llm.abort("long")
-    outputs = await asyncio.wait_for(task, 10)
+    outputs = await asyncio.wait_for(task, 60)
     assert outputs[-1].outputs[0].finish_reason == "abort"
 
 
@@ -147,7 +147,7 @@ def test_loads_at_first_use_and_closes_while_running() -> None:
         assert isinstance(llm.get_default_sampling_params(), SamplingParams)
         await llm.close()
         await llm.close()
-        outputs = await asyncio.wait_for(task, 10)
+        outputs = await asyncio.wait_for(task, 60)
         assert outputs[-1].outputs[0].finish_reason == "abort"
         with pytest.raises(RuntimeError, match="closed"):
             await collect(llm, "Hello")

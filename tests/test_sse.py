@@ -191,7 +191,7 @@ def test_client_that_vanishes_stops_the_engine(
         time.sleep(0.001)
     aborted = set(client.aborted) - before
     assert len(aborted) == num_choices and not client.running
-    assert max(client.aborted[name] for name in aborted) - gone_s < 0.2
+    assert max(client.aborted[name] for name in aborted) - gone_s < 1, "the stream itself goes on for 15 s"
 
 
 def test_client_that_vanishes_from_a_whole_answer_stops_the_engine(client: ScriptedClient, url: str) -> None:
