@@ -14,7 +14,6 @@ from .protocol_chat import (
     chat_choice,
     chat_logprobs,
     check_template_flags,
-    check_template_kwargs,
     read_chat,
 )
 from .validation import decode_object
@@ -39,7 +38,7 @@ def chat_completions(server: ServerContext, encoder: PromptEncoder) -> Generatio
                 request.add_generation_prompt, request.continue_final_message
             ),
             continue_final_message=request.continue_final_message,
-            variables=check_template_kwargs(request.chat_template_kwargs),
+            variables=request.chat_template_kwargs,
         )
         prompt = encoder.encode_prompt(text, "messages", request.add_special_tokens)
         generation, max_tokens = server.generation, request.max_output_tokens

@@ -26,6 +26,10 @@ from .json_file import read_json_object
 _MAX_CHARACTERS = 1 << 26
 """A prompt of 64 Mi characters is beyond every model; a template that writes more has run away."""
 _MARK = "\ue000octavo:continues\ue001"
+_OWN_NAMES = frozenset(
+    ("messages", "tools", "documents", "add_generation_prompt", "continue_final_message")
+    + ("raise_exception", "strftime_now", "namespace")
+)
 
 
 class TemplateError(RequestError):
@@ -59,13 +63,15 @@ class ChatTemplate:
         tools: Sequence[Mapping[str, Any]] | None = None,
         add_generation_prompt: bool = True,
         continue_final_message: bool = False,
-        **kwargs: Any,
+        variables: Mapping[str, Any] | None = None,
     ) -> str:
         """The prompt, special tokens included, so it is to be encoded without adding any.
 
         continue_final_message: the prompt ends where the last message's text ends, for the model to go on.
-        kwargs: more variables for the template, e.g. `enable_thinking`. Raises TemplateError.
+        variables: more of them for the template, e.g. `enable_thinking`; the API's chat_template_kwargs.
+        Raises TemplateError.
         """
+        _check_names(variables or {})
         conversation = [_with_parsed_arguments(message) for message in messages]
         if continue_final_message:
             if add_generation_prompt:
@@ -75,15 +81,15 @@ class ChatTemplate:
                 )
             conversation = _with_mark(conversation)
         template = self._templates["tool_use" if tools and "tool_use" in self._templates else "default"]
-        variables = {
+        visible = {
             "documents": None,
             **self._special_tokens,
-            **kwargs,
+            **(variables or {}),
             "messages": conversation,
             "tools": tools or None,
             "add_generation_prompt": add_generation_prompt,
         }
-        text = _run(template, variables)
+        text = _run(template, visible)
         return _cut_at_mark(text) if continue_final_message else text
 
 
@@ -170,6 +176,13 @@ def _compile(environment: jinja2.Environment, source: str) -> jinja2.Template:
         raise StartupError(
             f"the chat template is not valid Jinja: line {error.lineno}: {error.message}"
         ) from error
+
+
+def _check_names(variables: Mapping[str, Any]) -> None:
+    for name in variables:
+        if name in _OWN_NAMES:
+            path = f"chat_template_kwargs.{name}"
+            raise TemplateError(f"{path} must be left out: it is no free variable", param=path)
 
 
 def _run(template: jinja2.Template, variables: Mapping[str, Any]) -> str:

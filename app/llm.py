@@ -95,7 +95,7 @@ class LLM:
                 tools=tools,
                 add_generation_prompt=add_generation_prompt,
                 continue_final_message=continue_final_message,
-                **(chat_template_kwargs or {}),
+                variables=chat_template_kwargs,
             )
             for conversation in conversations
         ]

@@ -40,7 +40,7 @@ class PromptEncoder:
         *,
         add_generation_prompt: bool,
         continue_final_message: bool,
-        variables: Mapping[str, Any],
+        variables: Mapping[str, Any] | None,
     ) -> str:
         """A conversation as the model's chat template writes it. Raises TemplateError too."""
         template = self._generation.chat_template
@@ -51,7 +51,7 @@ class PromptEncoder:
             messages,
             add_generation_prompt=add_generation_prompt,
             continue_final_message=continue_final_message,
-            **variables,
+            variables=variables,
         )
 
     def encode(self, text: str, field: str, add_special_tokens: bool) -> list[int]:

@@ -9,7 +9,7 @@ from msgspec import Struct
 
 from ..model.sampling_params import SamplingParams
 from .errors import ContextLengthError, RequestError
-from .validation import Refused
+from .validation import Refused, check_fields, without_nulls
 
 MAX_LOGPROBS = 20
 MAX_CHOICES = 128
@@ -72,7 +72,7 @@ REFUSED: Refused = {
 }
 """Fields of the OpenAI API and of vLLM that both routes know and do not implement."""
 
-STREAM_OPTIONS_REFUSED: Refused = {"include_obfuscation": (False,)}
+_STREAM_OPTIONS_REFUSED: Refused = {"include_obfuscation": (False,)}
 
 
 class StreamOptions(Struct, kw_only=True):
@@ -129,6 +129,18 @@ class SamplingFields(Struct, kw_only=True):
             and self.stream_options is not None
             and self.stream_options.continuous_usage_stats
         )
+
+
+def read_stream_options(body: Mapping[str, Any], ignored: list[str]) -> Mapping[str, Any]:
+    """`body` without nulls in its stream_options; the paths of unknown fields there go to `ignored`.
+
+    Raises RequestError for a field that is refused.
+    """
+    options = body.get("stream_options")
+    if not isinstance(options, dict):
+        return body
+    ignored += check_fields(options, StreamOptions, _STREAM_OPTIONS_REFUSED, "stream_options")
+    return {**body, "stream_options": without_nulls(options)}
 
 
 def check_common(fields: SamplingFields) -> None:

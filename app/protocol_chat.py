@@ -12,11 +12,10 @@ from .errors import RequestError
 from .protocol import (
     MAX_LOGPROBS,
     REFUSED,
-    STREAM_OPTIONS_REFUSED,
     SamplingFields,
-    StreamOptions,
     check_common,
     finite,
+    read_stream_options,
 )
 from .validation import Refused, check_fields, convert, join, refuse_unknown, show, without_nulls
 
@@ -57,9 +56,6 @@ _MESSAGE_REFUSED: Refused = {
     "tool_calls": ([],),
 }
 _PART_REFUSED: Refused = {"annotations": ([],)}
-_RESERVED_TEMPLATE_NAMES = frozenset(
-    {"messages", "tools", "documents", "add_generation_prompt", "continue_final_message"}
-)
 
 
 class ChatRequest(SamplingFields, kw_only=True):
@@ -113,10 +109,7 @@ class ChatPrompt(NamedTuple):
 def read_chat(body: Mapping[str, Any], *, strict: bool = False) -> ChatPrompt:
     """Raises RequestError with the path of the field at fault; an unknown field is one if `strict`."""
     ignored = check_fields(body, ChatRequest, CHAT_REFUSED)
-    options = body.get("stream_options")
-    if isinstance(options, dict):
-        ignored += check_fields(options, StreamOptions, STREAM_OPTIONS_REFUSED, "stream_options")
-        body = {**body, "stream_options": without_nulls(options)}
+    body = read_stream_options(body, ignored)
     known = {*ChatRequest.__struct_fields__, *CHAT_REFUSED} if strict else None
     refuse_unknown(ignored, known)
     request = convert(body, ChatRequest)
@@ -140,15 +133,6 @@ def check_template_flags(add_generation_prompt: bool | None, continue_final_mess
         message = "add_generation_prompt must be false when continue_final_message is true"
         raise RequestError(message, param="add_generation_prompt")
     return not continue_final_message if add_generation_prompt is None else add_generation_prompt
-
-
-def check_template_kwargs(kwargs: Mapping[str, Any] | None) -> dict[str, Any]:
-    """The request's variables for the template; RequestError for names that have fields of their own."""
-    for name in kwargs or {}:
-        if name in _RESERVED_TEMPLATE_NAMES:
-            path = f"chat_template_kwargs.{name}"
-            raise RequestError(f"{path} must be left out: it is no free variable", param=path)
-    return dict(kwargs or {})
 
 
 def _check_chat(request: ChatRequest) -> None:

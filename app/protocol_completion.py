@@ -10,13 +10,12 @@ from .errors import RequestError
 from .protocol import (
     MAX_LOGPROBS,
     REFUSED,
-    STREAM_OPTIONS_REFUSED,
     SamplingFields,
-    StreamOptions,
     check_common,
     finite,
+    read_stream_options,
 )
-from .validation import Refused, check_fields, convert, refuse_unknown, show, without_nulls
+from .validation import Refused, check_fields, convert, refuse_unknown, show
 
 DEFAULT_MAX_TOKENS = 16
 
@@ -48,10 +47,7 @@ class CompletionPrompts(NamedTuple):
 def read_completion(body: Mapping[str, Any], *, strict: bool = False) -> CompletionPrompts:
     """Raises RequestError with the path of the field at fault; an unknown field is one if `strict`."""
     ignored = check_fields(body, CompletionRequest, COMPLETION_REFUSED)
-    options = body.get("stream_options")
-    if isinstance(options, dict):
-        ignored += check_fields(options, StreamOptions, STREAM_OPTIONS_REFUSED, "stream_options")
-        body = {**body, "stream_options": without_nulls(options)}
+    body = read_stream_options(body, ignored)
     refuse_unknown(ignored, {*CompletionRequest.__struct_fields__, *COMPLETION_REFUSED} if strict else None)
     request = convert(body, CompletionRequest)
     check_common(request)

@@ -13,7 +13,7 @@ from .body import read_body
 from .context import ServerContext
 from .errors import RequestError
 from .prompt_encoder import PromptEncoder
-from .protocol_chat import check_template_flags, check_template_kwargs, read_messages
+from .protocol_chat import check_template_flags, read_messages
 from .responses import json_response
 from .validation import Refused, check_fields, convert, decode_object, refuse_unknown
 
@@ -105,7 +105,7 @@ class Tokenize:
                 asked.add_generation_prompt, asked.continue_final_message
             ),
             continue_final_message=asked.continue_final_message,
-            variables=check_template_kwargs(asked.chat_template_kwargs),
+            variables=asked.chat_template_kwargs,
         )
         return self._encoder.encode(text, "messages", bool(asked.add_special_tokens))
 

@@ -175,6 +175,11 @@ def test_template_is_steered(http: httpx.Client, engine: ScriptedClient) -> None
     assert bytes(engine.requests[-1].prompt_token_ids) == b"user: hi\n"
     refused = http.post(CHAT, json={**HELLO, "chat_template_kwargs": {"forbidden": True}})
     assert "forbidden was set" in check_error(refused, 400, "invalid_value", "messages")
+    for path in (CHAT, "/tokenize"):
+        named = http.post(path, json={**HELLO, "chat_template_kwargs": {"self": 1, "messages_": []}})
+        assert named.status_code == 200, named.text
+        refused = http.post(path, json={**HELLO, "chat_template_kwargs": {"messages": []}})
+        check_error(refused, 400, "invalid_value", "chat_template_kwargs.messages")
 
 
 def test_unknown_fields_are_named_in_a_header_and_counted(http: httpx.Client) -> None:

@@ -66,10 +66,24 @@ def theirs(source: str, messages: list[dict[str, Any]], **options: Any) -> str:
 
 @pytest.mark.parametrize("source", [CHATML, LLAMA2])
 @pytest.mark.parametrize("add_generation_prompt", [True, False])
-@pytest.mark.parametrize("more", [{}, {"enable_thinking": False}, {"tools": TOOLS}])
-def test_renders_as_transformers(source: str, add_generation_prompt: bool, more: dict[str, Any]) -> None:
-    options: dict[str, Any] = {"add_generation_prompt": add_generation_prompt, **more}
-    assert ChatTemplate(source, TOKENS).render(CHAT, **options) == theirs(source, CHAT, **options)
+@pytest.mark.parametrize("tools", [None, TOOLS])
+@pytest.mark.parametrize("variables", [{}, {"enable_thinking": False}])
+def test_renders_as_transformers(
+    source: str, add_generation_prompt: bool, tools: Any, variables: dict[str, Any]
+) -> None:
+    options: dict[str, Any] = {"add_generation_prompt": add_generation_prompt, "tools": tools}
+    ours = ChatTemplate(source, TOKENS).render(CHAT, **options, variables=variables)
+    assert ours == theirs(source, CHAT, **options, **variables)
+
+
+def test_variables_may_have_any_name_that_is_not_ours() -> None:
+    template = ChatTemplate("{{ bos_token }}{{ args }}{{ source }}{{ variables }}", TOKENS)
+    given = {"self": 1, "args": 2, "source": 3, "variables": 4, "not a name": 5}
+    assert template.render(CHAT, variables=given) == "<s>234"
+    for name in ("messages", "tools", "documents", "continue_final_message", "raise_exception"):
+        with pytest.raises(TemplateError, match="must be left out") as caught:
+            template.render(CHAT, variables={name: 1})
+        assert caught.value.param == f"chat_template_kwargs.{name}"
 
 
 @pytest.mark.parametrize("source", [CHATML, LLAMA2])

@@ -87,7 +87,7 @@ def test_choices_count_the_seed_up() -> None:
     assert choice_params(SamplingParams(n=2)) == [SamplingParams(), SamplingParams()]
 
 
-@pytest.mark.parametrize(("chosen", "expected"), [(None, None), (50, 50), (1000, 40)])
+@pytest.mark.parametrize(("chosen", "expected"), [(None, None), (30, 30), (1000, 40)])
 def test_the_models_own_limit_is_cut_to_the_room_left(chosen: int | None, expected: int | None) -> None:
     defaults = {} if chosen is None else {"max_tokens": chosen}
     generation = make_generation(ScriptedClient(), default_params=defaults)

@@ -12,7 +12,6 @@ from octavo.app.protocol_chat import (
     ChatRequest,
     chat_logprobs,
     check_template_flags,
-    check_template_kwargs,
     read_chat,
 )
 from octavo.model.plan import TokenLogprobs
@@ -170,14 +169,6 @@ def test_flags_of_the_template() -> None:
     with pytest.raises(RequestError) as caught:
         check_template_flags(True, True)
     assert caught.value.param == "add_generation_prompt"
-
-
-def test_template_variables_cannot_replace_fields() -> None:
-    assert check_template_kwargs({"enable_thinking": False}) == {"enable_thinking": False}
-    assert check_template_kwargs(None) == {}
-    with pytest.raises(RequestError) as caught:
-        check_template_kwargs({"messages": []})
-    assert caught.value.param == "chat_template_kwargs.messages"
 
 
 def test_logprobs_carry_bytes_of_half_characters() -> None:
