@@ -86,9 +86,14 @@ def _unfinished_character(table: TokenBytes, token_ids: Sequence[int]) -> bytes:
 
 
 class _WindowDecoder:
-    """For other tokenizers: decodes the last piece together with the new tokens and takes the difference."""
+    """For other tokenizers: decodes the last piece together with the new tokens and takes the difference.
+
+    What ends in U+FFFD waits, since it may be half a character; but a model may write U+FFFD, or bytes that
+    are no text, for as long as it likes, so only a few tokens do.
+    """
 
     _NUM_PROMPT_TOKENS = 8
+    _MAX_WAITING = 8
 
     def __init__(
         self, tokenizer: Tokenizer, prompt_token_ids: Sequence[int], skip_special_tokens: bool
@@ -102,11 +107,25 @@ class _WindowDecoder:
         self._waiting.extend(ids)
         text = self._decode(self._context + self._waiting)
         added = text[len(self._shown) :]
-        if not added or added.endswith("\ufffd"):
-            return ""
-        self._set_context(self._waiting)
-        self._waiting = []
-        return added
+        if added and not added.endswith("\ufffd"):
+            self._set_context(self._waiting)
+            self._waiting = []
+            return added
+        return self._settle(text) if len(self._waiting) > self._MAX_WAITING else ""
+
+    def _settle(self, text: str) -> str:
+        """The text of the tokens that wait, in vain by now, but for the last that may begin a character."""
+        shown = len(self._shown)
+        for end in range(len(self._waiting) - _MAX_UTF8_BYTES + 1, 0, -1):
+            settled = self._decode(self._context + self._waiting[:end])
+            if text.startswith(settled):
+                break
+        else:
+            end, settled = len(self._waiting), text
+        if len(settled) > shown:  # else they are no text, and what was shown last remains the context
+            self._set_context(self._waiting[:end])
+        self._waiting = self._waiting[end:]
+        return settled[shown:]
 
     def flush(self) -> str:
         return self._decode(self._context + self._waiting)[len(self._shown) :] if self._waiting else ""
@@ -144,11 +163,6 @@ class StopChecker:
             num_safe = min(num_safe, _start_of_partial(text, stop))
         self._held = text[num_safe:]
         return text[:num_safe], None
-
-    def flush(self) -> str:
-        """What was held back and did not become a stop string."""
-        held, self._held = self._held, ""
-        return held
 
     def _finish(self, text: str) -> tuple[str, str]:
         self._held = ""

@@ -39,9 +39,9 @@ class Tokenizer:
         self.eos_token_ids = frozenset(eos_token_ids)
         self.bos_token_id = self._id_of("bos_token")
         added = backend.get_added_tokens_decoder()
-        self._special_ids = frozenset(token_id for token_id, token in added.items() if token.special)
+        special_ids = frozenset(token_id for token_id, token in added.items() if token.special)
         self._all_bytes = TokenBytes.of(backend)
-        self._visible_bytes = None if self._all_bytes is None else self._all_bytes.without(self._special_ids)
+        self._visible_bytes = None if self._all_bytes is None else self._all_bytes.without(special_ids)
 
     @classmethod
     def from_directory(
@@ -107,10 +107,6 @@ class Tokenizer:
     def byte_table(self, skip_special_tokens: bool = True) -> TokenBytes | None:
         """What each id contributes to the text; None if the decoder is not a concatenation."""
         return self._visible_bytes if skip_special_tokens else self._all_bytes
-
-    def is_special(self, token_id: int) -> bool:
-        """Whether `skip_special_tokens` leaves it out."""
-        return token_id in self._special_ids
 
     def token_bytes(self, token_id: int) -> bytes:
         """What the token adds to the middle of a text; for a special token its name."""
