@@ -9,6 +9,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from ..scheduler.request import Request
 from .client import EngineClient, OutputStream
 from .errors import RequestError
+from .sse import DIRECT_SEND
 
 _RETRY_AFTER_S = 5
 
@@ -42,7 +43,10 @@ class DoorClient:
 
 
 class OpenRequests:
-    """An ASGI application around `app` that knows how many HTTP requests it has not finished."""
+    """An ASGI application around `app` that knows how many HTTP requests it has not finished.
+
+    Being the outermost, it also leaves the server's own `send` in the scope's extensions, see sse.py.
+    """
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -57,6 +61,7 @@ class OpenRequests:
             return
         self._num_open += 1
         self._idle.clear()
+        scope.setdefault("extensions", {})[DIRECT_SEND] = send
         try:
             await self._app(scope, receive, send)
         finally:

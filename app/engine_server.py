@@ -89,9 +89,9 @@ class EngineServer:
         return len(self._routes)
 
     @property
-    def num_frontends(self) -> int:
+    def frontends(self) -> frozenset[Frontend]:
         """Front ends that are attached."""
-        return len(self._frontends)
+        return frozenset(self._frontends)
 
     async def wait_idle(self, timeout_s: float) -> bool:
         """Wait until every front end has answered Drain with Idle, so long at most; whether all have."""
@@ -246,7 +246,8 @@ class Frontend:
         if not self.idle.done():
             self.idle.set_result(None)
         self._server.detach(self)
-        self.lost.set_result(cause)
+        if not self.lost.done():
+            self.lost.set_result(cause)
 
     def _add(self, payload: memoryview) -> None:
         number, request = frames.decode_add(payload)

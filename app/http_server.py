@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import fcntl
 import logging
 import socket
+import sys
+import termios
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any, cast
@@ -66,18 +69,21 @@ class HttpServer(uvicorn.Server):
 
 
 class _Protocol(HttpToolsProtocol):
-    """A connection. uvicorn stops producing when 64 KiB wait to be read; here that may last so long only."""
+    """A connection. uvicorn lets nothing be produced while 64 KiB wait to be read; a client that then reads
+    nothing at all for `max_stalled_s` is cut off."""
 
     def __init__(self, *, on_slow_reader: Callable[[], None], max_stalled_s: float, **others: Any) -> None:
         super().__init__(**others)
         self._on_slow_reader = on_slow_reader
         self._max_stalled_s = max_stalled_s
         self._stall: asyncio.TimerHandle | None = None
+        self._num_unread = 0
 
     def pause_writing(self) -> None:
         """The client has stopped to read; give it a while."""
         super().pause_writing()
-        self._stall = self.loop.call_later(self._max_stalled_s, self._give_up)
+        self._num_unread = self._count_unread()
+        self._stall = self.loop.call_later(self._max_stalled_s, self._check_stall)
 
     def resume_writing(self) -> None:
         """It reads again."""
@@ -89,12 +95,22 @@ class _Protocol(HttpToolsProtocol):
         self._forget_stall()
         super().connection_lost(exc)
 
+    def _count_unread(self) -> int:
+        """Bytes that the client has not acknowledged, here and in the kernel, which makes room in gulps."""
+        queued = fcntl.ioctl(self.transport.get_extra_info("socket"), termios.TIOCOUTQ, bytes(4))
+        return self.transport.get_write_buffer_size() + int.from_bytes(queued, sys.byteorder)
+
     def _forget_stall(self) -> None:
         if self._stall is not None:
             self._stall.cancel()
             self._stall = None
 
-    def _give_up(self) -> None:
+    def _check_stall(self) -> None:
+        num_unread = self._count_unread()
+        if num_unread < self._num_unread:
+            self._num_unread = num_unread
+            self._stall = self.loop.call_later(self._max_stalled_s, self._check_stall)
+            return
         log.info("a client has read nothing for %g s: its connection is cut", self._max_stalled_s)
         self._on_slow_reader()
         self.transport.abort()

@@ -20,16 +20,16 @@ def follow_parent(parent: int) -> None:
     what is to be done. Call from the main thread.
     """
 
-    def on_signal(number: int, frame: FrameType | None) -> None:
-        if os.getppid() != parent:
-            signal.alarm(_LAST_S)  # whose default action is to end the process: no handler can miss it
+    def on_parents_death(number: int, frame: FrameType | None) -> None:
+        signal.alarm(_LAST_S)  # whose default action is to end the process: no handler can miss it
 
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, on_signal)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    signal.signal(signal.SIGUSR2, on_parents_death)
     if sys.platform == "linux":
         libc = ctypes.CDLL(None, use_errno=True)
-        if libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM) != 0:
+        if libc.prctl(_PR_SET_PDEATHSIG, signal.SIGUSR2) != 0:
             raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG) failed")
     if os.getppid() != parent:
         sys.exit(1)  # it ended before it was followed

@@ -18,6 +18,8 @@ from starlette.types import Receive, Scope, Send
 from .disconnect import unless_disconnected
 
 KEEP_ALIVE = b": keep-alive\n\n"
+DIRECT_SEND = "octavo.direct_send"
+"""ASGI extension: the `send` beneath all middleware, which has nothing to add to the parts of a body."""
 
 
 class EventStream(EventSourceResponse):
@@ -44,25 +46,27 @@ class EventStream(EventSourceResponse):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """The ASGI side."""
 
+        send_body = scope.get("extensions", {}).get(DIRECT_SEND, send)
+
         async def keep_alive() -> None:
             if time.monotonic() - self._last_sent_s >= self._keep_alive_s:
-                await self._send(send, KEEP_ALIVE)
+                await self._send(send_body, KEEP_ALIVE)
 
         try:
             await unless_disconnected(
-                receive, self._send_all(send), every_s=self._keep_alive_s, meanwhile=keep_alive
+                receive, self._send_all(send, send_body), every_s=self._keep_alive_s, meanwhile=keep_alive
             )
         except ClientDisconnect:
             return  # Nobody is left to be told.
         finally:
             self._on_close()
 
-    async def _send_all(self, send: Send) -> None:
+    async def _send_all(self, send: Send, send_body: Send) -> None:
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
         async with aclosing(self._content) as content:
             async for frames in content:
-                await self._send(send, frames)
-        await send({"type": "http.response.body", "body": b"", "more_body": False})
+                await self._send(send_body, frames)
+        await send_body({"type": "http.response.body", "body": b"", "more_body": False})
 
     async def _send(self, send: Send, body: bytes) -> None:
         self._last_sent_s = time.monotonic()

@@ -93,7 +93,7 @@ class Supervisor:
             watch.cancel()
         if self._server is not None:
             self._server.broadcast(messages.Stop())
-        attached = self._server is not None and self._server.num_frontends > 0
+        attached = self._server is not None and bool(self._server.frontends)
         await asyncio.gather(*(_reap(p, within_s=_LAST_S if attached else 0) for p in self._processes))
         self._processes.clear()
 

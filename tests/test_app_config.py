@@ -161,3 +161,10 @@ def test_what_does_not_exist_yet_is_refused(config: type[Any], values: dict[str,
 def test_an_unknown_setting_names_the_nearest() -> None:
     with pytest.raises(SettingError, match="max_num_seq is not a setting; did you mean max_num_seqs"):
         build(EngineConfig, {"max_num_seq": 3})
+
+
+@pytest.mark.parametrize(("given", "kept"), [("auto", "auto"), ("3", 3), (0, 0)])
+def test_frontends_are_a_number_or_auto(given: Any, kept: Any) -> None:
+    assert build(ServerConfig, {"frontends": given}).frontends == kept
+    with pytest.raises(SettingError, match="must be an integer of at least 0, or auto, got"):
+        build(ServerConfig, {"frontends": "some"})

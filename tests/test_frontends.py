@@ -19,7 +19,7 @@ from fakes import expected_output
 from http_harness import byte_tokenizer
 from openai import AsyncOpenAI
 from server_process import samples
-from toy_server import TOY, ToyServer, toy_server, wait_for
+from toy_server import TOY, ToyServer, alive, toy_server, wait_for
 
 from octavo.model.sampling_params import SamplingParams
 from octavo.scheduler.request import Request
@@ -195,7 +195,7 @@ def test_a_killed_engine_ends_every_stream_properly_and_every_process(server: To
     assert time.monotonic() - ended[0] < 5
     assert [stream.error for stream in done] == ["the engine's process is gone"] * 16
     assert server.end() == -signal.SIGKILL
-    wait_for(lambda: not any(Path(f"/proc/{pid}").exists() for pid in frontends))
+    wait_for(lambda: not any(map(alive, frontends)))
 
 
 def test_an_engine_that_fails_ends_every_stream_and_the_server(tmp_path: Path) -> None:
@@ -231,12 +231,13 @@ def test_running_requests_finish_and_new_ones_are_refused(server: ToyServer, eve
 def test_what_does_not_finish_in_time_is_told_so(
     tmp_path: Path, drain_timeout: float, num_signals: int
 ) -> None:
-    def stop() -> None:
-        for _ in range(num_signals):
-            server.process.send_signal(signal.SIGTERM)
-            time.sleep(0.2)
-
     with toy_server(tmp_path, drain_timeout=drain_timeout) as server:
+
+        def stop() -> None:
+            for _ in range(num_signals):
+                server.process.send_signal(signal.SIGTERM)
+                time.sleep(0.2)
+
         began = time.monotonic()
         done = asyncio.run(streams(server.url, 8, 1900, stop))
         assert [stream.error for stream in done] == ["the engine was stopped"] * 8

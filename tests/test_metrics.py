@@ -156,3 +156,34 @@ def test_responses_are_counted_by_route_and_status(metrics: ServerMetrics) -> No
     metrics.count_response("/v1/models", 200)
     metrics.count_response("/v1/models", 200)
     assert value(metrics, "octavo_http_responses_total", route="/v1/models", status="200") == 2
+
+
+def test_front_ends_add_up() -> None:
+    whole = ServerMetrics("toy", "1.2", stats)
+    for num_tokens in (1, 3):
+        one = ServerMetrics("toy", "1.2")
+        record = one.begin(5, time.monotonic())
+        for _ in range(num_tokens):
+            record.receive(TextDelta("a", (1,)))
+        record.end("length")
+        one.begin(5, time.monotonic())
+        one.count_response("/version", 200)
+        one.count_slow_reader()
+        one.count_ignored("mood")
+        whole.absorb(one.state())
+    assert value(whole, "octavo_requests_open") == 2
+    assert value(whole, "octavo_requests_total", cause="length") == 2
+    assert value(whole, "octavo_request_generation_tokens_sum") == 4
+    assert value(whole, "octavo_request_generation_tokens_count") == 2
+    assert value(whole, "octavo_http_responses_total", route="/version", status="200") == 2
+    assert value(whole, "octavo_ignored_fields_total", field="mood") == 2
+    assert value(whole, "octavo_slow_readers_total") == 2
+
+
+def test_a_state_is_a_moment() -> None:
+    metrics = ServerMetrics("toy", "1.2")
+    state = metrics.state()
+    metrics.choices.observe(1)
+    metrics.count_end("error")
+    assert state.histograms["request_choices"][0].count(0) == len(state.histograms["request_choices"][0])
+    assert state.ended["error"] == 0

@@ -156,6 +156,14 @@ def toy_server(folder: Path, **flags: object) -> Iterator[ToyServer]:
             process.stdout.close()
 
 
+def alive(pid: int) -> bool:
+    """Whether the process runs: one that nobody has reaped yet does not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
 def wait_for(holds: object, within_s: float = 20.0) -> None:
     """Until `holds()` is true; fails if it does not become so."""
     assert callable(holds)

@@ -1,0 +1,235 @@
+"""What a token costs between scheduler and client's socket: microseconds of each process, events per second.
+
+    python loadtest/frontends.py --frontends 2 --streams 256 --clients 2 --step-ms 20
+
+The engine, its scheduler, the front ends and their sockets are the product's; the device is a script that
+brings every sequence a token each `--step-ms`, and loads no torch. Clients read raw bytes and count frames.
+With 0 front ends HTTP runs in the engine's process. A front end that lags merges deltas: events < tokens.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import multiprocessing
+import os
+import resource
+import socket
+import sys
+import tempfile
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from selectors import EVENT_READ, DefaultSelector
+from typing import Any
+
+import uvloop
+from tokenizers import Tokenizer as Backend
+from tokenizers import decoders, models, pre_tokenizers
+
+from octavo.app.context import ServerSettings
+from octavo.app.engine_server import EngineServer
+from octavo.app.frames import PROTOCOL_VERSION
+from octavo.app.generation import Generation
+from octavo.app.inproc_client import InprocClient
+from octavo.app.local_front import LocalFront
+from octavo.app.messages import Setup
+from octavo.app.model_source import read_texts
+from octavo.app.serve import bind
+from octavo.app.service import Front
+from octavo.app.supervisor import Supervisor
+from octavo.cache.config import CacheConfig
+from octavo.model.plan import StepPlan, StepResult
+from octavo.scheduler.config import SchedulerConfig
+from octavo.scheduler.scheduler import Scheduler
+
+_NUM_WORDS = 2000
+_MAX_MODEL_LEN = 4096
+
+
+class ScriptedExecutor:
+    """Implements Executor: a step ends `step_s` after the one before, and every row counts up."""
+
+    def __init__(self, step_s: float) -> None:
+        self._step_s = step_s
+        self._free_at_s = 0.0
+
+    def launch(self, plan: StepPlan) -> ScriptedStep:
+        """The next step."""
+        self._free_at_s = max(self._free_at_s, time.monotonic()) + self._step_s
+        return ScriptedStep(
+            self._free_at_s, [256 + row.start % (_NUM_WORDS - 256) for row in plan.rows if row.samples]
+        )
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+
+class ScriptedStep:
+    """Implements StepHandle."""
+
+    def __init__(self, done_at_s: float, tokens: list[int]) -> None:
+        self._done_at_s = done_at_s
+        self._tokens = tokens
+
+    async def result(self) -> StepResult:
+        """See StepHandle."""
+        await asyncio.sleep(max(0.0, self._done_at_s - time.monotonic()))
+        return StepResult(self._tokens)
+
+
+def write_tokenizer(folder: Path) -> None:
+    """Words of one token each, as byte-level vocabularies have them."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    names = [*alphabet, *(f"Ġ{i:04d}" for i in range(_NUM_WORDS - len(alphabet)))]
+    backend = Backend(models.BPE({name: i for i, name in enumerate(names)}, []))
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    backend.save(str(folder / "tokenizer.json"))
+
+
+def read_streams(port: int, num_streams: int, num_tokens: int, results: Any) -> None:
+    """A client process: streams that begin together, read until all have ended."""
+    body = json.dumps({"prompt": "x" * 16, "max_tokens": num_tokens, "stream": True, "temperature": 0})
+    request = (
+        f"POST /v1/completions HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
+        f"content-length: {len(body)}\r\nconnection: close\r\n\r\n{body}"
+    ).encode()
+    selector = DefaultSelector()
+    for _ in range(num_streams):
+        connection = socket.create_connection(("127.0.0.1", port))
+        connection.sendall(request)
+        connection.setblocking(False)
+        selector.register(connection, EVENT_READ)
+    num_open, num_events, num_whole = num_streams, 0, 0
+    began_s, used_s = time.monotonic(), _own_cpu_s()
+    while num_open:
+        for key, _ in selector.select():
+            data = key.fileobj.recv(1 << 18)  # type: ignore[union-attr]  # sockets were registered
+            num_events += data.count(b"\ndata: ")
+            num_whole += b"[DONE]" in data
+            if not data:
+                selector.unregister(key.fileobj)
+                key.fileobj.close()  # type: ignore[union-attr]
+                num_open -= 1
+    results.put((num_events, num_whole, time.monotonic() - began_s, _own_cpu_s() - used_s))
+
+
+def _own_cpu_s() -> float:
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    return usage.ru_utime + usage.ru_stime
+
+
+def _cpu_s(pid: int) -> float:
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+async def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
+    """One run."""
+    listener = bind("127.0.0.1", 0)
+    port = listener.getsockname()[1]
+    settings = ServerSettings(model_names=("toy",), version="0")
+    scheduler = Scheduler(
+        SchedulerConfig(
+            max_num_seqs=options.streams, max_num_batched_tokens=8192, max_model_len=_MAX_MODEL_LEN
+        ),
+        CacheConfig(options.streams * _MAX_MODEL_LEN // 16, 16),
+    )
+    executor = ScriptedExecutor(options.step_ms / 1000)
+    facts: dict[str, Any] = {
+        "model_name": "toy",
+        "max_model_len": _MAX_MODEL_LEN,
+        "vocab_size": _NUM_WORDS,
+        "eos_token_ids": frozenset(),
+        "default_params": {},
+    }
+    front: Front
+    engine: EngineServer | InprocClient
+    if options.frontends:
+        setup = Setup(
+            version=PROTOCOL_VERSION, model_path=str(folder), settings=settings, log_level="info", **facts
+        )
+        supervisor = Supervisor(setup, listener, options.frontends)
+        engine = EngineServer(scheduler, executor, overlap=True)
+        supervisor.serve(engine)
+        front = supervisor
+    else:
+        tokenizer, template = read_texts(folder)
+        engine = client = InprocClient(scheduler, executor, overlap=True)
+        front = LocalFront(
+            client,
+            lambda door: Generation(door, tokenizer, template, **facts),
+            settings,
+            client.stats,
+            listener,
+        )
+    engine.start()
+    await front.open()
+    pids = _children() if options.frontends else []
+    results: Any = multiprocessing.get_context("spawn").SimpleQueue()
+    each = options.streams // options.clients
+    clients = [
+        multiprocessing.get_context("spawn").Process(
+            target=read_streams, args=(port, each, options.tokens, results)
+        )
+        for _ in range(options.clients)
+    ]
+    before = [_own_cpu_s(), *map(_cpu_s, pids)]
+    for process in clients:
+        process.start()
+    heard = [await asyncio.to_thread(results.get) for _ in clients]
+    used = [after - then for after, then in zip([_own_cpu_s(), *map(_cpu_s, pids)], before, strict=True)]
+    await engine.close()
+    await front.stop()
+    return _summary(options, heard, used)
+
+
+def _summary(
+    options: argparse.Namespace, heard: Iterable[tuple[int, int, float, float]], used: list[float]
+) -> dict[str, Any]:
+    events, whole, took, clients = zip(*heard, strict=True)
+    num_events, num_tokens = sum(events), options.streams * options.tokens
+    assert sum(whole) == options.streams, f"{options.streams - sum(whole)} streams did not end"
+    return {
+        "tokens": num_tokens,
+        "events": num_events,
+        "events_per_s": num_events / max(took),
+        "tokens_per_s": num_tokens / max(took),
+        "engine_us_per_token": used[0] / num_tokens * 1e6,
+        "frontends_us_per_token": sum(used[1:]) / num_tokens * 1e6,
+        "frontends_share": [round(share / (sum(used[1:]) or 1), 3) for share in used[1:]],
+        "clients_us_per_token": sum(clients) / num_tokens * 1e6,
+    }
+
+
+def _children() -> list[int]:
+    children = Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children").read_text()
+    return [
+        pid
+        for pid in map(int, children.split())
+        if b"app.frontend" in Path(f"/proc/{pid}/cmdline").read_bytes()
+    ]
+
+
+def main() -> int:
+    """The program."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--frontends", type=int, default=1)
+    parser.add_argument("--streams", type=int, default=256)
+    parser.add_argument("--clients", type=int, default=2)
+    parser.add_argument("--tokens", type=int, default=200)
+    parser.add_argument("--step-ms", type=float, default=20.0)
+    options = parser.parse_args()
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner,
+    ):
+        write_tokenizer(Path(folder))
+        print(json.dumps(runner.run(measure(options, Path(folder))), indent=1))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,148 @@
+"""Frames: what goes in comes out, however the socket cuts it, and what was never sent is refused."""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from octavo.app.frames import (
+    MAX_FRAME_BYTES,
+    FrameSplitter,
+    Kind,
+    ProtocolError,
+    StepEncoder,
+    decode_abort,
+    decode_add,
+    decode_step,
+    encode_abort,
+    encode_add,
+    frame,
+)
+from octavo.model.plan import TokenLogprobs
+from octavo.model.sampling_params import SamplingParams
+from octavo.scheduler.request import FinishReason, Request, RequestTimings, TokenOutput
+
+HEADER_BYTES = 5
+
+numbers = st.integers(0, 2**32 - 1)
+tokens = st.integers(0, 2**31 - 1)
+floats = st.floats(allow_nan=False, allow_infinity=False)
+logprobs = st.builds(
+    TokenLogprobs, floats, st.integers(1, 300_000), st.lists(st.tuples(tokens, floats), max_size=3).map(tuple)
+)
+timings = st.builds(RequestTimings, floats, floats, floats, floats, st.integers(0, 9), st.integers(0, 9))
+plain = st.builds(
+    lambda token_ids, entries: TokenOutput("", token_ids, tuple(entries)),
+    st.lists(tokens, max_size=4),
+    st.lists(logprobs, max_size=2),
+)
+last = st.builds(
+    lambda output, reason, stop, times, error: output._replace(
+        finish_reason=reason, stop_reason=stop, timings=times, error=error
+    ),
+    plain,
+    st.sampled_from(FinishReason),
+    st.none() | tokens,
+    st.none() | timings,
+    st.none() | st.text(),
+)
+outputs = plain | last
+requests = st.builds(
+    Request,
+    request_id=st.text(),
+    prompt_token_ids=st.lists(tokens, min_size=1, max_size=50),
+    params=st.builds(
+        SamplingParams,
+        temperature=st.floats(0, 2),
+        seed=st.none() | st.integers(-(2**63), 2**63 - 1),
+        stop=st.lists(st.text(min_size=1), max_size=3),
+        stop_token_ids=st.lists(tokens, max_size=3),
+        logit_bias=st.none() | st.dictionaries(tokens, st.floats(-100, 100), max_size=3),
+        ignore_eos=st.booleans(),
+        logprobs=st.none() | st.integers(0, 20),
+    ),
+    max_tokens=st.integers(1, 100_000),
+    eos_token_ids=st.frozensets(tokens, max_size=3),
+    priority=st.integers(-5, 5),
+    cache_salt=st.text(),
+    arrival_s=floats,
+)
+
+
+def payload_of(data: bytes) -> memoryview:
+    return memoryview(data)[HEADER_BYTES:]
+
+
+@given(st.lists(st.tuples(numbers, outputs), max_size=8))
+def test_a_step_comes_out_as_it_went_in(step: list[tuple[int, TokenOutput]]) -> None:
+    encoder = StepEncoder()
+    for _ in range(2):  # an encoder begins anew
+        for number, output in step:
+            encoder.add(number, output)
+        assert list(decode_step(payload_of(encoder.take()))) == step
+
+
+@given(numbers, requests)
+def test_a_request_comes_out_as_it_went_in(number: int, request: Request) -> None:
+    assert decode_add(payload_of(encode_add(number, request))) == (number, request)
+
+
+@given(numbers)
+def test_an_abort_comes_out_as_it_went_in(number: int) -> None:
+    assert decode_abort(payload_of(encode_abort(number))) == number
+
+
+@given(st.lists(st.tuples(st.sampled_from(Kind), st.binary(max_size=40)), max_size=6), st.data())
+def test_frames_survive_any_cut(sent: list[tuple[Kind, bytes]], data: st.DataObject) -> None:
+    stream = b"".join(frame(kind, payload) for kind, payload in sent)
+    cuts = sorted(data.draw(st.lists(st.integers(0, len(stream)), max_size=10)))
+    splitter = FrameSplitter()
+    received = []
+    for start, end in zip([0, *cuts], [*cuts, len(stream)], strict=True):
+        received += [(kind, bytes(payload)) for kind, payload in splitter.feed(stream[start:end])]
+    assert received == sent
+
+
+def test_a_plain_token_costs_ten_bytes() -> None:
+    encoder = StepEncoder()
+    for number in range(100):
+        encoder.add(number, TokenOutput("a long request id", (7,)))
+    assert len(encoder.take()) <= HEADER_BYTES + 8 + 100 * 10
+
+
+def test_a_frame_that_is_too_long_is_neither_sent_nor_awaited() -> None:
+    with pytest.raises(ProtocolError, match="a frame may have"):
+        frame(Kind.ADD, bytes(MAX_FRAME_BYTES + 1))
+    with pytest.raises(ProtocolError, match="a frame may have"):
+        list(FrameSplitter().feed(struct.pack("=IB", MAX_FRAME_BYTES + 1, Kind.ADD)))
+
+
+@given(st.binary(max_size=60))
+def test_noise_is_refused_or_read_but_never_another_error(noise: bytes) -> None:
+    for decode in (lambda data: list(decode_step(data)), decode_add, decode_abort):
+        try:
+            decode(memoryview(noise))
+        except ProtocolError:
+            continue
+
+
+def test_a_step_whose_counts_lie_is_refused() -> None:
+    encoder = StepEncoder()
+    encoder.add(1, TokenOutput("", (5, 6)))
+    payload = bytearray(payload_of(encoder.take()))
+    payload[12] = 3  # the count of the only stream
+    with pytest.raises(ProtocolError, match="2 tokens announced, 3 counted"):
+        decode_step(memoryview(bytes(payload)))
+
+
+def test_sampling_params_that_break_a_rule_are_refused() -> None:
+    request = Request(
+        request_id="r", prompt_token_ids=[1], params=SamplingParams(temperature=1.5), max_tokens=1
+    )
+    data = encode_add(1, replace(request)).replace(struct.pack(">d", 1.5), struct.pack(">d", 9.0))
+    with pytest.raises(ProtocolError, match="temperature must be in"):
+        decode_add(payload_of(data))

@@ -1,0 +1,81 @@
+"""The buffer between engine and reader."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine
+from typing import Any
+
+import pytest
+
+from octavo.app.errors import EngineDeadError
+from octavo.app.streams import BufferedStream
+from octavo.scheduler.request import TokenOutput
+
+
+def run(test: Coroutine[Any, Any, None]) -> None:
+    asyncio.run(asyncio.wait_for(test, 5))
+
+
+def output(token: int) -> TokenOutput:
+    return TokenOutput("r", (token,))
+
+
+def test_a_reader_that_lags_gets_all_at_once() -> None:
+    async def check() -> None:
+        stream = BufferedStream(lambda: None)
+        reading = asyncio.create_task(stream.next())
+        await asyncio.sleep(0)
+        stream.push(output(1))
+        stream.push(output(2))
+        assert await reading == [output(1), output(2)]
+        stream.push(output(3))
+        assert await stream.next() == [output(3)]
+
+    run(check())
+
+
+def test_what_came_before_a_failure_is_read_first() -> None:
+    async def check() -> None:
+        stream = BufferedStream(lambda: None)
+        stream.push(output(1))
+        stream.fail(EngineDeadError("gone"))
+        assert await stream.next() == [output(1)]
+        with pytest.raises(EngineDeadError, match="gone"):
+            await stream.next()
+
+    run(check())
+
+
+@pytest.mark.parametrize("how", [BufferedStream.accept, lambda stream: stream.push(output(1))])
+def test_accepted_waits_for_the_engine(how: Any) -> None:
+    async def check() -> None:
+        stream = BufferedStream(lambda: None)
+        waiting = asyncio.create_task(stream.accepted())
+        await asyncio.sleep(0)
+        assert not waiting.done()
+        how(stream)
+        await waiting
+        await stream.accepted()
+
+    run(check())
+
+
+def test_a_refusal_is_raised_to_whoever_waits() -> None:
+    async def check() -> None:
+        stream = BufferedStream(lambda: None)
+        waiting = asyncio.create_task(stream.accepted())
+        await asyncio.sleep(0)
+        stream.fail(EngineDeadError("gone"))
+        with pytest.raises(EngineDeadError):
+            await waiting
+
+    run(check())
+
+
+def test_abort_is_the_owners() -> None:
+    aborts: list[int] = []
+    stream = BufferedStream(lambda: aborts.append(1))
+    stream.abort()
+    stream.abort()
+    assert aborts == [1, 1]
