@@ -6,7 +6,7 @@ know yet, the token that a decode row continues from, is left as FROM_DEVICE and
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -20,7 +20,8 @@ from .plan import SequenceSlice, StepPlan
 FROM_DEVICE = -1
 """A token id that is the last one sampled in the row's slot."""
 
-_LONG, _INT = 8, 4
+_ALIGNMENT = 16
+"""Bytes. Triton compiles a kernel anew for a pointer that is not so aligned; none of ours ever is not."""
 
 
 class StepShape(NamedTuple):
@@ -34,9 +35,19 @@ class StepShape(NamedTuple):
     @property
     def num_bytes(self) -> int:
         """Size of the packed arrays."""
-        longs = self.num_tokens + self.num_sampled + self.num_updates
-        ints = 2 * self.num_tokens + 3 * self.num_rows + 1 + 2 * self.num_sampled + self.num_updates
-        return _LONG * longs + _INT * ints
+        return sum(_padded_bytes(length, dtype) for length, dtype in self.fields())
+
+    def fields(self) -> Iterator[tuple[int, torch.dtype]]:
+        """Length and type of each of StepArrays, in order."""
+        tokens, rows, sampled, updates = self
+        for length in (tokens, sampled, updates):
+            yield length, torch.int64
+        for length in (tokens, tokens, rows, rows + 1, rows, sampled, sampled, updates):
+            yield length, torch.int32
+
+
+def _padded_bytes(length: int, dtype: torch.dtype) -> int:
+    return -(-length * dtype.itemsize // _ALIGNMENT) * _ALIGNMENT
 
 
 class StepArrays(NamedTuple):
@@ -61,11 +72,11 @@ class StepArrays(NamedTuple):
 
 def unpack(buffer: Tensor, shape: StepShape) -> StepArrays:
     """Views into `buffer` [>= shape.num_bytes] uint8."""
-    tokens, rows, sampled, updates = shape
-    num_longs = tokens + sampled + updates
-    longs = buffer[: _LONG * num_longs].view(torch.int64).split([tokens, sampled, updates])
-    ints = buffer[_LONG * num_longs : shape.num_bytes].view(torch.int32)
-    return StepArrays(*longs, *ints.split([tokens, tokens, rows, rows + 1, rows, sampled, sampled, updates]))
+    views, offset = [], 0
+    for length, dtype in shape.fields():
+        views.append(buffer[offset : offset + length * dtype.itemsize].view(dtype))
+        offset += _padded_bytes(length, dtype)
+    return StepArrays(*views)
 
 
 class BlockTableMirror:
