@@ -86,6 +86,8 @@ class Answer:
             "model": asked.model,
             "system_fingerprint": f"octavo-{server.settings.version}",
         }
+        num_writers = len(asked.prompts) * asked.params.n if asked.params.logprobs is not None else 0
+        self._writers = [route.logprobs() for _ in range(num_writers)]
         try:
             self._choices = Choices(
                 server.generation,
@@ -96,12 +98,10 @@ class Answer:
                 priority=asked.fields.priority,
                 cache_salt=asked.fields.cache_salt or "",
                 arrival_s=arrival_s,
+                max_queued=server.settings.max_queued_requests,
             )
         except RequestError as error:
             raise self._client_names(error) from None
-        self._writers = (
-            [route.logprobs() for _ in range(len(self._choices))] if asked.params.logprobs is not None else []
-        )
 
     async def respond(self, request: Request) -> Response:
         """The response. Raises RequestError, and ClientDisconnect if nobody waits for it any more."""

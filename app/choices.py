@@ -5,13 +5,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
-from secrets import token_hex
 
 from ..model.sampling_params import SamplingParams
 from ..scheduler.request import FinishReason
-from .errors import EngineDeadError, GenerationError
+from .errors import EngineStoppedError, GenerationError, RequestError
 from .generation import Generation, TextDelta, TextStream, choice_params
-from .metrics import RequestRecord, ServerMetrics
+from .metrics import RequestRecord, ServerMetrics, cause_of_refusal
 
 Batch = list[tuple[int, TextDelta]]
 """(index of the choice, what it brought), as many as have come."""
@@ -20,7 +19,9 @@ Batch = list[tuple[int, TextDelta]]
 class Choices:
     """`params.n` choices for each of `prompts`; choice i of prompt p has index p * n + i.
 
-    Raises what Generation.start raises, with nothing left running. The owner calls `stop` in the end.
+    max_queued: choices that the engine lets wait; more of them at once could never start.
+    Raises what Generation.start raises, with nothing left running and all of them counted. The owner calls
+    `stop` in the end.
     """
 
     def __init__(
@@ -34,6 +35,7 @@ class Choices:
         priority: int = 0,
         cache_salt: str = "",
         arrival_s: float,
+        max_queued: int | None = None,
     ) -> None:
         self.num_prompt_tokens = sum(map(len, prompts))
         self.num_cached_tokens = 0
@@ -41,18 +43,24 @@ class Choices:
         self._metrics = metrics
         self._streams: list[TextStream] = []
         self._records: list[RequestRecord] = []
+        num_choices = len(prompts) * params.n
         try:
+            _check_number(len(prompts), params.n, max_queued)
             for prompt in prompts:
                 for each in choice_params(params):
-                    # Clients may repeat request ids; the engine's must be unique.
-                    engine_id = f"{request_id}-{token_hex(4)}"
                     stream = generation.start(
-                        prompt, each, request_id=engine_id, priority=priority, cache_salt=cache_salt
+                        prompt,
+                        each,
+                        request_id=generation.engine_id(request_id),
+                        priority=priority,
+                        cache_salt=cache_salt,
                     )
                     self._streams.append(stream)
                     self._records.append(metrics.begin(len(prompt), arrival_s))
-        except Exception:
-            self.stop("refused")
+        except Exception as error:
+            cause = cause_of_refusal(error)
+            metrics.count_end(cause, num_choices - len(self._records))
+            self.stop(cause)
             raise
         metrics.choices.observe(params.n)
 
@@ -70,7 +78,7 @@ class Choices:
             for stream in self._streams:
                 await stream.accepted()
         except Exception as error:
-            self.stop("error" if isinstance(error, EngineDeadError) else "refused")
+            self.stop("drained" if isinstance(error, EngineStoppedError) else cause_of_refusal(error))
             raise
 
     async def batches(self) -> AsyncGenerator[Batch]:
@@ -83,8 +91,8 @@ class Choices:
                 async with aclosing(self._merged()) as merged:
                     async for batch in merged:
                         yield [self._heard(index, delta) for index, delta in batch]
-        except Exception:
-            self.stop("error")
+        except Exception as error:
+            self.stop("drained" if isinstance(error, EngineStoppedError) else "error")
             raise
         self._metrics.max_tokens.observe(max(record.num_tokens for record in self._records))
 
@@ -136,3 +144,13 @@ class Choices:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _check_number(num_prompts: int, n: int, max_queued: int | None) -> None:
+    if max_queued is not None and num_prompts * n > max_queued:
+        field = "n" if num_prompts == 1 else "prompt"
+        raise RequestError(
+            f"{field} must ask for at most {max_queued} choices, as many as may wait here, "
+            f"got {num_prompts * n} ({num_prompts} x n {n})",
+            param=field,
+        )

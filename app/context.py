@@ -25,6 +25,7 @@ class ServerSettings:
     model_names: names that requests may use; the first is the one shown.   api_keys: empty needs none.
     strict: refuse request fields that nobody knows.   cors_origins: whose scripts may call; `*` is anybody's.
     keep_alive_s: silence after which a stream sends a comment.
+    max_queued_requests: choices that may wait in the engine; None is any number.
     """
 
     model_names: tuple[str, ...]
@@ -34,6 +35,7 @@ class ServerSettings:
     max_body_bytes: int = 16 * 2**20
     keep_alive_s: float = 15.0
     cors_origins: tuple[str, ...] = ("*",)
+    max_queued_requests: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,7 +11,7 @@ from starlette.responses import Response
 from .answer import Answer, Asked, Route
 from .body import read_body
 from .context import ServerContext
-from .errors import RequestError
+from .metrics import cause_of_refusal
 
 
 class GenerationEndpoint:
@@ -23,7 +23,7 @@ class GenerationEndpoint:
         self._read = read
 
     async def post(self, request: Request) -> Response:
-        """The response. Whatever fails before the engine has taken the request is counted here."""
+        """The response. What fails before it is known how many choices are asked for counts as one."""
         arrival_s = time.monotonic()
         server = self._server
         try:
@@ -32,18 +32,13 @@ class GenerationEndpoint:
             self._count_ignored(asked.ignored)
             if asked.fields.request_id is not None and "x-request-id" not in request.headers:
                 request.state.request_id = asked.fields.request_id
-            answer = Answer(
-                server, self._route, asked, request_id=request.state.request_id, arrival_s=arrival_s
-            )
-        except RequestError as error:
-            server.metrics.count_end("refused" if error.status < 500 or error.status == 503 else "error")
-            raise
         except ClientDisconnect:
             server.metrics.count_end("disconnect")
             raise
-        except Exception:
-            server.metrics.count_end("error")
+        except Exception as error:
+            server.metrics.count_end(cause_of_refusal(error))
             raise
+        answer = Answer(server, self._route, asked, request_id=request.state.request_id, arrival_s=arrival_s)
         return await answer.respond(request)
 
     def _count_ignored(self, fields: Iterable[str]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
@@ -46,10 +46,27 @@ def engine_families(stats: EngineStats, model_name: str) -> Iterator[Metric]:
         gauge = GaugeMetricFamily(f"vllm:{alias}", gauges[name][0], labels=label[1])
         gauge.add_metric(label[0], gauges[name][1])
         yield gauge
-    for name in ("prompt_tokens", "generation_tokens"):
-        counter = CounterMetricFamily(f"vllm:{name}", totals[name][0], labels=label[1])
+    for alias, name in (
+        ("prompt_tokens", "prompt_tokens"),
+        ("generation_tokens", "generation_tokens"),
+        ("num_preemptions", "preemptions"),
+        ("prefix_cache_queries", "prefix_cache_query_tokens"),
+        ("prefix_cache_hits", "prefix_cache_hit_tokens"),
+    ):
+        counter = CounterMetricFamily(f"vllm:{alias}", totals[name][0], labels=label[1])
         counter.add_metric(label[0], totals[name][1])
         yield counter
+
+
+def memory_family(memory_bytes: Mapping[str, int]) -> Metric:
+    """The device's memory as it was divided, by what holds it; `total` is left out, since sums give it."""
+    family = GaugeMetricFamily(
+        "octavo_memory_bytes", "Device memory as it was divided at the start.", labels=("kind",)
+    )
+    for name, size in memory_bytes.items():
+        if name != "total":
+            family.add_metric((name.lower().replace(" ", "_"),), size)
+    return family
 
 
 def frontend_families(counts: FrontendCounts) -> Iterator[Metric]:

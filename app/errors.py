@@ -10,6 +10,7 @@ OctavoError
     EngineOverloadedError   503 server_overloaded, with Retry-After
     GenerationError         500 generation_failed: this request failed in the engine, others live on
     EngineDeadError         500 engine_dead: nothing can be served any more
+      EngineStoppedError    503 server_draining: as its owner wanted; the request had not ended
 """
 
 from __future__ import annotations
@@ -140,5 +141,19 @@ class GenerationError(RequestError):
 class EngineDeadError(RequestError):
     """The engine has stopped; the message carries the cause in one line."""
 
+    def __init__(
+        self,
+        message: str,
+        *,
+        code: str = "engine_dead",
+        status: int = 500,
+        retry_after_s: int | None = None,
+    ) -> None:
+        super().__init__(message, code=code, status=status, type="server_error", retry_after_s=retry_after_s)
+
+
+class EngineStoppedError(EngineDeadError):
+    """The engine was stopped on purpose while the request ran: a drain was out of time."""
+
     def __init__(self, message: str) -> None:
-        super().__init__(message, code="engine_dead", status=500, type="server_error")
+        super().__init__(message, code="server_draining", status=503, retry_after_s=5)

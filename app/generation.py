@@ -5,6 +5,8 @@ Sits between whoever speaks to people (HTTP, terminal, LLM) and the engine; know
 
 from __future__ import annotations
 
+import itertools
+import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -52,6 +54,7 @@ class Generation:
         self.vocab_size = vocab_size
         self.eos_token_ids = eos_token_ids
         self.default_params = default_params
+        self._numbers = itertools.count()
 
     @classmethod
     def of(cls, launched: Launched, client: EngineClient | None = None) -> Generation:
@@ -66,6 +69,13 @@ class Generation:
             eos_token_ids=launched.eos_token_ids,
             default_params=launched.default_params,
         )
+
+    def engine_id(self, request_id: str) -> str:
+        """An id that no other request of the engine has: clients repeat theirs, and one has many choices.
+
+        Several processes may front one engine, hence the process id.
+        """
+        return f"{request_id}-{os.getpid():x}-{next(self._numbers):x}"
 
     def start(
         self,

@@ -10,7 +10,7 @@ from ..scheduler.request import Request, TokenOutput
 from ..scheduler.scheduler import Scheduler
 from ..scheduler.stats import EngineStats
 from .engine_host import EngineHost
-from .errors import EngineDeadError
+from .errors import EngineStoppedError
 from .streams import BufferedStream
 
 
@@ -29,7 +29,7 @@ class InprocClient:
         """Stop stepping and free the device; streams that still run end with an error."""
         await self._host.close()
         for stream in self._streams.values():
-            stream.fail(EngineDeadError("the engine was stopped"))
+            stream.fail(EngineStoppedError("the engine was stopped"))
         self._streams.clear()
 
     async def wait_dead(self) -> str:

@@ -27,6 +27,7 @@ class Setup(Message, frozen=True):
     """The first message: all that a front end needs to know of model and server.
 
     model_path: what the tokenizer is read from; None serves token ids alone.
+    memory_bytes: the device's memory by what holds it, see MemoryLedger.entries.
     """
 
     version: int
@@ -38,6 +39,7 @@ class Setup(Message, frozen=True):
     default_params: dict[str, Any]
     settings: ServerSettings
     log_level: str
+    memory_bytes: dict[str, int] = {}
 
 
 class Start(Message, frozen=True):

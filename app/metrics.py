@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 from prometheus_client.core import (
     CounterMetricFamily,
@@ -21,13 +21,15 @@ from prometheus_client.registry import Collector
 
 from ..scheduler.request import FinishReason
 from ..scheduler.stats import EngineStats
-from .engine_metrics import engine_families, frontend_families
+from .engine_metrics import engine_families, frontend_families, memory_family
+from .errors import RequestError
 from .generation import TextDelta
 from .histogram import Histogram
 from .metrics_state import FrontendCounts, MetricsState
 
 CAUSES = ("stop", "length", "disconnect", "deadline", "refused", "error", "drained")
-"""Every request ends in exactly one of these."""
+"""Every choice ends in exactly one of these. Choices are what is counted, each a request to the engine; what
+fails before it is known how many are asked for counts as one."""
 
 _MAX_IGNORED_NAMES = 50
 _MAX_NAME_CHARS = 64
@@ -65,6 +67,7 @@ class ServerMetrics(Collector):
     model_name: the first served name, the value of vLLM's `model_name` label.
     stats: the engine's moment, asked for at every scrape; None leaves the engine's numbers out.
     frontends: the processes that serve; None if that is the engine's own.
+    memory_bytes: the device's memory by what holds it, as in MemoryLedger.entries.
     """
 
     def __init__(
@@ -73,11 +76,13 @@ class ServerMetrics(Collector):
         version: str,
         stats: Callable[[], EngineStats] | None = None,
         frontends: FrontendCounts | None = None,
+        memory_bytes: Mapping[str, int] | None = None,
     ) -> None:
         self._model_name = model_name
         self._version = version
         self._stats = stats
         self._frontends = frontends
+        self._memory_bytes = memory_bytes or {}
         self.ended: Counter[str] = Counter(dict.fromkeys(CAUSES, 0))
         self._http: Counter[tuple[str, str]] = Counter()
         self._ignored: Counter[str] = Counter()
@@ -102,7 +107,7 @@ class ServerMetrics(Collector):
         self.max_tokens = Histogram(
             "request_max_num_generation_tokens", "Most tokens that one choice of a request got.", _TOKENS
         )
-        self.choices = Histogram("request_choices", "Choices asked for in one HTTP request.", _CHOICES)
+        self.choices = Histogram("request_choices", "Choices asked for of each prompt.", _CHOICES)
         self.loop_lag = Histogram("event_loop_lag_seconds", "How late the event loop woke a timer.", _LAG_S)
 
     def count_response(self, route: str, status: int) -> None:
@@ -123,10 +128,10 @@ class ServerMetrics(Collector):
         """The engine has taken one choice of a request that came at `arrival_s` (time.monotonic)."""
         return RequestRecord(self, num_prompt_tokens, arrival_s)
 
-    def count_end(self, cause: str) -> None:
-        """A request ended by `cause` before the engine took it."""
+    def count_end(self, cause: str, num_choices: int = 1) -> None:
+        """Choices ended by `cause` before the engine took them."""
         assert cause in CAUSES, f"cause must be one of {CAUSES}, got {cause!r}"
-        self.ended[cause] += 1
+        self.ended[cause] += num_choices
 
     def state(self) -> MetricsState:
         """All that was counted here."""
@@ -154,8 +159,8 @@ class ServerMetrics(Collector):
         yield InfoMetricFamily(
             "octavo", "The server.", {"version": self._version, "model_name": self._model_name}
         )
-        yield GaugeMetricFamily("octavo_requests_open", "Requests that have not ended.", self.num_open)
-        yield _counter("octavo_requests", "Requests that ended, by cause.", ("cause",), self.ended)
+        yield GaugeMetricFamily("octavo_requests_open", "Choices that have not ended.", self.num_open)
+        yield _counter("octavo_requests", "Choices that ended, by cause.", ("cause",), self.ended)
         yield _counter("octavo_http_responses", "Responses.", ("route", "status"), self._http)
         yield CounterMetricFamily(
             "octavo_slow_readers", "Connections cut because nobody read them.", self.num_slow_readers
@@ -172,6 +177,8 @@ class ServerMetrics(Collector):
             yield from frontend_families(self._frontends)
         if self._stats is not None:
             yield from engine_families(self._stats(), self._model_name)
+        if self._memory_bytes:
+            yield memory_family(self._memory_bytes)
 
     def _dashboard_histograms(self) -> tuple[Histogram, ...]:
         return (
@@ -257,6 +264,12 @@ class RequestRecord:
             self._metrics.queue.observe(timings.scheduled_s - timings.arrival_s)
             self._metrics.prefill.observe(timings.first_token_s - timings.scheduled_s)
         self._metrics.decode.observe(timings.finished_s - timings.first_token_s)
+
+
+def cause_of_refusal(error: Exception) -> str:
+    """Why a choice ended that the engine has not taken."""
+    refused = isinstance(error, RequestError) and (error.status < 500 or error.status == 503)
+    return "refused" if refused else "error"
 
 
 def _counter(

@@ -8,7 +8,7 @@ from functools import partial
 
 from ..scheduler.request import Request
 from . import frames, messages
-from .errors import EngineDeadError
+from .errors import EngineDeadError, EngineStoppedError
 from .frame_link import FrameLink
 from .streams import BufferedStream
 
@@ -99,20 +99,20 @@ class RemoteClient:
                 if scraped is not None and not scraped.done():
                     scraped.set_result(message)
             case messages.Cut(cause):
-                self._fail_all(cause)
+                self._fail_all(EngineStoppedError(cause))
             case _:
                 self.control.put_nowait(message)
 
     def _on_lost(self, cause: str) -> None:
-        self._fail_all("the engine's process is gone")
+        self._fail_all(EngineDeadError("the engine's process is gone"))
         self.control.put_nowait(None)
 
-    def _fail_all(self, cause: str) -> None:
-        self._dead = cause
+    def _fail_all(self, error: EngineDeadError) -> None:
+        self._dead = error.message
         for stream in self._streams.values():
-            stream.fail(EngineDeadError(cause))
+            stream.fail(error)
         self._streams.clear()
         for scraped in self._scrapes.values():
             if not scraped.done():
-                scraped.set_exception(EngineDeadError(cause))
+                scraped.set_exception(error)
         self._scrapes.clear()

@@ -276,6 +276,15 @@ def test_choices_that_cannot_all_start_leave_none_running(http: httpx.Client, en
     assert not engine.running
 
 
+def test_more_choices_than_may_wait_are_refused_for_good(engine: ScriptedClient) -> None:
+    with serve(make_app(engine, {"max_queued_requests": 3})) as url, httpx.Client(base_url=url) as http:
+        many = http.post(COMPLETIONS, json={"prompt": ["a", "b"], "n": 2})
+        assert "at most 3 choices" in check_error(many, 400, "invalid_value", "prompt")
+        check_error(http.post(CHAT, json={**HELLO, "n": 4}), 400, "invalid_value", "n")
+        assert metric(http, 'octavo_requests_total{cause="refused"}') == 8
+        assert http.post(COMPLETIONS, json={"prompt": ["a", "b", "c"]}).status_code == 200
+
+
 def test_every_request_is_counted_once(http: httpx.Client) -> None:
     causes = ("stop", "length", "disconnect", "refused", "error")
 
@@ -290,6 +299,8 @@ def test_every_request_is_counted_once(http: httpx.Client) -> None:
     http.post(COMPLETIONS, json={"prompt": "full"})
     http.post(COMPLETIONS, json={"prompt": "dead", "stream": True})
     assert [now - then for now, then in zip(counts(), before, strict=True)] == [2, 2, 0, 2, 1]
+    http.post(COMPLETIONS, json={"prompt": ["slow", "full", "hi"], "n": 2})
+    assert counts()[3] - before[3] == 2 + 6, "all choices are refused, those that had started too"
     assert metric(http, "octavo_requests_open") == 0
 
 

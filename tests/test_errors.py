@@ -10,6 +10,7 @@ from octavo.app.errors import (
     ContextLengthError,
     EngineDeadError,
     EngineOverloadedError,
+    EngineStoppedError,
     GenerationError,
     ModelNotFoundError,
     RequestError,
@@ -27,6 +28,7 @@ from octavo.app.errors import (
         (EngineOverloadedError("x"), 503, "server_overloaded", None),
         (GenerationError("x"), 500, "generation_failed", None),
         (EngineDeadError("x"), 500, "engine_dead", None),
+        (EngineStoppedError("x"), 503, "server_draining", None),
     ],
 )
 def test_status_code_and_body(error: RequestError, status: int, code: str, param: str | None) -> None:

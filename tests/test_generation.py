@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from dataclasses import replace
 from typing import Any
 
@@ -94,6 +95,13 @@ def test_the_models_own_limit_is_cut_to_the_room_left(chosen: int | None, expect
     assert generation.default_max_tokens(60) == expected
     if chosen is not None:
         assert generation.default_max_tokens(200) == 1
+
+
+def test_ids_of_the_engine_differ_even_if_those_of_clients_do_not() -> None:
+    generation = make_generation(ScriptedClient())
+    ids = [generation.engine_id("same") for _ in range(100)]
+    assert len(set(ids)) == 100
+    assert all(i.startswith(f"same-{os.getpid():x}-") for i in ids), "other processes have ids of their own"
 
 
 # What comes out.

@@ -1,0 +1,41 @@
+"""The engine's numbers under octavo's names and under vLLM's."""
+
+from __future__ import annotations
+
+import pytest
+from test_metrics import value
+
+from octavo.app.metrics import ServerMetrics
+from octavo.cache.ledger import MemoryLedger
+from octavo.scheduler.stats import Counters, EngineStats
+
+
+def stats() -> EngineStats:
+    counters = Counters(num_preemptions=4, prefix_query_tokens=90, prefix_hit_tokens=60)
+    return EngineStats(0, 0, 10, 10, 0, 0.0, 0.0, counters)
+
+
+@pytest.mark.parametrize(
+    ("name", "count"), [("num_preemptions", 4), ("prefix_cache_queries", 90), ("prefix_cache_hits", 60)]
+)
+def test_counters_that_dashboards_of_vllm_read(name: str, count: int) -> None:
+    assert value(ServerMetrics("toy", "1.2", stats), f"vllm:{name}_total", model_name="toy") == count
+
+
+def test_memory_by_what_holds_it_adds_up_to_the_devices() -> None:
+    ledger = MemoryLedger(
+        total_bytes=1000,
+        weights_bytes=300,
+        activations_bytes=100,
+        graphs_bytes=0,
+        num_blocks=5,
+        block_bytes=50,
+        block_size=16,
+        others_bytes=20,
+    )
+    metrics = ServerMetrics("toy", "1.2", stats, memory_bytes=ledger.entries())
+    kinds = ("other_processes", "weights", "activations", "graphs", "kv_cache", "headroom")
+    sizes = [value(metrics, "octavo_memory_bytes", kind=kind) for kind in kinds]
+    assert sizes == [20, 300, 100, 0, 250, 330]
+    with pytest.raises(KeyError):
+        value(metrics, "octavo_memory_bytes", kind="total")
