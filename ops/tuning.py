@@ -83,7 +83,7 @@ def thin_tiles(num_rows: int, out_features: int, in_features: int) -> ThinTiles 
     """For x [num_rows, in_features] and a weight [out_features, in_features]; None where cuBLAS is faster.
 
     One or two rows are multiplied out, three to eight go through the tensor cores. Measured on an H200
-    for the four shapes of Qwen2.5-1.5B and of Llama-3.1-8B, see docs/performance.md.
+    for the four shapes of Qwen2.5-1.5B and of Llama-3.1-8B, see docs/decisions.md.
     """
     large = out_features * in_features > 1 << 25
     if num_rows == 1:

@@ -1,7 +1,7 @@
-"""Greedy tokens on a GPU against Transformers, float32, small random models of four families, many prompts at once.
+"""Greedy tokens on a GPU against Transformers, float32: small random models of four families, 40 prompts.
 
-Graphs or not, chunked or whole, cache cold or warm, a pool so small that sequences are preempted: the answer is
-the same. Needs a GPU and about a minute.
+Graphs or not, chunked or whole, cache cold or warm, a pool so small that sequences are preempted: the answer
+is the same. Needs a GPU and about a minute.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ MODES: dict[str, dict[str, Any]] = {
 
 
 def prompts() -> list[list[int]]:
-    """Forty, of 1 to 300 tokens. None holds token 0, which Transformers' `generate` takes for padding here."""
+    """Forty, of 1 to 300 tokens. None holds token 0, which `generate` would take for padding."""
     rng = random.Random(1)
     lengths = [1, 2, 7, 16, 17, 33, 64, 129, 300]
     return [[rng.randrange(1, 1000) for _ in range(rng.choice(lengths))] for _ in range(40)]
