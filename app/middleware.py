@@ -10,6 +10,7 @@ from secrets import token_hex
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import Request
+from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from .errors import AuthenticationError, RequestError
@@ -25,14 +26,15 @@ _OTHER_ROUTE = "other"
 class Accounting:
     """Gives each request an id, returns it as `x-request-id`, and counts the response by route and status.
 
-    A client's own `x-request-id` is kept if it is fit for headers and logs. An exception that nobody expected
-    is logged with the id and answered with 500; other requests do not notice.
+    A client's own `x-request-id` is kept if it is fit for headers and logs.
     """
 
-    def __init__(self, app: ASGIApp, metrics: ServerMetrics, routes: Iterable[str]) -> None:
+    def __init__(self, app: ASGIApp, metrics: ServerMetrics, routes: Iterable[Route]) -> None:
         self._app = app
         self._metrics = metrics
-        self._routes = frozenset(routes)
+        routes = list(routes)
+        self._plain = {route.path for route in routes if not route.param_convertors}
+        self._patterns = [(route.path_regex, route.path) for route in routes if route.param_convertors]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """The ASGI side."""
@@ -43,27 +45,50 @@ class Accounting:
         state = scope.setdefault("state", {})
         state["request_id"] = given if usable_id(given) else token_hex(12)
 
-        started = False
-
         async def send_with_id(message: Message) -> None:
-            nonlocal started
             if message["type"] == "http.response.start":
-                started = True
                 # Asked for now, since a body may name the id too.
                 MutableHeaders(scope=message)[REQUEST_ID_HEADER] = state["request_id"]
-                path = scope["path"]
-                self._metrics.count_response(
-                    path if path in self._routes else _OTHER_ROUTE, message["status"]
-                )
+                self._metrics.count_response(self._route_of(scope["path"]), message["status"])
+            await send(message)
+
+        await self._app(scope, receive, send_with_id)
+
+    def _route_of(self, path: str) -> str:
+        """The route's path as it was declared: a bounded set, whatever clients ask for."""
+        if path in self._plain:
+            return path
+        return next((route for regex, route in self._patterns if regex.match(path)), _OTHER_ROUTE)
+
+
+class Bugs:
+    """Answers with 500 what raised an exception that nobody expected, and logs it with the request's id.
+
+    Other requests do not notice.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """The ASGI side."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        started = False
+
+        async def watched_send(message: Message) -> None:
+            nonlocal started
+            started = True
             await send(message)
 
         try:
-            await self._app(scope, receive, send_with_id)
+            await self._app(scope, receive, watched_send)
         except Exception:
             if started:
                 raise  # The server cuts the connection: the client must not take half an answer for all.
-            log.exception("request %s failed", state["request_id"])
-            await error_response(Request(scope), _bug())(scope, receive, send_with_id)
+            log.exception("request %s failed", scope["state"]["request_id"])
+            await error_response(Request(scope), _bug())(scope, receive, send)
 
 
 class ApiKeys:

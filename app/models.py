@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from typing import Any
 
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -25,8 +26,11 @@ class Models:
         return json_response({"object": "list", "data": [self._card(name) for name in names]})
 
     async def get(self, request: Request) -> Response:
-        """One of them. Raises ModelNotFoundError."""
-        return json_response(self._card(self._server.served_name(request.path_params["model"])))
+        """One of them. Raises ModelNotFoundError, and HTTPException for no name at all."""
+        name: str = request.path_params["model"]
+        if not name:
+            raise HTTPException(404)  # elsewhere no name means the first one
+        return json_response(self._card(self._server.served_name(name)))
 
     def _card(self, name: str) -> dict[str, Any]:
         generation = self._server.generation

@@ -28,7 +28,7 @@ from .generation import Generation
 from .health import Health
 from .histogram import Histogram
 from .metrics import ServerMetrics
-from .middleware import Accounting, ApiKeys
+from .middleware import Accounting, ApiKeys, Bugs
 from .models import Models
 from .prompt_encoder import PromptEncoder
 from .responses import REQUEST_ID_HEADER, on_disconnect, on_http_exception, on_request_error
@@ -66,7 +66,7 @@ def create_app(
     routes = _routes(server, complaint, gather)
     app = Starlette(
         routes=routes,
-        middleware=_middleware(server, [route.path for route in routes]),
+        middleware=_middleware(server, routes),
         exception_handlers={
             RequestError: on_request_error,
             HTTPException: on_http_exception,
@@ -103,11 +103,11 @@ def _routes(
     ]
 
 
-def _middleware(server: ServerContext, paths: list[str]) -> list[Middleware]:
+def _middleware(server: ServerContext, routes: list[Route]) -> list[Middleware]:
     """Outermost first: a refused key is counted and has an id too, and a browser may read why."""
     settings = server.settings
     layers = [
-        Middleware(Accounting, metrics=server.metrics, routes=paths),
+        Middleware(Accounting, metrics=server.metrics, routes=routes),
         Middleware(
             CORSMiddleware,
             allow_origins=settings.cors_origins,
@@ -115,6 +115,7 @@ def _middleware(server: ServerContext, paths: list[str]) -> list[Middleware]:
             allow_headers=["*"],
             expose_headers=[REQUEST_ID_HEADER, IGNORED_HEADER, "retry-after"],
         ),
+        Middleware(Bugs),
     ]
     if settings.api_keys:
         layers.append(Middleware(ApiKeys, keys=settings.api_keys, open_paths=_OPEN_PATHS))

@@ -198,6 +198,11 @@ def test_models(http: httpx.Client) -> None:
     assert listed["data"][0]["max_model_len"] == MAX_MODEL_LEN
     assert http.get("/v1/models/Org/alias").json() == listed["data"][1]
     assert check_error(http.get("/v1/models/nope"), 404, "model_not_found", "model")
+    check_error(http.get("/v1/models/"), 404, "not_found", None)
+    counted = 'octavo_http_responses_total{route="/v1/models/{model:path}",status="200"}'
+    before = metric(http, counted)
+    assert http.get("/v1/models/toy").status_code == 200
+    assert metric(http, counted) == before + 1
 
 
 def test_tokenize_and_back(http: httpx.Client) -> None:

@@ -136,8 +136,10 @@ def test_bug_is_an_error_in_the_same_shape(engine: ScriptedClient) -> None:
 
     app = make_app(engine, default_params=Broken())
     with serve(app) as url, httpx.Client(base_url=url) as http:
-        response = http.post(COMPLETIONS, content=json.dumps({"prompt": "hi"}))
+        origin = {"origin": "http://localhost:3000"}
+        response = http.post(COMPLETIONS, content=json.dumps({"prompt": "hi"}), headers=origin)
         check_error(response, 500, "internal_error", None)
+        assert response.headers["access-control-allow-origin"] == "*", "or a browser hides the answer"
         assert http.get("/health").status_code == 200
         assert 'octavo_requests_total{cause="error"} 1.0' in http.get("/metrics").text
         assert (
