@@ -34,7 +34,7 @@ class ModelSource:
 
     name: what clients call the model.   path: its directory or .gguf file.
     config, generation_config: as in the JSON files of the same names; the second is empty if there is none.
-    weights: where tensors come from; None makes them up (`--load-format dummy`).
+    weights: where tensors come from; None if they are made up (`--load-format dummy`) or were not asked for.
     tokenizer: None if it was not asked for.   chat_template: None if the model has none.
     """
 
@@ -61,13 +61,22 @@ class ModelSource:
         return read_tensors(self.weights)
 
 
-def find_model(model: str, *, load_format: LoadFormat = "auto", with_tokenizer: bool = True) -> ModelSource:
+def find_model(
+    model: str,
+    *,
+    load_format: LoadFormat = "auto",
+    with_tokenizer: bool = True,
+    with_weights: bool = True,
+) -> ModelSource:
     """Finds `model`, downloading it if need be, and reads all but its weights.
 
     model: `demo`, a .gguf file, a directory in the Hugging Face layout, or a hub id, `org/name` or
-    `org/name@revision`. Raises StartupError.
+    `org/name@revision`.
+    with_weights: without them only the descriptions are downloaded from the hub; a GGUF file is both in one.
+    Raises StartupError.
     """
-    path = _locate(model, load_format)
+    with_weights = with_weights and load_format != "dummy"
+    path = _locate(model, load_format, with_weights)
     is_gguf = path.is_file()
     if is_gguf and load_format == "safetensors":
         raise StartupError(f"--load-format safetensors does not fit {path}, which is a GGUF file")
@@ -75,7 +84,7 @@ def find_model(model: str, *, load_format: LoadFormat = "auto", with_tokenizer: 
         raise StartupError(f"--load-format gguf does not fit {path}, which holds no GGUF file")
     try:
         read = _read_gguf if is_gguf else _read_directory
-        return read(model, path, load_format, with_tokenizer)
+        return read(model, path, with_weights, with_tokenizer)
     except OSError as error:
         raise StartupError(f"{error.filename or path} cannot be read: {error.strerror or error}") from error
 
@@ -100,7 +109,7 @@ def _gguf_texts(file: GGUFFile) -> tuple[Tokenizer, ChatTemplate | None]:
     return tokenizer, ChatTemplate(template, tokenizer.special_tokens) if template else None
 
 
-def _locate(model: str, load_format: LoadFormat) -> Path:
+def _locate(model: str, load_format: LoadFormat, with_weights: bool) -> Path:
     """The directory or GGUF file that holds the model, on this machine."""
     if model == "demo":
         return demo_model()
@@ -120,7 +129,7 @@ def _locate(model: str, load_format: LoadFormat) -> Path:
     from .hub import download_model
 
     repo_id, _, revision = model.partition("@")
-    return download_model(repo_id, revision or None, weights=load_format != "dummy")
+    return download_model(repo_id, revision or None, weights=with_weights)
 
 
 def _gguf_inside(directory: Path, load_format: LoadFormat) -> Path | None:
@@ -136,7 +145,7 @@ def _gguf_inside(directory: Path, load_format: LoadFormat) -> Path | None:
     return firsts[0] if firsts else None
 
 
-def _read_gguf(name: str, path: Path, load_format: LoadFormat, with_tokenizer: bool) -> ModelSource:
+def _read_gguf(name: str, path: Path, with_weights: bool, with_tokenizer: bool) -> ModelSource:
     from ..model.gguf import gguf_config
 
     try:
@@ -145,20 +154,19 @@ def _read_gguf(name: str, path: Path, load_format: LoadFormat, with_tokenizer: b
     except GGUFError as error:
         raise StartupError(str(error)) from error
     tokenizer, template = _gguf_texts(file) if with_tokenizer else (None, None)
-    dummy = load_format == "dummy"
     return ModelSource(
         name=name,
         path=path,
         config=config,
         generation_config={},
-        weights=None if dummy else file,
-        num_tensors=None if dummy else len(file.tensors),
+        weights=file if with_weights else None,
+        num_tensors=len(file.tensors) if with_weights else None,
         tokenizer=tokenizer,
         chat_template=template,
     )
 
 
-def _read_directory(name: str, path: Path, load_format: LoadFormat, with_tokenizer: bool) -> ModelSource:
+def _read_directory(name: str, path: Path, with_weights: bool, with_tokenizer: bool) -> ModelSource:
     if not any(path.iterdir()):
         raise StartupError(f"{path} is empty")
     if not (path / "config.json").is_file():
@@ -167,7 +175,7 @@ def _read_directory(name: str, path: Path, load_format: LoadFormat, with_tokeniz
     generation_path = path / "generation_config.json"
     generation_config = read_json_object(generation_path) if generation_path.is_file() else {}
     tokenizer, template = read_texts(path, config, generation_config) if with_tokenizer else (None, None)
-    files, num_tensors = (None, None) if load_format == "dummy" else _safetensors(path)
+    files, num_tensors = _safetensors(path) if with_weights else (None, None)
     return ModelSource(
         name=name,
         path=path,

@@ -132,7 +132,14 @@ def test_the_demo_and_a_hub_id(gguf_file: Path, directory: Path, monkeypatch: py
     assert find_model("demo").name == "demo"
     assert find_model("tiny/single").name == "tiny/single"
     assert find_model("tiny/single@v1", load_format="dummy").weights is None
-    assert asked == [("tiny/single", None, True), ("tiny/single", "v1", False)]
+    (directory / "model.safetensors").unlink()
+    described = find_model("tiny/single", with_weights=False)
+    assert (described.weights, described.config["hidden_size"]) == (None, 64)
+    assert asked == [
+        ("tiny/single", None, True),
+        ("tiny/single", "v1", False),
+        ("tiny/single", None, False),
+    ]
 
 
 @pytest.mark.parametrize("kind", ["directory", "gguf"])
