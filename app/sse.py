@@ -1,8 +1,8 @@
 """A Server-Sent Events response that costs little per event. Knows bytes, not what they say.
 
-sse-starlette's response with `\\n` line ends and encoded frames; two things differ. A keep-alive comment is
-sent only after silence, so a flowing stream carries none. And a stream ends when its content does or the
-client goes: sse-starlette also cuts streams when it sees uvicorn stopping, which would defeat draining.
+Its headers are sse-starlette's; how it sends is its own. A keep-alive comment is sent only after silence, so
+a flowing stream carries none. And a stream ends when its content does or the client goes: sse-starlette also
+cuts streams when it sees uvicorn stopping, which would defeat draining.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class EventStream(EventSourceResponse):
         headers: Mapping[str, str],
         keep_alive_s: float,
     ) -> None:
-        super().__init__(content, headers=headers, sep="\n", ping=keep_alive_s)
+        super().__init__(content, headers=headers)
         self._content = content
         self._on_close = on_close
         self._keep_alive_s = keep_alive_s
@@ -45,7 +45,6 @@ class EventStream(EventSourceResponse):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """The ASGI side."""
-
         send_body = scope.get("extensions", {}).get(DIRECT_SEND, send)
 
         async def keep_alive() -> None:
