@@ -1,6 +1,6 @@
 """The front-end processes: started, watched, restarted, stopped. Knows their lives, not what they serve.
 
-Each is born with its end of a socket pair and with the listening socket: there is no address that others
+Each is born with its end of a socket pair and with a listening socket: there is no address that others
 could connect to, and no file that could be left behind. A process that is lost closes its end: so it shows.
 """
 
@@ -31,14 +31,21 @@ _LONGEST_PAUSE_S = 30.0
 
 
 class _Process(NamedTuple):
-    """A front-end process and this side's end of the socket to it."""
+    """A front-end process, this side's end of the socket to it, and the socket that it listens on.
+
+    The last stays open here, so that connections wait in it while a lost process is replaced.
+    """
 
     popen: subprocess.Popen[bytes]
     end: socket.socket
+    listener: socket.socket
 
 
 class Supervisor:
-    """Implements service.Front with `num_frontends` processes that share `listener`, a bound socket.
+    """Implements service.Front with `num_frontends` processes that share the address of `listener`.
+
+    Each has a listening socket of its own, among which the kernel spreads connections evenly: with one for
+    all, whoever woke first would take a whole burst. listener: bound, not listening.
 
     The processes start at once, so that they load their tokenizers while the caller loads the model; `serve`
     them an engine before `open`.
@@ -46,13 +53,13 @@ class Supervisor:
 
     def __init__(self, setup: messages.Setup, listener: socket.socket, num_frontends: int) -> None:
         self._setup = messages.encode(setup)
-        self._listener = listener
+        self._listeners = _share(listener, num_frontends)
         self._server: EngineServer | None = None
         self._ending = False
         self._watches: list[asyncio.Task[None]] = []
         self._processes: set[_Process] = set()
-        for _ in range(num_frontends):
-            self._start()
+        for each in self._listeners:
+            self._start(each)
 
     def serve(self, server: EngineServer) -> None:
         """The engine that they serve."""
@@ -65,7 +72,8 @@ class Supervisor:
             if not await _greeted(frontend):
                 code = await _reap(process)
                 raise StartupError(f"a front-end process ended before it could serve (exit code {code})")
-        self._listener.listen(BACKLOG)
+        for listener in self._listeners:
+            listener.listen(BACKLOG)
         self._watches = [asyncio.create_task(self._watch(*pair)) for pair in born]
 
     def close(self) -> None:
@@ -110,10 +118,10 @@ class Supervisor:
         assert self._server is not None, "there is no engine to serve"
         return self._server
 
-    def _start(self) -> _Process:
+    def _start(self, listener: socket.socket) -> _Process:
         ours, theirs = socket.socketpair()
         with theirs:
-            given = (theirs.fileno(), self._listener.fileno())
+            given = (theirs.fileno(), listener.fileno())
             popen = subprocess.Popen(
                 [sys.executable, "-P", "-m", _MODULE, *map(str, (*given, os.getpid()))],
                 pass_fds=given,
@@ -122,7 +130,7 @@ class Supervisor:
                 env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
             )
         ours.sendall(self._setup)
-        process = _Process(popen, ours)
+        process = _Process(popen, ours, listener)
         self._processes.add(process)
         return process
 
@@ -153,8 +161,21 @@ class Supervisor:
             settled = loop.time() - began_s > _SETTLED_S
             pause_s = _FIRST_PAUSE_S if settled else min(2 * pause_s, _LONGEST_PAUSE_S)
             await asyncio.sleep(pause_s)
-            process = self._start()
+            process = self._start(process.listener)
             frontend = await self._attach(process)
+
+
+def _share(listener: socket.socket, num_sockets: int) -> list[socket.socket]:
+    """`listener` and others bound to its address. It was bound alone, so that a taken port has been found."""
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    sockets = [listener]
+    while len(sockets) < num_sockets:
+        another = socket.socket(listener.family, socket.SOCK_STREAM)
+        another.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        another.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        another.bind(listener.getsockname())
+        sockets.append(another)
+    return sockets
 
 
 async def _greeted(frontend: Frontend) -> bool:

@@ -19,8 +19,10 @@ from fakes import expected_output
 from http_harness import byte_tokenizer
 from openai import AsyncOpenAI
 from server_process import samples
-from toy_server import TOY, ToyServer, alive, toy_server, wait_for
+from toy_server import HOST, TOY, ToyServer, alive, toy_server, wait_for
 
+from octavo.app.errors import StartupError
+from octavo.app.serve import bind
 from octavo.model.sampling_params import SamplingParams
 from octavo.scheduler.request import Request
 
@@ -125,6 +127,11 @@ def test_streams_through_both_are_whole_and_in_order(server: ToyServer) -> None:
     assert "Traceback" not in server.log
 
 
+def test_an_address_in_use_is_still_found(server: ToyServer) -> None:
+    with pytest.raises(StartupError, match="Address already in use"):
+        bind(HOST, int(server.url.rpartition(":")[2]))
+
+
 def test_the_official_client(server: ToyServer) -> None:
     async def ask() -> tuple[str, str]:
         async with AsyncOpenAI(base_url=f"{server.url}/v1", api_key="-", max_retries=0) as client:
@@ -140,7 +147,7 @@ def test_numbers_are_the_same_wherever_they_are_read(server: ToyServer) -> None:
     asyncio.run(streams(server.url, 20, 15))
     seen = []
     for _ in range(8):  # a connection each: by and by, every front end is asked
-        with httpx.Client(base_url=server.url) as http:
+        with httpx.Client(base_url=server.url, timeout=30) as http:
             seen.append(samples(http))
             assert http.get("/readyz").status_code == 200
     for now in seen:
@@ -169,7 +176,7 @@ def test_a_killed_front_end_ends_its_own_streams_only(server: ToyServer) -> None
         if not stream.cut:
             assert stream.text == answer_of(f"stream {i}", 200)
     wait_for(lambda: len(server.frontends()) == 2 and victim not in server.frontends())
-    with httpx.Client(base_url=server.url) as http:
+    with httpx.Client(base_url=server.url, timeout=30) as http:
         wait_for(lambda: samples(http)["octavo_frontends"] == 2)
         now = samples(http)
     assert now['octavo_frontends_lost_total{cause="died"}'] == 1
@@ -215,7 +222,7 @@ def test_running_requests_finish_and_new_ones_are_refused(server: ToyServer, eve
         for pid in [*(server.frontends() if everybody else ()), server.process.pid]:
             os.kill(pid, signal.SIGTERM)
         time.sleep(0.3)
-        with httpx.Client(base_url=server.url) as http:
+        with httpx.Client(base_url=server.url, timeout=30) as http:
             refused.append(http.post("/v1/completions", json={"prompt": "x"}))
             refused.append(http.get("/readyz"))
 
@@ -250,7 +257,7 @@ def test_refusals_have_their_status_before_anything_is_streamed(tmp_path: Path) 
         done = asyncio.run(streams(server.url, 6, 100))
         statuses = sorted(stream.status for stream in done)
         assert statuses == [200, 200, 503, 503, 503, 503]
-        with httpx.Client(base_url=server.url) as http:
+        with httpx.Client(base_url=server.url, timeout=30) as http:
             assert samples(http)['octavo_requests_total{cause="refused"}'] == 4
 
 
