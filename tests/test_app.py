@@ -153,20 +153,6 @@ def test_without_max_tokens_a_chat_may_fill_the_model(http: httpx.Client, engine
     assert engine.requests[-1].max_tokens == 16
 
 
-@pytest.mark.parametrize(("prompt_len", "given", "expected"), [(0, None, 50), (0, 60, 60), (1950, None, 32)])
-def test_max_new_tokens_of_the_model_limits_a_chat(
-    engine: ScriptedClient, prompt_len: int, given: int | None, expected: int
-) -> None:
-    messages = [{"role": "user", "content": "x" * (prompt_len or 1)}]
-    app = make_app(engine, default_params={"max_tokens": 50})
-    with serve(app) as url, httpx.Client(base_url=url) as http:
-        answer = http.post(CHAT, json={"messages": messages, "max_tokens": given})
-        assert answer.status_code == 200, answer.text
-        assert engine.requests[-1].max_tokens == expected
-        http.post(COMPLETIONS, json={"prompt": "hi"})
-        assert engine.requests[-1].max_tokens == 16
-
-
 def test_template_is_steered(http: httpx.Client, engine: ScriptedClient) -> None:
     messages = [*HELLO["messages"], {"role": "assistant", "content": "Well"}]
     http.post(CHAT, json={"messages": messages, "continue_final_message": True})
@@ -279,15 +265,6 @@ def test_overload_and_failures(http: httpx.Client) -> None:
 def test_choices_that_cannot_all_start_leave_none_running(http: httpx.Client, engine: ScriptedClient) -> None:
     check_error(http.post(COMPLETIONS, json={"prompt": ["slow", "full"]}), 503, "server_overloaded", None)
     assert not engine.running
-
-
-def test_more_choices_than_may_wait_are_refused_for_good(engine: ScriptedClient) -> None:
-    with serve(make_app(engine, {"max_queued_requests": 3})) as url, httpx.Client(base_url=url) as http:
-        many = http.post(COMPLETIONS, json={"prompt": ["a", "b"], "n": 2})
-        assert "at most 3 choices" in check_error(many, 400, "invalid_value", "prompt")
-        check_error(http.post(CHAT, json={**HELLO, "n": 4}), 400, "invalid_value", "n")
-        assert metric(http, 'octavo_requests_total{cause="refused"}') == 8
-        assert http.post(COMPLETIONS, json={"prompt": ["a", "b", "c"]}).status_code == 200
 
 
 def test_every_request_is_counted_once(http: httpx.Client) -> None:

@@ -1,12 +1,16 @@
-"""Choices over a scripted engine: how they are counted when they do not end by themselves."""
+"""Choices over a scripted engine: how many may be asked for, and how they are counted."""
 
 from __future__ import annotations
 
 import asyncio
 import time
 
+import httpx
 import pytest
+from http_harness import ScriptedClient as HttpClient
+from http_harness import make_app, serve
 from scripted_engine import ScriptedClient, batches_of, make_generation
+from test_app import CHAT, COMPLETIONS, HELLO, check_error, metric
 
 from octavo.app.choices import Choices
 from octavo.app.errors import EngineDeadError, EngineStoppedError
@@ -46,3 +50,12 @@ def test_what_ends_all_choices_is_their_cause(error: Exception, cause: str, n: i
     assert metrics.num_open == 0
     assert len({request.request_id for request in client.requests}) == 2 * n
     assert all(stream.num_aborts for stream in client.streams)
+
+
+def test_more_choices_than_may_wait_are_refused_for_good() -> None:
+    with serve(make_app(HttpClient(), {"max_queued_requests": 3})) as url, httpx.Client(base_url=url) as http:
+        many = http.post(COMPLETIONS, json={"prompt": ["a", "b"], "n": 2})
+        assert "at most 3 choices" in check_error(many, 400, "invalid_value", "prompt")
+        check_error(http.post(CHAT, json={**HELLO, "n": 4}), 400, "invalid_value", "n")
+        assert metric(http, 'octavo_requests_total{cause="refused"}') == 8
+        assert http.post(COMPLETIONS, json={"prompt": ["a", "b", "c"]}).status_code == 200

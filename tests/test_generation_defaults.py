@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+import httpx
 import pytest
+from http_harness import ScriptedClient, make_app, serve
+from test_app import CHAT, COMPLETIONS
 
 from octavo.app.errors import StartupError
 from octavo.app.generation_defaults import default_params
@@ -40,3 +43,16 @@ def test_a_wrong_value_stops_the_start(field: str, value: Any, complaint: str) -
     with pytest.raises(StartupError) as caught:
         default_params({"top_k": 1, field: value})
     assert str(caught.value) == f"generation_config.json: {field} {complaint}"
+
+
+@pytest.mark.parametrize(("prompt_len", "given", "expected"), [(0, None, 50), (0, 60, 60), (1950, None, 32)])
+def test_max_new_tokens_of_the_model_limits_a_chat(prompt_len: int, given: int | None, expected: int) -> None:
+    messages = [{"role": "user", "content": "x" * (prompt_len or 1)}]
+    engine = ScriptedClient()
+    app = make_app(engine, default_params={"max_tokens": 50})
+    with serve(app) as url, httpx.Client(base_url=url) as http:
+        answer = http.post(CHAT, json={"messages": messages, "max_tokens": given})
+        assert answer.status_code == 200, answer.text
+        assert engine.requests[-1].max_tokens == expected
+        http.post(COMPLETIONS, json={"prompt": "hi"})
+        assert engine.requests[-1].max_tokens == 16
