@@ -31,6 +31,7 @@ from .chat_template import ChatTemplate
 from .client import EngineClient
 from .config import EngineConfig
 from .errors import StartupError
+from .generation_defaults import default_params
 from .inproc_client import InprocClient
 from .model_source import LoadFormat, ModelSource, find_model
 from .tokenizer import Tokenizer
@@ -78,6 +79,7 @@ class Launched:
 async def launch(config: EngineConfig) -> Launched:
     """Build the engine and start it in the running event loop. Raises StartupError, one sentence."""
     source, plan = plan_launch(config)
+    defaults = default_params(source.generation_config)
     executor = build_executor(config, source, plan)
     client = InprocClient(new_scheduler(config, plan), executor, overlap=config.overlap)
     client.start()
@@ -90,7 +92,7 @@ async def launch(config: EngineConfig) -> Launched:
         max_model_len=plan.max_model_len,
         vocab_size=plan.model.vocab_size,
         eos_token_ids=eos_token_ids(source, plan),
-        default_params=default_params(source.generation_config),
+        default_params=defaults,
         ledger=plan.ledger,
         engine=client,
         stats=client.stats,
@@ -217,20 +219,13 @@ def build_executor(config: EngineConfig, source: ModelSource, plan: EnginePlan) 
     warm_up(
         runner,
         max_tokens=plan.scheduler.max_num_batched_tokens,
-        max_length=min(plan.max_model_len, plan.cache.capacity_tokens // 2),
+        max_length=plan.max_model_len,
         block_size=plan.cache.block_size,
+        num_slots=plan.scheduler.max_num_seqs,
     )
     if not config.enforce_eager:
         runner.capture_graphs()
     return StreamExecutor(runner)
-
-
-def default_params(generation_config: Mapping[str, Any]) -> dict[str, Any]:
-    """Sampling values that the model's authors chose, by SamplingParams' names."""
-    names = {name: name for name in ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")}
-    names["max_new_tokens"] = "max_tokens"
-    found = {ours: generation_config.get(theirs) for theirs, ours in names.items()}
-    return {name: value for name, value in found.items() if value is not None}
 
 
 def choose_device(name: str) -> torch.device:

@@ -14,19 +14,22 @@ from .sampling_params import SamplingParams
 _SMALL_CHUNKS = (2, 128, 1024)
 
 
-def warm_up(runner: ModelRunner, *, max_tokens: int, max_length: int, block_size: int) -> None:
+def warm_up(
+    runner: ModelRunner, *, max_tokens: int, max_length: int, block_size: int, num_slots: int
+) -> None:
     """Run chunks of several sizes, alone and beside a decode, on the first blocks and the first two slots.
 
-    max_tokens: of one step.   max_length: tokens of one sequence, and at most what half of the pool holds.
+    max_tokens: of one step.   max_length: tokens of one sequence, and at most what the pool holds.
     Nothing is left behind that a new owner of the slots and blocks would see.
     """
-    largest = min(max_tokens - 1, max_length - 1)
+    largest = max(1, min(max_tokens - 1, max_length - 1))
     for length in sorted({min(length, largest) for length in (*_SMALL_CHUNKS, largest)}):
-        chunk_blocks = range(1, 1 + -(-length // block_size))
-        chunk = SequenceSlice(1, 0, length, [0] * length, chunk_blocks, True)
-        decode = SequenceSlice(0, 0, 1, [0], [0], True)
-        runner.run(StepPlan((chunk,), (_start(1),)))
-        runner.run(StepPlan((decode, chunk), (_start(0), _start(1))))
+        chunk = SequenceSlice(0, 0, length, [0] * length, range(-(-length // block_size)), True)
+        runner.run(StepPlan((chunk,), (_start(0),)))
+        if num_slots > 1:
+            # Both write the same key and value to block 0, so a pool of one block will do.
+            decode = SequenceSlice(1, 0, 1, [0], [0], True)
+            runner.run(StepPlan((decode, chunk), (_start(0), _start(1))))
     torch.cuda.synchronize(runner.device)
 
 
