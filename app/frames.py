@@ -127,7 +127,7 @@ class StepEncoder:
     def add(self, number: int, output: TokenOutput) -> None:
         """Stream `number` got `output`."""
         _, token_ids, logprobs, finish_reason, stop_reason, timings, error = output
-        if finish_reason is not None or logprobs:
+        if finish_reason is not None or logprobs or timings is not None:
             self._rare.append(
                 RareOutput(len(self._numbers), finish_reason, stop_reason, timings, error, tuple(logprobs))
             )

@@ -125,7 +125,11 @@ class _Frontend:
         scraped = await self._client.scrape()
         settings = self._setup.settings
         whole = ServerMetrics(
-            settings.model_names[0], settings.version, lambda: scraped.stats, scraped.frontends
+            settings.model_names[0],
+            settings.version,
+            lambda: scraped.stats,
+            scraped.frontends,
+            self._setup.memory_bytes,
         )
         for state in (self._metrics.state(), *scraped.others):
             whole.absorb(state)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from ..scheduler.stats import EngineStats
 from .client import EngineClient
 from .context import ServerSettings
 from .drain import DoorClient, OpenRequests
+from .errors import StartupError
 from .generation import Generation
 from .http_server import HttpServer
 from .metrics import ServerMetrics
@@ -28,11 +29,12 @@ class LocalFront:
         generation: Callable[[EngineClient], Generation],
         settings: ServerSettings,
         stats: Callable[[], EngineStats],
+        memory_bytes: Mapping[str, int],
         listener: socket.socket,
     ) -> None:
         self._listener = listener
         self._door = DoorClient(client)
-        metrics = ServerMetrics(settings.model_names[0], settings.version, stats)
+        metrics = ServerMetrics(settings.model_names[0], settings.version, stats, memory_bytes=memory_bytes)
         app = create_app(generation(self._door), settings, metrics, complaint=self._door.complaint)
         self._open = OpenRequests(app)
         self._http = HttpServer(self._open, metrics.count_slow_reader)
@@ -41,7 +43,12 @@ class LocalFront:
     async def open(self) -> None:
         """See Front."""
         self._serving = asyncio.create_task(self._http.serve(sockets=[self._listener]))
-        await self._http.ready.wait()
+        ready = asyncio.create_task(self._http.ready.wait())
+        await asyncio.wait([ready, self._serving], return_when=asyncio.FIRST_COMPLETED)
+        if not ready.done():
+            ready.cancel()
+            await self._serving  # raises what kept it from serving
+            raise StartupError("the HTTP server stopped before it was ready")
 
     def close(self) -> None:
         """See Front."""

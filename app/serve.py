@@ -22,11 +22,12 @@ from .engine_server import EngineServer
 from .errors import StartupError
 from .frames import PROTOCOL_VERSION
 from .generation import Generation
+from .generation_defaults import default_params
 from .launch import (
     build_executor,
     choose_device,
-    default_params,
     eos_token_ids,
+    freeze_garbage,
     launch,
     new_scheduler,
     plan_engine,
@@ -56,7 +57,8 @@ def run(engine: EngineConfig, server: ServerConfig) -> int:
 def _fit(engine: EngineConfig) -> str:
     """How memory would be divided, and what that is good for."""
     load_format = cast(LoadFormat, engine.load_format)
-    plan = plan_engine(engine, find_model(engine.model, load_format=load_format, with_tokenizer=False))
+    source = find_model(engine.model, load_format=load_format, with_tokenizer=False, with_weights=False)
+    plan = plan_engine(engine, source)
     at_once = plan.ledger.capacity_tokens // plan.max_model_len
     return (
         f"{plan.ledger.table()}\n"
@@ -83,7 +85,11 @@ async def _serve(engine: EngineConfig, server: ServerConfig, listener: socket.so
     began_s = time.monotonic()
     names = server.served_model_name or (engine.model,)
     settings = ServerSettings(
-        model_names=names, version=__version__, api_keys=server.api_key, strict=server.strict
+        model_names=names,
+        version=__version__,
+        api_keys=server.api_key,
+        strict=server.strict,
+        max_queued_requests=engine.max_queued_requests,
     )
 
     def ready_line() -> str:
@@ -97,7 +103,12 @@ async def _serve(engine: EngineConfig, server: ServerConfig, listener: socket.so
     launched = await launch(engine)
     try:
         front = LocalFront(
-            launched.client, partial(Generation.of, launched), settings, launched.stats, listener
+            launched.client,
+            partial(Generation.of, launched),
+            settings,
+            launched.stats,
+            launched.ledger.entries(),
+            listener,
         )
         return await serve(front, launched.engine)
     finally:
@@ -124,6 +135,7 @@ async def _serve_in_processes(
             default_params=default_params(source.generation_config),
             settings=settings,
             log_level=log_level,
+            memory_bytes=plan.ledger.entries(),
         ),
         listener,
         num_frontends,
@@ -133,6 +145,7 @@ async def _serve_in_processes(
         server = EngineServer(new_scheduler(engine, plan), executor, overlap=engine.overlap)
         server.start()
         supervisor.serve(server)
+        freeze_garbage()
         try:
             return await serve(supervisor, server)
         finally:

@@ -39,4 +39,3 @@ class EngineStats:
     kv_waste: float
     counters: Counters
     last_step_s: float = 0.0
-    loop_lag_s: float = 0.0
