@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 import torch
-from runner_harness import BLOCK_SIZE, MAX_LENGTH, VOCAB_SIZE, PlanMaker, continuation, make_runner
+from compiled_kernels import kernels_compiled
+from runner_harness import BLOCK_SIZE, PlanMaker, continuation, make_runner
 
 from octavo.model.plan import StepPlan
 from octavo.model.runner import ModelRunner
@@ -78,48 +79,6 @@ def test_the_smallest_engines_are_warmed_up_too(
 def test_no_kernel_is_compiled_once_the_engine_is_ready(with_graphs: bool) -> None:
     """In a process of its own: this one has compiled kernels for other tests."""
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as process:
-        before, after = process.submit(compile_and_count, with_graphs).result()
+        before, after = process.submit(kernels_compiled, with_graphs).result()
     assert before, "the hook saw no kernel compiled: it does not watch what it should"
     assert after == []
-
-
-def compile_and_count(with_graphs: bool) -> tuple[list[str], list[str]]:
-    """Names of the kernels that were compiled before the first request, and by requests of all kinds."""
-    from triton import knobs
-
-    compiled: list[str] = []
-    knobs.runtime.jit_cache_hook = lambda *, repr, **_: compiled.append(repr)  # before each compilation
-    num_slots = 20
-    runner = make_runner(num_slots=num_slots, num_blocks=512, device=torch.device("cuda", 0))
-    run_warm_up(runner, num_slots=num_slots, max_tokens=256, max_length=MAX_LENGTH)
-    if with_graphs:
-        runner.capture_graphs()
-    num_before = len(compiled)
-    for step in all_kinds_of_steps(num_slots):
-        runner.run(step)
-    torch.cuda.synchronize()
-    return compiled[:num_before], compiled[num_before:]
-
-
-def all_kinds_of_steps(num_slots: int) -> list[StepPlan]:
-    """Every batch of decodes, alone and beside chunks of every length, by every kind of sampling."""
-    kinds: list[dict[str, Any]] = [
-        {},
-        {"temperature": 1.0},
-        {"temperature": 0.7, "top_k": 5, "min_p": 0.1},
-        {"temperature": 0.7, "top_p": 0.5, "logprobs": 5},
-        {"frequency_penalty": 0.5, "repetition_penalty": 1.2, "logprobs": 0},
-        {"logit_bias": {3: 5.0}},
-    ]
-    plans, steps = PlanMaker(num_blocks=512), []
-    for slot in range(num_slots):
-        plans.start(slot, **kinds[slot % len(kinds)])
-        prompt = [(7 * slot + i) % (VOCAB_SIZE - 1) for i in range(1 + 2 * slot)]
-        chunks = [plans.prefill(slot, prompt[:9], samples=len(prompt) <= 9)]
-        decodes = [plans.decode(running) for running in range(slot)]
-        one, more = (chunks, []) if len(prompt) == 1 else ([], chunks)
-        steps.append(plans.plan(*one, *decodes, *more))
-        if len(prompt) > 9:
-            steps.append(plans.plan(plans.prefill(slot, prompt[9:])))
-        steps.append(plans.plan(*(plans.decode(running) for running in range(slot + 1))))
-    return steps
