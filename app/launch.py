@@ -168,7 +168,7 @@ def plan_engine(config: EngineConfig, source: ModelSource) -> EnginePlan:
             block_bytes=kv_bytes_per_block(model, config.block_size, dtype.itemsize),
             block_size=config.block_size,
             utilization=config.gpu_memory_utilization,
-            kv_cache_bytes=config.kv_cache_memory_bytes or (None if on_gpu else cpu_kv_bytes),
+            kv_cache_bytes=config.kv_cache_memory_bytes or (None if on_gpu else cpu_kv_bytes or None),
             num_blocks=config.num_gpu_blocks_override,
             max_model_len=None if config.max_model_len == "auto" else wanted_len,
         )
