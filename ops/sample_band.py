@@ -118,7 +118,7 @@ def _predict(
         low_end = tl.where(enough, middle, low_end)
         low = tl.where(enough, middle, low)
     above = tl.sum((depth <= high).to(tl.float32), 0)
-    whole_top = by_count | (above < _FEW * share) | (high == 0)
+    whole_top = by_count | (above < share * _FEW) | (high == 0)
     return largest - low / scale, tl.where(whole_top, _INF, largest - high / scale)
 
 

@@ -111,7 +111,8 @@ def weight_scale(
 ) -> tl.tensor:
     """What differences of logits are multiplied by to become exponents of 2; the slot has a temperature."""
     temperature = tl.load(batch.floats + slot * _COLUMNS + _TEMPERATURE)
-    return tl.minimum(_LOG2_E / temperature, _MAX_SCALE)
+    # The number comes second: Triton 3.7's interpreter makes a constant of constant / tensor.
+    return tl.minimum(1.0 / temperature * _LOG2_E, _MAX_SCALE)
 
 
 @triton.jit
