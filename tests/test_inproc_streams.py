@@ -102,7 +102,7 @@ def test_an_aborted_request_frees_its_slot_and_can_be_aborted_again() -> None:
             assert client.stats().num_running + client.stats().num_waiting == 3
             for stream in endless:
                 stream.abort()
-            await idle(client)
+            assert (client.stats().num_running, client.stats().num_waiting) == (0, 0)
             for stream in endless:
                 stream.abort()
             client.abort("nobody")

@@ -73,3 +73,16 @@ def test_the_order_of_admission_is_kept_and_decodes_come_after_prefills() -> Non
     running.start_decoding(second)
     assert [*running] == [first, third, second]
     assert [sequence.slot for sequence in (first, second, third)] == [0, 1, 2]
+
+
+def test_what_a_plan_in_flight_mentions_comes_back_when_it_commits() -> None:
+    pool, running = BlockPool(NUM_BLOCKS), Running(1)
+    sequence = make_sequence(range(5), pool=pool)
+    sequence.table.ensure(5)
+    running.enter(sequence, 0)
+    sequence.num_in_flight = 1
+    running.leave(sequence)
+    assert (running.has_free_slot, pool.num_referenced, running.returning_blocks()) == (False, 2, 2)
+    running.committed(sequence)
+    assert (running.has_free_slot, pool.num_referenced, running.returning_blocks()) == (True, 0, 0)
+    running.check(pool)
