@@ -56,12 +56,15 @@ def attend_tile(
         k_ptrs = k_head + rows[:, None] + offsets_d[None, :]
         v_ptrs = v_head + rows[:, None] + offsets_d[None, :]
 
-    loaded = None
-    if MASKED or HEAD_DIM != HEAD_PAD:
+    partial: tl.constexpr = MASKED or HEAD_DIM != HEAD_PAD
+    if partial:
         loaded = (offsets_d < HEAD_DIM)[None, :]
         if MASKED:
             loaded = loaded & (keys < limit)[:, None]
-    k = tl.load(k_ptrs, mask=loaded)
+        # Zeros, since a weight of 0 does not make up for what is not a number.
+        k = tl.load(k_ptrs, mask=loaded, other=0.0)
+    else:
+        k = tl.load(k_ptrs)
     scores = tl.dot(queries, tl.trans(k), input_precision="tf32x3")
     if MASKED:
         visible = keys[None, :] <= high[:, None]
@@ -77,6 +80,6 @@ def attend_tile(
     weights = tl.math.exp2(scores * scale_log2e - subtracted[:, None])
     rescale = tl.math.exp2(maximum - subtracted)
     denominator = denominator * rescale + tl.sum(weights, axis=1)
-    v = tl.load(v_ptrs, mask=loaded)
+    v = tl.load(v_ptrs, mask=loaded, other=0.0) if partial else tl.load(v_ptrs)
     values = tl.dot(weights.to(v.dtype), v, values * rescale[:, None], input_precision="tf32x3")
     return values, denominator, new_maximum
