@@ -163,6 +163,7 @@ async def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
             lambda door: Generation(door, tokenizer, template, **facts),
             settings,
             client.stats,
+            {},
             listener,
         )
     engine.start()
