@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 from urllib.parse import quote
@@ -41,14 +41,14 @@ class Route(NamedTuple):
     """What distinguishes one route's answers.
 
     choice: (index, text, logprobs, finish reason, stop reason) -> the choice's object.
-    logprobs: a writer for one choice.
+    logprobs: a writer for one choice; true names tokens by their ids.
     """
 
     id_prefix: str
     object: str
     chunk: ChunkShape
     choice: Callable[[int, str, Any, str | None, str | int | None], dict[str, Any]]
-    logprobs: Callable[[], LogprobsWriter]
+    logprobs: Callable[[bool], LogprobsWriter]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,6 +56,7 @@ class Asked:
     """A request, read: what to generate.
 
     echoes: for each prompt the text that its answers begin with.
+    told: for each prompt what the response tells of it.
     prompt_field, max_tokens_field: the request's names for them, for errors that come later.
     """
 
@@ -65,6 +66,7 @@ class Asked:
     params: SamplingParams
     ignored: Sequence[str] = ()
     echoes: Sequence[str] = ()
+    told: Sequence[Mapping[str, Any]] = ()
     prompt_field: str = "prompt"
     max_tokens_field: str = "max_tokens"
 
@@ -87,7 +89,8 @@ class Answer:
             "system_fingerprint": f"octavo-{server.settings.version}",
         }
         num_writers = len(asked.prompts) * asked.params.n if asked.params.logprobs is not None else 0
-        self._writers = [route.logprobs() for _ in range(num_writers)]
+        as_ids = asked.fields.return_tokens_as_token_ids
+        self._writers = [route.logprobs(as_ids) for _ in range(num_writers)]
         try:
             self._choices = Choices(
                 server.generation,
@@ -136,23 +139,33 @@ class Answer:
             for index, delta in batch:
                 deltas[index].append(delta)
         choices = [self._choice(index, heard) for index, heard in enumerate(deltas)]
-        return msgspec.json.encode({**self._common, "choices": choices, "usage": self._usage()})
+        beside = {} if self._route.chunk.prompt_in_choice else self._told(0)
+        return msgspec.json.encode({**self._common, "choices": choices, "usage": self._usage(), **beside})
 
     def _choice(self, index: int, deltas: Sequence[TextDelta]) -> dict[str, Any]:
         last = deltas[-1]
         assert last.finish_reason is not None, "a choice ends with a finish reason"
         logprobs = None
+        token_ids = [token for delta in deltas for token in delta.token_ids]
         if self._writers:
-            token_ids = [token for delta in deltas for token in delta.token_ids]
             entries = [entry for delta in deltas for entry in delta.logprobs]
             logprobs = self._writers[index](token_ids, entries)
         text = self._echo(index) + "".join(delta.text for delta in deltas)
-        return self._route.choice(index, text, logprobs, last.finish_reason.value, last.stop_reason)
+        choice = self._route.choice(index, text, logprobs, last.finish_reason.value, last.stop_reason)
+        if self._asked.fields.return_token_ids:
+            choice["token_ids"] = token_ids
+        return {**choice, **self._told(index)} if self._route.chunk.prompt_in_choice else choice
 
     async def _frames(self) -> AsyncGenerator[bytes]:
         """The events of a stream; an error is one of them, and the last is always [DONE]."""
         fields = self._asked.fields
-        encoder = ChunkEncoder(self._route.chunk, self._common, with_usage=fields.include_usage)
+        encoder = ChunkEncoder(
+            self._route.chunk,
+            self._common,
+            with_usage=fields.include_usage,
+            with_ids=fields.return_token_ids,
+            prompt_keys=tuple(self._told(0)),
+        )
         opened: set[int] = set()
         try:
             async for batch in self._choices.batches():
@@ -176,7 +189,7 @@ class Answer:
 
     def _opening_frames(self, encoder: ChunkEncoder, index: int) -> list[bytes]:
         echo = self._echo(index)
-        frames = [encoder.opening(index, self._running_usage())]
+        frames = [encoder.opening(index, self._running_usage(), self._told(index))]
         if echo:
             frames.append(encoder.text(index, echo, usage=self._running_usage()))
         return frames
@@ -184,8 +197,9 @@ class Answer:
     def _delta_frames(self, encoder: ChunkEncoder, index: int, delta: TextDelta) -> list[bytes]:
         frames = []
         logprobs = self._writers[index](delta.token_ids, delta.logprobs) if self._writers else None
-        if delta.text or (logprobs is not None and delta.token_ids):
-            frames.append(encoder.text(index, delta.text, logprobs, self._running_usage()))
+        tells_tokens = logprobs is not None or self._asked.fields.return_token_ids
+        if delta.text or (tells_tokens and delta.token_ids):
+            frames.append(encoder.text(index, delta.text, logprobs, self._running_usage(), delta.token_ids))
         if delta.finish_reason is not None:
             reason = delta.finish_reason.value
             frames.append(encoder.closing(index, reason, delta.stop_reason, self._running_usage()))
@@ -193,6 +207,10 @@ class Answer:
 
     def _echo(self, index: int) -> str:
         return self._asked.echoes[index // self._asked.params.n] if self._asked.echoes else ""
+
+    def _told(self, index: int) -> Mapping[str, Any]:
+        """What the response tells of the choice's prompt."""
+        return self._asked.told[index // self._asked.params.n] if self._asked.told else {}
 
     def _running_usage(self) -> dict[str, Any] | None:
         return self._usage() if self._asked.fields.continuous_usage else None

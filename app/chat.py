@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from functools import partial
+from typing import Any
 
 from .answer import Asked, Route
 from .chunks import CHAT_CHUNK
 from .context import ServerContext
 from .endpoint import GenerationEndpoint
-from .prompt_encoder import PromptEncoder
+from .prompt_encoder import PromptEncoder, truncation
 from .protocol import sampling_params
 from .protocol_chat import (
+    ChatRequest,
     chat_choice,
     chat_logprobs,
     check_template_flags,
@@ -26,12 +29,19 @@ def chat_completions(server: ServerContext, encoder: PromptEncoder) -> Generatio
         object="chat.completion",
         chunk=CHAT_CHUNK,
         choice=chat_choice,
-        logprobs=lambda: partial(chat_logprobs, token_bytes=encoder.tokenizer.token_bytes),
+        logprobs=lambda as_ids: partial(
+            chat_logprobs, token_bytes=encoder.tokenizer.token_bytes, as_ids=as_ids
+        ),
     )
 
     def read(body: bytes) -> Asked:
-        request, messages, ignored = read_chat(decode_object(body), strict=server.settings.strict)
+        settings = server.settings
+        request, messages, ignored = read_chat(
+            decode_object(body), strict=settings.strict, max_logprobs=settings.max_logprobs
+        )
         model = server.served_name(request.model)
+        if request.chat_template is not None:
+            settings.check_trusts_templates()
         text = encoder.render(
             messages,
             add_generation_prompt=check_template_flags(
@@ -39,8 +49,12 @@ def chat_completions(server: ServerContext, encoder: PromptEncoder) -> Generatio
             ),
             continue_final_message=request.continue_final_message,
             variables=request.chat_template_kwargs,
+            documents=request.documents,
+            source=request.chat_template,
         )
-        prompt = encoder.encode_prompt(text, "messages", request.add_special_tokens)
+        prompt = encoder.encode_prompt(
+            text, "messages", request.add_special_tokens, truncation(request, request.max_output_tokens)
+        )
         generation, max_tokens = server.generation, request.max_output_tokens
         params = sampling_params(
             request,
@@ -55,8 +69,25 @@ def chat_completions(server: ServerContext, encoder: PromptEncoder) -> Generatio
             prompts=[prompt],
             params=params,
             ignored=ignored,
+            echoes=[_last_words(messages)] if request.echo else (),
+            told=[_told(request, text, prompt)],
             prompt_field="messages",
             max_tokens_field=request.max_tokens_field,
         )
 
     return GenerationEndpoint(server, route, read)
+
+
+def _last_words(messages: Sequence[Mapping[str, Any]]) -> str:
+    """What the assistant said last, if nobody spoke after it; the answer to `echo` goes on from there."""
+    last = messages[-1]
+    return last["content"] if last["role"] == "assistant" else ""
+
+
+def _told(request: ChatRequest, text: str, prompt: Sequence[int]) -> dict[str, Any]:
+    told: dict[str, Any] = {}
+    if request.return_token_ids:
+        told["prompt_token_ids"] = prompt
+    if request.return_prompt_text:
+        told["prompt_text"] = text
+    return told

@@ -56,6 +56,14 @@ class ChatTemplate:
         if "default" not in self._templates:
             raise StartupError(f"the model has chat templates {', '.join(sources)} but none named default")
 
+    @classmethod
+    def of_request(cls, source: str, special_tokens: Mapping[str, str]) -> ChatTemplate:
+        """The template that a request brings. Raises TemplateError."""
+        try:
+            return cls(source, special_tokens)
+        except StartupError as error:
+            raise TemplateError(f"chat_template: {error}", param="chat_template") from error
+
     def render(
         self,
         messages: Sequence[Mapping[str, Any]],
@@ -64,11 +72,13 @@ class ChatTemplate:
         add_generation_prompt: bool = True,
         continue_final_message: bool = False,
         variables: Mapping[str, Any] | None = None,
+        documents: Sequence[Mapping[str, Any]] | None = None,
     ) -> str:
         """The prompt, special tokens included, so it is to be encoded without adding any.
 
         continue_final_message: the prompt ends where the last message's text ends, for the model to go on.
         variables: more of them for the template, e.g. `enable_thinking`; the API's chat_template_kwargs.
+        documents: for templates that know how to show some, for retrieval.
         Raises TemplateError.
         """
         _check_names(variables or {})
@@ -82,11 +92,11 @@ class ChatTemplate:
             conversation = _with_mark(conversation)
         template = self._templates["tool_use" if tools and "tool_use" in self._templates else "default"]
         visible = {
-            "documents": None,
             **self._special_tokens,
             **(variables or {}),
             "messages": conversation,
             "tools": tools or None,
+            "documents": documents or None,
             "add_generation_prompt": add_generation_prompt,
         }
         text = _run(template, visible)

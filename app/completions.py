@@ -7,7 +7,7 @@ from .chunks import COMPLETION_CHUNK
 from .context import ServerContext
 from .endpoint import GenerationEndpoint
 from .errors import RequestError
-from .prompt_encoder import PromptEncoder
+from .prompt_encoder import PromptEncoder, truncation
 from .protocol import sampling_params
 from .protocol_completion import (
     CompletionRequest,
@@ -25,11 +25,14 @@ def completions(server: ServerContext, encoder: PromptEncoder) -> GenerationEndp
         object="text_completion",
         chunk=COMPLETION_CHUNK,
         choice=completion_choice,
-        logprobs=lambda: LogprobsBuilder(encoder.tokenizer.token_bytes).build,
+        logprobs=lambda as_ids: LogprobsBuilder(encoder.tokenizer.token_bytes, as_ids).build,
     )
 
     def read(body: bytes) -> Asked:
-        request, prompts, ignored = read_completion(decode_object(body), strict=server.settings.strict)
+        settings = server.settings
+        request, prompts, ignored = read_completion(
+            decode_object(body), strict=settings.strict, max_logprobs=settings.max_logprobs
+        )
         model = server.served_name(request.model)
         params = sampling_params(
             request,
@@ -39,9 +42,14 @@ def completions(server: ServerContext, encoder: PromptEncoder) -> GenerationEndp
             logprobs=request.logprobs,
         )
         encoded = _encode(prompts, encoder, request)
-        echoes = _echoes(prompts, encoder) if request.echo else ()
         return Asked(
-            fields=request, model=model, prompts=encoded, params=params, ignored=ignored, echoes=echoes
+            fields=request,
+            model=model,
+            prompts=encoded,
+            params=params,
+            ignored=ignored,
+            echoes=_echoes(prompts, encoded, encoder, request) if request.echo else (),
+            told=[{"prompt_token_ids": ids} for ids in encoded] if request.return_token_ids else (),
         )
 
     return GenerationEndpoint(server, route, read)
@@ -53,12 +61,13 @@ def _encode(
     if request.logprobs is not None:
         _ = encoder.tokenizer  # Log-probabilities are told by the tokens' texts.
     encoded = []
+    cut = truncation(request, request.max_tokens)
     for i, prompt in enumerate(prompts):
         field = "prompt" if len(prompts) == 1 else f"prompt[{i}]"
         ids = (
-            encoder.encode_prompt(prompt, field, request.add_special_tokens)
+            encoder.encode_prompt(prompt, field, request.add_special_tokens, cut)
             if isinstance(prompt, str)
-            else encoder.fitting(prompt, field)
+            else encoder.fitting(prompt, field, cut)
         )
         if not ids:
             raise RequestError(f"{field} must hold at least one token, got {prompt!r}", param=field)
@@ -66,8 +75,17 @@ def _encode(
     return encoded
 
 
-def _echoes(prompts: list[str | list[int]], encoder: PromptEncoder) -> list[str]:
+def _echoes(
+    prompts: list[str | list[int]],
+    encoded: list[list[int]],
+    encoder: PromptEncoder,
+    request: CompletionRequest,
+) -> list[str]:
+    """The prompts' texts, of those that may have been truncated what is left."""
+    whole = request.truncate_prompt_tokens is None
     return [
-        prompt if isinstance(prompt, str) else encoder.tokenizer.decode(prompt, skip_special_tokens=False)
-        for prompt in prompts
+        prompt
+        if isinstance(prompt, str) and whole
+        else encoder.tokenizer.decode(ids, skip_special_tokens=False)
+        for prompt, ids in zip(prompts, encoded, strict=True)
     ]

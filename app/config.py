@@ -160,6 +160,10 @@ class ServerConfig:
         30.0, _SECONDS, "time that running requests get to finish when the server is stopped"
     )
     strict: bool = setting(False, SWITCH, "refuse request fields that nobody knows")
+    max_logprobs: int = setting(20, integer(-1), "likeliest tokens that a request may ask for; -1 is all")
+    trust_request_chat_template: bool = setting(
+        False, SWITCH, "let requests bring a chat template of their own"
+    )
     log_level: str = setting(
         "info", choice("debug", "info", "warning", "error"), "least severe log lines shown"
     )

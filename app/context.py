@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TypeVar
 
-from .errors import ModelNotFoundError
+from .errors import ModelNotFoundError, RequestError
 from .generation import Generation
 from .metrics import ServerMetrics
 
@@ -26,6 +26,8 @@ class ServerSettings:
     strict: refuse request fields that nobody knows.   cors_origins: whose scripts may call; `*` is anybody's.
     keep_alive_s: silence after which a stream sends a comment.
     max_queued_requests: choices that may wait in the engine; None is any number.
+    max_logprobs: likeliest tokens that a request may ask for; -1 is all.
+    trust_request_chat_template: whether a request may bring a chat template of its own.
     """
 
     model_names: tuple[str, ...]
@@ -36,6 +38,14 @@ class ServerSettings:
     keep_alive_s: float = 15.0
     cors_origins: tuple[str, ...] = ("*",)
     max_queued_requests: int | None = None
+    max_logprobs: int = 20
+    trust_request_chat_template: bool = False
+
+    def check_trusts_templates(self) -> None:
+        """Raise RequestError unless a request may bring a chat template of its own."""
+        if not self.trust_request_chat_template:
+            message = "chat_template must be left out: the server runs without --trust-request-chat-template"
+            raise RequestError(message, param="chat_template", code="unsupported_parameter")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

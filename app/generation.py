@@ -107,13 +107,12 @@ class Generation:
     ) -> Request:
         """The validated request, `max_tokens` resolved; raises like `start` and submits nothing."""
         self._check_ids(prompt_token_ids, params)
+        params = self._resolve_text(params)
         if (params.logprobs or 0) > self.vocab_size:
             raise RequestError(
                 f"logprobs must be at most {self.vocab_size}, the tokens there are, got {params.logprobs}",
                 param="logprobs",
             )
-        if params.stop and self.tokenizer is None:
-            raise RequestError("stop must be empty: this server runs without a tokenizer", param="stop")
         max_tokens = self._resolve_max_tokens(len(prompt_token_ids), params.max_tokens)
         if params.min_tokens > max_tokens:
             raise RequestError(
@@ -151,6 +150,17 @@ class Generation:
                 raise RequestError(
                     f"{param} must hold token ids in [0, {self.vocab_size}), got {wrong}", param=param
                 )
+
+    def _resolve_text(self, params: SamplingParams) -> SamplingParams:
+        """`params`, -1 log-probabilities as the number of all; what the tokenizer cannot do is refused."""
+        if params.stop and self.tokenizer is None:
+            raise RequestError("stop must be empty: this server runs without a tokenizer", param="stop")
+        shows_special = not (params.spaces_between_special_tokens or params.skip_special_tokens)
+        if shows_special and self.tokenizer is not None and self.tokenizer.byte_table() is None:
+            # A decoder that concatenates tokens puts no spaces between any; others do as they please.
+            message = "spaces_between_special_tokens must be true: this model's decoder decides on spaces"
+            raise RequestError(message, param="spaces_between_special_tokens", code="unsupported_value")
+        return replace(params, logprobs=self.vocab_size) if params.logprobs == -1 else params
 
     def _resolve_max_tokens(self, prompt_len: int, max_tokens: int | None) -> int:
         room = self.max_model_len - prompt_len

@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from ..model.sampling_params import SamplingParams
 from ..scheduler.stats import EngineStats
+from .chat_template import ChatTemplate
 from .config import EngineConfig
 from .errors import RequestError
 from .generation import Generation, TextDelta, TextStream
@@ -82,16 +83,19 @@ class LLM:
         tools: list[dict[str, Any]] | None = None,
         add_generation_prompt: bool = True,
         continue_final_message: bool = False,
+        chat_template: str | None = None,
         chat_template_kwargs: Mapping[str, Any] | None = None,
     ) -> list[RequestOutput]:
         """Answer a conversation, or each of a list of them, rendered by the model's chat template.
 
-        Raises what `generate` raises, and RequestError if the model has no chat template.
+        chat_template: takes the place of the model's own.
+        Raises what `generate` raises, and RequestError if there is no chat template.
         """
         conversations = [messages] if messages and isinstance(messages[0], Mapping) else messages
         parsed = [
             self.render_chat(
                 conversation,  # type: ignore[arg-type]  # a list of conversations by now
+                template=chat_template,
                 tools=tools,
                 add_generation_prompt=add_generation_prompt,
                 continue_final_message=continue_final_message,
@@ -101,14 +105,19 @@ class LLM:
         ]
         return self._run(parsed, sampling_params, use_tqdm, None)
 
-    def render_chat(self, messages: Messages, **options: Any) -> Prompt:
-        """The prompt that the chat template makes of a conversation; options as in ChatTemplate.render."""
-        template, tokenizer = self._generation.chat_template, self._generation.tokenizer
-        if template is None or tokenizer is None:
+    def render_chat(self, messages: Messages, template: str | None = None, **options: Any) -> Prompt:
+        """The prompt that the chat template makes of a conversation; options as in ChatTemplate.render.
+
+        template: the source of one to take the place of the model's own.
+        """
+        own, tokenizer = self._generation.chat_template, self._generation.tokenizer
+        if template is not None and tokenizer is not None:
+            own = ChatTemplate.of_request(template, tokenizer.special_tokens)
+        if own is None or tokenizer is None:
             raise RequestError(
                 "messages cannot be rendered: the model has no chat template", param="messages"
             )
-        text = template.render([dict(message) for message in messages], **options)
+        text = own.render([dict(message) for message in messages], **options)
         return Prompt(text, tokenizer.encode(text, add_special_tokens=False))
 
     def stream(self, prompt: Prompt, sampling_params: SamplingParams) -> Generator[TextDelta]:

@@ -7,15 +7,32 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
+from .chat_template import ChatTemplate
 from .errors import ContextLengthError, RequestError
 from .generation import Generation
+from .protocol import SamplingFields
 from .tokenizer import Tokenizer
 
 # Normalisation can shorten a text before it is split, though not by this much.
 _SHRINKS_AT_MOST = 4
 _NEVER_TOO_LONG_CHARS = 100_000
+
+
+class Truncation(NamedTuple):
+    """Tokens of a prompt to keep; -1 is as many as leave room for `max_tokens` more."""
+
+    num_tokens: int
+    keeps_end: bool
+    max_tokens: int
+
+
+def truncation(fields: SamplingFields, max_tokens: int | None) -> Truncation | None:
+    """What `truncate_prompt_tokens` and `truncation_side` ask for; None is nothing."""
+    if fields.truncate_prompt_tokens is None:
+        return None
+    return Truncation(fields.truncate_prompt_tokens, fields.truncation_side == "left", max_tokens or 1)
 
 
 class PromptEncoder:
@@ -41,10 +58,17 @@ class PromptEncoder:
         add_generation_prompt: bool,
         continue_final_message: bool,
         variables: Mapping[str, Any] | None,
+        documents: Sequence[Mapping[str, Any]] | None = None,
+        source: str | None = None,
     ) -> str:
-        """A conversation as the model's chat template writes it. Raises TemplateError too."""
+        """A conversation as the model's chat template writes it, or the one in `source`.
+
+        Raises TemplateError too.
+        """
         template = self._generation.chat_template
-        if template is None:
+        if source is not None:
+            template = ChatTemplate.of_request(source, self.tokenizer.special_tokens)
+        elif template is None:
             message = "This model has no chat template: ask /v1/completions instead"
             raise RequestError(message, param="messages", code="unsupported_value")
         return template.render(
@@ -52,6 +76,7 @@ class PromptEncoder:
             add_generation_prompt=add_generation_prompt,
             continue_final_message=continue_final_message,
             variables=variables,
+            documents=documents,
         )
 
     def encode(self, text: str, field: str, add_special_tokens: bool) -> list[int]:
@@ -61,19 +86,30 @@ class PromptEncoder:
         except ValueError as error:
             raise RequestError(f"{field}: {error}", param=field) from error
 
-    def encode_prompt(self, text: str, field: str, add_special_tokens: bool) -> list[int]:
+    def encode_prompt(
+        self, text: str, field: str, add_special_tokens: bool, cut: Truncation | None = None
+    ) -> list[int]:
         """Token ids of `text`, if they leave room for a completion. Raises ContextLengthError too."""
-        if len(text) > _NEVER_TOO_LONG_CHARS:
+        if len(text) > _NEVER_TOO_LONG_CHARS and cut is None:
             least = len(text) // (self._longest_token * _SHRINKS_AT_MOST)
             if least >= self._max_model_len:
                 raise ContextLengthError(self._max_model_len, least, param=field, at_least=True)
-        return self.fitting(self.encode(text, field, add_special_tokens), field)
+        return self.fitting(self.encode(text, field, add_special_tokens), field, cut)
 
-    def fitting(self, ids: list[int], field: str) -> list[int]:
-        """`ids`, if they leave room for a completion."""
+    def fitting(self, ids: list[int], field: str, cut: Truncation | None = None) -> list[int]:
+        """`ids`, truncated, if they leave room for a completion."""
+        if cut is not None:
+            ids = self._truncated(ids, cut)
         if len(ids) >= self._max_model_len:
             raise ContextLengthError(self._max_model_len, len(ids), param=field)
         return ids
+
+    def _truncated(self, ids: list[int], cut: Truncation) -> list[int]:
+        if cut.num_tokens >= self._max_model_len:
+            message = f"truncate_prompt_tokens must be below {self._max_model_len}, got {cut.num_tokens}"
+            raise RequestError(message, param="truncate_prompt_tokens")
+        most = cut.num_tokens if cut.num_tokens != -1 else max(1, self._max_model_len - cut.max_tokens)
+        return ids[-most:] if cut.keeps_end else ids[:most]
 
     @cached_property
     def _longest_token(self) -> int:

@@ -11,9 +11,10 @@ from ..model.sampling_params import SamplingParams
 from .errors import ContextLengthError, RequestError
 from .validation import Refused, check_fields, without_nulls
 
-MAX_LOGPROBS = 20
+DEFAULT_MAX_LOGPROBS = 20
 MAX_CHOICES = 128
 _MAX_ID_CHARS = 128
+_SIDES = ("left", "right")
 
 # Unset ones are taken from the model's generation_config.json, as vLLM does.
 _MODEL_DEFAULTS = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
@@ -27,6 +28,7 @@ _PLAIN = (
     "ignore_eos",
     "include_stop_str_in_output",
     "skip_special_tokens",
+    "spaces_between_special_tokens",
 )
 
 REFUSED: Refused = {
@@ -39,7 +41,6 @@ REFUSED: Refused = {
     # vLLM
     "allowed_token_ids": (),
     "bad_words": ([],),
-    "documents": ([],),
     "early_stopping": (False,),
     "ec_transfer_params": (),
     "guided_choice": (),
@@ -54,18 +55,13 @@ REFUSED: Refused = {
     "logprob_token_ids": ([],),
     "prompt_logprobs": (),
     "repetition_detection": (),
-    "return_token_ids": (False,),
     "return_token_offsets": (False,),
-    "return_tokens_as_token_ids": (False,),
     "return_weight_versions": (False,),
     "routed_experts_prompt_start": (),
     "session_id": (),
-    "spaces_between_special_tokens": (True,),
     "stream_interval": (1,),
     "structured_outputs": (),
     "thinking_token_budget": (),
-    "truncate_prompt_tokens": (),
-    "truncation_side": (),
     "use_beam_search": (False,),
     "vllm_xargs": ({},),
     "watermarking": (),
@@ -106,6 +102,11 @@ class SamplingFields(Struct, kw_only=True):
     ignore_eos: bool | None = None
     min_tokens: int | None = None
     skip_special_tokens: bool | None = None
+    spaces_between_special_tokens: bool | None = None
+    truncate_prompt_tokens: int | None = None
+    truncation_side: str = "left"
+    return_token_ids: bool = False
+    return_tokens_as_token_ids: bool = False
     stream: bool = False
     stream_options: StreamOptions | None = None
     priority: int = 0
@@ -152,12 +153,23 @@ def check_common(fields: SamplingFields) -> None:
     if fields.request_id is not None and not usable_id(fields.request_id):
         rule = f"1 to {_MAX_ID_CHARS} printable ASCII characters without spaces"
         raise RequestError(f"request_id must be {rule}", param="request_id")
+    cut = fields.truncate_prompt_tokens
+    _require(cut is None or cut == -1 or cut >= 1, "truncate_prompt_tokens", "-1 or at least 1", cut)
+    _require(fields.truncation_side in _SIDES, "truncation_side", "left or right", fields.truncation_side)
     options = fields.stream_options
     if options is not None and not fields.stream:
         raise RequestError("stream_options must be left out unless stream is true", param="stream_options")
     if options is not None and options.continuous_usage_stats and not options.include_usage:
         message = "stream_options.continuous_usage_stats must be false unless include_usage is true"
         raise RequestError(message, param="stream_options.continuous_usage_stats")
+
+
+def check_num_logprobs(field: str, number: int, most: int) -> None:
+    """Whether so many likeliest tokens may be asked for; -1 stands for all, in `most` too."""
+    if most == -1:
+        _require(number >= -1, field, "-1 (all tokens) or at least 0", number)
+    else:
+        _require(0 <= number <= most, field, f"in [0, {most}]", number)
 
 
 def usable_id(text: str) -> bool:
@@ -225,6 +237,11 @@ def usage(num_prompt_tokens: int, num_completion_tokens: int, num_cached_tokens:
 def finite(logprob: float) -> float:
     """JSON has no minus infinity: a token that cannot be drawn shows as -9999, as in vLLM."""
     return max(logprob, -9999.0)
+
+
+def id_name(token_id: int) -> str:
+    """How a token is named for `return_tokens_as_token_ids`: texts of several tokens can be the same."""
+    return f"token_id:{token_id}"
 
 
 def _logit_bias(bias: Mapping[str, float] | None) -> dict[int, float] | None:

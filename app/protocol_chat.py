@@ -10,11 +10,13 @@ from msgspec import Struct
 from ..model.plan import TokenLogprobs
 from .errors import RequestError
 from .protocol import (
-    MAX_LOGPROBS,
+    DEFAULT_MAX_LOGPROBS,
     REFUSED,
     SamplingFields,
     check_common,
+    check_num_logprobs,
     finite,
+    id_name,
     read_stream_options,
 )
 from .validation import Refused, check_fields, convert, join, refuse_unknown, show, without_nulls
@@ -36,12 +38,9 @@ CHAT_REFUSED: Refused = {
     "verbosity": ("medium",),
     "web_search_options": (),
     # vLLM
-    "chat_template": (),
-    "echo": (False,),
     "include_reasoning": (True,),
     "media_io_kwargs": ({},),
     "mm_processor_kwargs": ({},),
-    "return_prompt_text": (False,),
 }
 
 # An assistant's message comes back with the keys that an answer has, most of them null or empty.
@@ -66,7 +65,11 @@ class ChatRequest(SamplingFields, kw_only=True):
     max_completion_tokens: int | None = None
     logprobs: bool = False
     top_logprobs: int | None = None
+    chat_template: str | None = None
     chat_template_kwargs: dict[str, Any] | None = None
+    documents: list[dict[str, Any]] | None = None
+    echo: bool = False
+    return_prompt_text: bool = False
     add_generation_prompt: bool | None = None
     continue_final_message: bool = False
     add_special_tokens: bool = False
@@ -106,15 +109,20 @@ class ChatPrompt(NamedTuple):
     ignored: list[str]
 
 
-def read_chat(body: Mapping[str, Any], *, strict: bool = False) -> ChatPrompt:
-    """Raises RequestError with the path of the field at fault; an unknown field is one if `strict`."""
+def read_chat(
+    body: Mapping[str, Any], *, strict: bool = False, max_logprobs: int = DEFAULT_MAX_LOGPROBS
+) -> ChatPrompt:
+    """Raises RequestError with the path of the field at fault; an unknown field is one if `strict`.
+
+    max_logprobs: the most likeliest tokens that may be asked for; -1 is all.
+    """
     ignored = check_fields(body, ChatRequest, CHAT_REFUSED)
     body = read_stream_options(body, ignored)
     known = {*ChatRequest.__struct_fields__, *CHAT_REFUSED} if strict else None
     refuse_unknown(ignored, known)
     request = convert(body, ChatRequest)
     check_common(request)
-    _check_chat(request)
+    _check_chat(request, max_logprobs)
     messages = read_messages(request.messages, ignored)
     refuse_unknown(ignored, known)
     return ChatPrompt(request, messages, ignored)
@@ -135,10 +143,10 @@ def check_template_flags(add_generation_prompt: bool | None, continue_final_mess
     return not continue_final_message if add_generation_prompt is None else add_generation_prompt
 
 
-def _check_chat(request: ChatRequest) -> None:
+def _check_chat(request: ChatRequest, max_logprobs: int) -> None:
     top = request.top_logprobs
-    if top is not None and not 0 <= top <= MAX_LOGPROBS:
-        raise RequestError(f"top_logprobs must be in [0, {MAX_LOGPROBS}], got {top}", param="top_logprobs")
+    if top is not None:
+        check_num_logprobs("top_logprobs", top, max_logprobs)
     if top and not request.logprobs:
         raise RequestError("top_logprobs must be 0 or left out unless logprobs is true", param="top_logprobs")
 
@@ -182,13 +190,16 @@ def _read_content(content: str | list[Any], message_path: str, ignored: list[str
 
 
 def chat_logprobs(
-    token_ids: Sequence[int], logprobs: Sequence[TokenLogprobs], token_bytes: Callable[[int], bytes]
+    token_ids: Sequence[int],
+    logprobs: Sequence[TokenLogprobs],
+    token_bytes: Callable[[int], bytes],
+    as_ids: bool = False,
 ) -> dict[str, Any]:
-    """The `logprobs` object of a chat choice or chunk, for tokens in order."""
+    """The `logprobs` object of a chat choice or chunk, for tokens in order; as_ids: named by their ids."""
     content = [
         {
-            **_token(token_id, entry.logprob, token_bytes),
-            "top_logprobs": [_token(other, logprob, token_bytes) for other, logprob in entry.top],
+            **_token(token_id, entry.logprob, token_bytes, as_ids),
+            "top_logprobs": [_token(other, logprob, token_bytes, as_ids) for other, logprob in entry.top],
         }
         for token_id, entry in zip(token_ids, logprobs, strict=True)
     ]
@@ -208,6 +219,9 @@ def chat_choice(
     }
 
 
-def _token(token_id: int, logprob: float, token_bytes: Callable[[int], bytes]) -> dict[str, Any]:
+def _token(
+    token_id: int, logprob: float, token_bytes: Callable[[int], bytes], as_ids: bool
+) -> dict[str, Any]:
     data = token_bytes(token_id)
-    return {"token": data.decode("utf-8", "replace"), "logprob": finite(logprob), "bytes": list(data)}
+    name = id_name(token_id) if as_ids else data.decode("utf-8", "replace")
+    return {"token": name, "logprob": finite(logprob), "bytes": list(data)}

@@ -8,11 +8,13 @@ from typing import Any, NamedTuple
 from ..model.plan import TokenLogprobs
 from .errors import RequestError
 from .protocol import (
-    MAX_LOGPROBS,
+    DEFAULT_MAX_LOGPROBS,
     REFUSED,
     SamplingFields,
     check_common,
+    check_num_logprobs,
     finite,
+    id_name,
     read_stream_options,
 )
 from .validation import Refused, check_fields, convert, refuse_unknown, show
@@ -21,6 +23,7 @@ DEFAULT_MAX_TOKENS = 16
 
 COMPLETION_REFUSED: Refused = {
     **REFUSED,
+    "documents": ([],),
     "prompt_embeds": (),
     "suffix": ("",),
 }
@@ -44,14 +47,19 @@ class CompletionPrompts(NamedTuple):
     ignored: list[str]
 
 
-def read_completion(body: Mapping[str, Any], *, strict: bool = False) -> CompletionPrompts:
-    """Raises RequestError with the path of the field at fault; an unknown field is one if `strict`."""
+def read_completion(
+    body: Mapping[str, Any], *, strict: bool = False, max_logprobs: int = DEFAULT_MAX_LOGPROBS
+) -> CompletionPrompts:
+    """Raises RequestError with the path of the field at fault; an unknown field is one if `strict`.
+
+    max_logprobs: the most likeliest tokens that may be asked for; -1 is all.
+    """
     ignored = check_fields(body, CompletionRequest, COMPLETION_REFUSED)
     body = read_stream_options(body, ignored)
     refuse_unknown(ignored, {*CompletionRequest.__struct_fields__, *COMPLETION_REFUSED} if strict else None)
     request = convert(body, CompletionRequest)
     check_common(request)
-    _check_completion(request)
+    _check_completion(request, max_logprobs)
     return CompletionPrompts(request, read_prompts(request.prompt), ignored)
 
 
@@ -77,21 +85,23 @@ def read_prompts(prompt: Any) -> list[str | list[int]]:
     return prompts
 
 
-def _check_completion(request: CompletionRequest) -> None:
+def _check_completion(request: CompletionRequest, max_logprobs: int) -> None:
     if request.logprobs is not None:
-        if not 0 <= request.logprobs <= MAX_LOGPROBS:
-            message = f"logprobs must be in [0, {MAX_LOGPROBS}], got {request.logprobs}"
-            raise RequestError(message, param="logprobs")
+        check_num_logprobs("logprobs", request.logprobs, max_logprobs)
         if request.echo:
             message = "logprobs must be left out when echo is true: prompts have no log-probabilities here"
             raise RequestError(message, param="logprobs", code="unsupported_value")
 
 
 class LogprobsBuilder:
-    """The `logprobs` object of one choice, token by token; `text_offset` runs through all its chunks."""
+    """The `logprobs` object of one choice, token by token; `text_offset` runs through all its chunks.
 
-    def __init__(self, token_bytes: Callable[[int], bytes]) -> None:
+    as_ids: tokens are named by their ids.
+    """
+
+    def __init__(self, token_bytes: Callable[[int], bytes], as_ids: bool = False) -> None:
         self._token_bytes = token_bytes
+        self._as_ids = as_ids
         self._offset = 0
 
     def build(self, token_ids: Sequence[int], logprobs: Sequence[TokenLogprobs]) -> dict[str, Any]:
@@ -100,12 +110,12 @@ class LogprobsBuilder:
         offsets: list[int] = []
         top: list[dict[str, float]] = []
         for token_id, entry in zip(token_ids, logprobs, strict=True):
-            token = self._text(token_id)
+            token = self._name(token_id)
             tokens.append(token)
             offsets.append(self._offset)
-            self._offset += len(token)
+            self._offset += len(self._text(token_id))
             # The chosen token is always among them, so up to one more than asked for.
-            chances = {self._text(other): finite(logprob) for other, logprob in entry.top}
+            chances = {self._name(other): finite(logprob) for other, logprob in entry.top}
             top.append({token: finite(entry.logprob)} | chances)
         return {
             "text_offset": offsets,
@@ -113,6 +123,9 @@ class LogprobsBuilder:
             "tokens": tokens,
             "top_logprobs": top,
         }
+
+    def _name(self, token_id: int) -> str:
+        return id_name(token_id) if self._as_ids else self._text(token_id)
 
     def _text(self, token_id: int) -> str:
         return self._token_bytes(token_id).decode("utf-8", "replace")

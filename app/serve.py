@@ -89,6 +89,8 @@ async def _serve(engine: EngineConfig, server: ServerConfig, listener: socket.so
         version=__version__,
         api_keys=server.api_key,
         strict=server.strict,
+        max_logprobs=server.max_logprobs,
+        trust_request_chat_template=server.trust_request_chat_template,
         max_queued_requests=engine.max_queued_requests,
     )
 

@@ -18,7 +18,6 @@ from .responses import json_response
 from .validation import Refused, check_fields, convert, decode_object, refuse_unknown
 
 _TOKENIZE_REFUSED: Refused = {
-    "chat_template": (),
     "media_io_kwargs": ({},),
     "mm_processor_kwargs": ({},),
     "tools": ([],),
@@ -35,6 +34,7 @@ class TokenizeRequest(Struct, kw_only=True):
     return_token_strs: bool = False
     add_generation_prompt: bool | None = None
     continue_final_message: bool = False
+    chat_template: str | None = None
     chat_template_kwargs: dict[str, Any] | None = None
 
 
@@ -99,6 +99,8 @@ class Tokenize:
             raise RequestError("Exactly one of prompt and messages must be given", param="prompt")
         if asked.prompt is not None:
             return self._encoder.encode(asked.prompt, "prompt", asked.add_special_tokens is not False)
+        if asked.chat_template is not None:
+            self._server.settings.check_trusts_templates()
         text = self._encoder.render(
             read_messages(asked.messages or [], ignored),
             add_generation_prompt=check_template_flags(
@@ -106,6 +108,7 @@ class Tokenize:
             ),
             continue_final_message=asked.continue_final_message,
             variables=asked.chat_template_kwargs,
+            source=asked.chat_template,
         )
         return self._encoder.encode(text, "messages", bool(asked.add_special_tokens))
 

@@ -16,7 +16,13 @@ _GREEDY_BELOW = 1e-5
 _INTEGERS = ("n", "top_k", "min_tokens")
 _OPTIONAL_INTEGERS = ("seed", "max_tokens", "logprobs")
 _NUMBERS = ("temperature", "top_p", "min_p", "repetition_penalty", "presence_penalty", "frequency_penalty")
-_SWITCHES = ("ignore_eos", "include_stop_str_in_output", "skip_special_tokens", "detokenize")
+_SWITCHES = (
+    "ignore_eos",
+    "include_stop_str_in_output",
+    "skip_special_tokens",
+    "spaces_between_special_tokens",
+    "detokenize",
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,9 +57,11 @@ class SamplingParams:
     ignore_eos: bool = False
     include_stop_str_in_output: bool = False
     skip_special_tokens: bool = True
+    spaces_between_special_tokens: bool = True
+    """False needs a tokenizer whose decoder puts none there, as those of most models do."""
     detokenize: bool = True
     logprobs: int | None = None
-    """Number of likeliest tokens to report beside the chosen one's log-probability; None reports nothing."""
+    """Likeliest tokens to report beside the chosen one's log-probability, -1 for all; None: no report."""
 
     def __post_init__(self) -> None:
         self._check_types()
@@ -105,7 +113,7 @@ class SamplingParams:
         if self.seed is not None:
             _require(-(2**63) <= self.seed < 2**63, "seed", "a signed 64-bit integer", self.seed)
         if self.logprobs is not None:
-            _require(self.logprobs >= 0, "logprobs", "not negative", self.logprobs)
+            _require(self.logprobs >= -1, "logprobs", "-1 (all tokens) or not negative", self.logprobs)
 
     def _check_lengths(self) -> None:
         if self.max_tokens is not None:

@@ -59,6 +59,21 @@ def test_completions_have_no_opening() -> None:
     assert ChunkEncoder(COMPLETION_CHUNK, COMMON, with_usage=False).opening(0) == b""
 
 
+@pytest.mark.parametrize("shape", [CHAT_CHUNK, COMPLETION_CHUNK], ids=["chat", "completion"])
+def test_ids_and_prompts_do_not_change_the_keys(shape: ChunkShape) -> None:
+    encoder = ChunkEncoder(shape, COMMON, with_usage=True, with_ids=True, prompt_keys=("prompt_token_ids",))
+    told = {"prompt_token_ids": [5]}
+    opening = parse(encoder.opening(0, None, told))
+    later = [encoder.text(0, "a", None, USAGE, [1, 2]), encoder.closing(0, "stop", None)]
+    ends = [parse(frame) for frame in later]
+    assert {tuple(chunk) for chunk in ends} == {tuple(opening)}
+    assert {tuple(chunk["choices"][0]) for chunk in ends} == {tuple(opening["choices"][0])}
+    assert [chunk["choices"][0]["token_ids"] for chunk in ends] == [[1, 2], []]
+    place = opening["choices"][0] if shape.prompt_in_choice else opening
+    assert place["prompt_token_ids"] == [5]
+    assert opening["usage"] is None and ends[0]["usage"] == USAGE
+
+
 def test_usage_chunk_has_no_choices() -> None:
     chunk = parse(ChunkEncoder(CHAT_CHUNK, COMMON, with_usage=True).usage(USAGE))
     assert (chunk["choices"], chunk["usage"]) == ([], USAGE)

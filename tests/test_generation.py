@@ -10,13 +10,37 @@ from typing import Any
 import pytest
 from http_harness import EOS, VOCAB_SIZE
 from scripted_engine import ScriptedClient, batches_of, collect, make_generation
+from tokenizers import Tokenizer as Backend
+from tokenizers import decoders, models
 
 from octavo.app.errors import ContextLengthError, EngineDeadError, EngineOverloadedError, RequestError
 from octavo.app.generation import choice_params
+from octavo.app.tokenizer import Tokenizer
 from octavo.model.sampling_params import SamplingParams
 from octavo.scheduler.request import FinishReason, Request, RequestTimings, TokenOutput
 
 # What goes in.
+
+
+def test_no_spaces_between_special_tokens() -> None:
+    """Text is the concatenation of its tokens: nothing has to be taken out, whatever is asked for."""
+    shown: dict[str, Any] = {"skip_special_tokens": False, "max_tokens": 4, "ignore_eos": True}
+    for spaces in (True, False):
+        client = ScriptedClient(batches_of([65, EOS, EOS, 66]))
+        params = SamplingParams(spaces_between_special_tokens=spaces, **shown)
+        assert "".join(delta.text for delta in collect(client, params)) == "A<end><end>B"
+
+
+def test_spaces_of_a_decoder_that_puts_some_cannot_be_suppressed() -> None:
+    backend = Backend(models.WordPiece(vocab={"[UNK]": 0, "a": 1}, unk_token="[UNK]"))
+    backend.decoder = decoders.WordPiece(cleanup=False)
+    generation = make_generation(ScriptedClient(), tokenizer=Tokenizer(backend))
+    params = SamplingParams(spaces_between_special_tokens=False, skip_special_tokens=False)
+    with pytest.raises(RequestError) as caught:
+        generation.request([1], params, request_id="r")
+    assert (caught.value.param, caught.value.status) == ("spaces_between_special_tokens", 400)
+    hidden = replace(params, skip_special_tokens=True)
+    assert generation.request([1], hidden, request_id="r").params == hidden
 
 
 @pytest.mark.parametrize(

@@ -44,7 +44,7 @@ def test_a_tiny_temperature_is_greedy(temperature: float, greedy: bool) -> None:
         ("seed", 1.5, "an integer or None"),
         ("seed", 2**63, "a signed 64-bit integer"),
         ("logprobs", True, "an integer or None"),
-        ("logprobs", -1, "not negative"),
+        ("logprobs", -2, "-1 (all tokens) or not negative"),
         ("temperature", "hot", "a finite number"),
         ("temperature", None, "a finite number"),
         ("temperature", float("nan"), "a finite number"),
