@@ -1,4 +1,4 @@
-"""POST /v1/chat/completions: from a body to a prompt and sampling settings."""
+"""POST /v1/chat/completions: from a body to a prompt and settings. Other APIs are translated to it."""
 
 from __future__ import annotations
 
@@ -6,13 +6,14 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
-from .answer import Asked, Route
+from .answer import Answer, Asked, LogprobsWriter, Route
 from .chunks import CHAT_CHUNK
 from .context import ServerContext
 from .endpoint import GenerationEndpoint
 from .prompt_encoder import PromptEncoder, truncation
 from .protocol import sampling_params
 from .protocol_chat import (
+    ChatPrompt,
     ChatRequest,
     chat_choice,
     chat_logprobs,
@@ -22,40 +23,42 @@ from .protocol_chat import (
 from .validation import decode_object
 
 
-def chat_completions(server: ServerContext, encoder: PromptEncoder) -> GenerationEndpoint:
+def chat_completions(server: ServerContext, encoder: PromptEncoder) -> GenerationEndpoint[Asked]:
     """The route's handler."""
     route = Route(
         id_prefix="chatcmpl-",
         object="chat.completion",
         chunk=CHAT_CHUNK,
         choice=chat_choice,
-        logprobs=lambda as_ids: partial(
-            chat_logprobs, token_bytes=encoder.tokenizer.token_bytes, as_ids=as_ids
-        ),
+        logprobs=partial(logprobs_writer, encoder),
+    )
+    reader = ChatReader(server, encoder)
+    return GenerationEndpoint(
+        server, lambda body: reader.read(decode_object(body)), partial(Answer, server, route)
     )
 
-    def read(body: bytes) -> Asked:
-        settings = server.settings
-        request, messages, ignored = read_chat(
-            decode_object(body), strict=settings.strict, max_logprobs=settings.max_logprobs
-        )
-        model = server.served_name(request.model)
-        if request.chat_template is not None:
-            settings.check_trusts_templates()
-        text = encoder.render(
-            messages,
-            add_generation_prompt=check_template_flags(
-                request.add_generation_prompt, request.continue_final_message
-            ),
-            continue_final_message=request.continue_final_message,
-            variables=request.chat_template_kwargs,
-            documents=request.documents,
-            source=request.chat_template,
-        )
-        prompt = encoder.encode_prompt(
+
+def logprobs_writer(encoder: PromptEncoder, as_ids: bool) -> LogprobsWriter:
+    """Writes the log-probabilities of one chat choice; as_ids: with tokens named by their ids."""
+    return partial(chat_logprobs, token_bytes=encoder.tokenizer.token_bytes, as_ids=as_ids)
+
+
+class ChatReader:
+    """Reads the fields of chat requests for one model."""
+
+    def __init__(self, server: ServerContext, encoder: PromptEncoder) -> None:
+        self._server = server
+        self._encoder = encoder
+
+    def read(self, fields: Mapping[str, Any]) -> Asked:
+        """What a request without nulls asks for. Raises RequestError."""
+        request, messages, ignored = self._check(fields)
+        model = self._server.served_name(request.model)
+        text = self._render(request, messages)
+        prompt = self._encoder.encode_prompt(
             text, "messages", request.add_special_tokens, truncation(request, request.max_output_tokens)
         )
-        generation, max_tokens = server.generation, request.max_output_tokens
+        generation, max_tokens = self._server.generation, request.max_output_tokens
         params = sampling_params(
             request,
             generation.default_params,
@@ -75,7 +78,30 @@ def chat_completions(server: ServerContext, encoder: PromptEncoder) -> Generatio
             max_tokens_field=request.max_tokens_field,
         )
 
-    return GenerationEndpoint(server, route, read)
+    def count(self, fields: Mapping[str, Any]) -> int:
+        """Tokens of the prompt, however many. Raises RequestError."""
+        request, messages, _ = self._check(fields)
+        self._server.served_name(request.model)
+        text = self._render(request, messages)
+        return len(self._encoder.encode(text, "messages", request.add_special_tokens))
+
+    def _check(self, fields: Mapping[str, Any]) -> ChatPrompt:
+        settings = self._server.settings
+        return read_chat(fields, strict=settings.strict, max_logprobs=settings.max_logprobs)
+
+    def _render(self, request: ChatRequest, messages: list[dict[str, Any]]) -> str:
+        if request.chat_template is not None:
+            self._server.settings.check_trusts_templates()
+        return self._encoder.render(
+            messages,
+            add_generation_prompt=check_template_flags(
+                request.add_generation_prompt, request.continue_final_message
+            ),
+            continue_final_message=request.continue_final_message,
+            variables=request.chat_template_kwargs,
+            documents=request.documents,
+            source=request.chat_template,
+        )
 
 
 def _last_words(messages: Sequence[Mapping[str, Any]]) -> str:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from .answer import Asked, Route
+from functools import partial
+
+from .answer import Answer, Asked, Route
 from .chunks import COMPLETION_CHUNK
 from .context import ServerContext
 from .endpoint import GenerationEndpoint
@@ -18,7 +20,7 @@ from .protocol_completion import (
 from .validation import decode_object
 
 
-def completions(server: ServerContext, encoder: PromptEncoder) -> GenerationEndpoint:
+def completions(server: ServerContext, encoder: PromptEncoder) -> GenerationEndpoint[Asked]:
     """The route's handler."""
     route = Route(
         id_prefix="cmpl-",
@@ -52,7 +54,7 @@ def completions(server: ServerContext, encoder: PromptEncoder) -> GenerationEndp
             told=[{"prompt_token_ids": ids} for ids in encoded] if request.return_token_ids else (),
         )
 
-    return GenerationEndpoint(server, route, read)
+    return GenerationEndpoint(server, read, partial(Answer, server, route))
 
 
 def _encode(

@@ -4,23 +4,33 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable
+from typing import Generic, Protocol, TypeVar
 
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
-from .answer import Answer, Asked, Route
+from .answer import Answer, Asked
 from .body import read_body
 from .context import ServerContext
 from .metrics import cause_of_refusal
 
+A = TypeVar("A", bound=Asked)
+A_contra = TypeVar("A_contra", bound=Asked, contravariant=True)
 
-class GenerationEndpoint:
-    """Reads a body with `read`, which raises RequestError, and answers in the shape of `route`."""
 
-    def __init__(self, server: ServerContext, route: Route, read: Callable[[bytes], Asked]) -> None:
+class StartAnswer(Protocol[A_contra]):
+    """Starts what was asked for; raises RequestError."""
+
+    def __call__(self, asked: A_contra, *, request_id: str, arrival_s: float) -> Answer: ...
+
+
+class GenerationEndpoint(Generic[A]):
+    """Reads a body with `read`, which raises RequestError, and answers as `start` does."""
+
+    def __init__(self, server: ServerContext, read: Callable[[bytes], A], start: StartAnswer[A]) -> None:
         self._server = server
-        self._route = route
         self._read = read
+        self._start = start
 
     async def post(self, request: Request) -> Response:
         """The response. What fails before it is known how many choices are asked for counts as one."""
@@ -38,7 +48,7 @@ class GenerationEndpoint:
         except Exception as error:
             server.metrics.count_end(cause_of_refusal(error))
             raise
-        answer = Answer(server, self._route, asked, request_id=request.state.request_id, arrival_s=arrival_s)
+        answer = self._start(asked, request_id=request.state.request_id, arrival_s=arrival_s)
         return await answer.respond(request)
 
     def _count_ignored(self, fields: Iterable[str]) -> None:

@@ -16,11 +16,12 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from .errors import AuthenticationError, RequestError
 from .metrics import ServerMetrics
 from .protocol import usable_id
-from .responses import REQUEST_ID_HEADER, error_response
+from .responses import REQUEST_ID_HEADER, error_response, is_anthropic
 
 log = logging.getLogger(__name__)
 
 _OTHER_ROUTE = "other"
+_HOW = "Authorization: Bearer KEY, or x-api-key: KEY"
 
 
 class Accounting:
@@ -48,7 +49,10 @@ class Accounting:
         async def send_with_id(message: Message) -> None:
             if message["type"] == "http.response.start":
                 # Asked for now, since a body may name the id too.
-                MutableHeaders(scope=message)[REQUEST_ID_HEADER] = state["request_id"]
+                headers = MutableHeaders(scope=message)
+                headers[REQUEST_ID_HEADER] = state["request_id"]
+                if is_anthropic(scope["path"]):
+                    headers["request-id"] = state["request_id"]  # where its clients look
                 self._metrics.count_response(self._route_of(scope["path"]), message["status"])
             await send(message)
 
@@ -106,11 +110,14 @@ class ApiKeys:
             await self._app(scope, receive, send)
             return
         # Headers are Latin-1 on the wire as far as ASGI is concerned; what they mean is UTF-8.
-        kind, _, key = Headers(scope=scope).get("authorization", "").partition(" ")
-        if kind.lower() == "bearer" and self._knows(key.strip()):
+        headers = Headers(scope=scope)
+        kind, _, key = headers.get("authorization", "").partition(" ")
+        bearer = key.strip() if kind.lower() == "bearer" else ""
+        given = [key for key in (bearer, headers.get("x-api-key", "")) if key]  # the latter is Anthropic's
+        if any([self._knows(key) for key in given]):
             await self._app(scope, receive, send)
             return
-        message = "The API key is not valid." if key else "An API key is needed: Authorization: Bearer KEY."
+        message = "The API key is not valid." if key or given else f"An API key is needed: {_HOW}."
         await error_response(Request(scope), AuthenticationError(message))(scope, receive, send)
 
     def _knows(self, key: str) -> bool:

@@ -1,4 +1,4 @@
-"""JSON and error responses, in the OpenAI API's shape, and the handlers that turn exceptions into them."""
+"""JSON and error responses, in the shape of the API that was asked, and the handlers of exceptions."""
 
 from __future__ import annotations
 
@@ -11,9 +11,11 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
+from .anthropic_error import anthropic_error
 from .errors import AuthenticationError, BodyTooLargeError, RequestError
 
 REQUEST_ID_HEADER = "x-request-id"
+_ANTHROPIC_PATH = "/v1/messages"
 _HTTP_CODES = {404: "not_found", 405: "method_not_allowed"}
 
 
@@ -24,14 +26,21 @@ def json_response(value: Any, status: int = 200, headers: Mapping[str, str] | No
 
 def error_response(request: Request, error: RequestError) -> Response:
     """The response that tells `error`."""
-    headers = {REQUEST_ID_HEADER: getattr(request.state, "request_id", "")}
+    request_id = getattr(request.state, "request_id", "")
+    headers = {REQUEST_ID_HEADER: request_id}
     if error.retry_after_s is not None:
         headers["retry-after"] = str(error.retry_after_s)
     if isinstance(error, AuthenticationError):
         headers["www-authenticate"] = "Bearer"
     if isinstance(error, BodyTooLargeError):
         headers["connection"] = "close"  # The rest of the body stays unread.
-    return json_response(error.body(), error.status, headers)
+    body = anthropic_error(error, request_id) if is_anthropic(request.url.path) else error.body()
+    return json_response(body, error.status, headers)
+
+
+def is_anthropic(path: str) -> bool:
+    """Whether a client of Anthropic's API asks for `path`."""
+    return path == _ANTHROPIC_PATH or path.startswith(f"{_ANTHROPIC_PATH}/")
 
 
 async def on_request_error(request: Request, error: Exception) -> Response:

@@ -20,6 +20,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from .answer import IGNORED_HEADER
+from .anthropic import CountTokens, anthropic_messages
 from .chat import chat_completions
 from .completions import completions
 from .context import ServerContext, ServerSettings
@@ -32,6 +33,7 @@ from .middleware import Accounting, ApiKeys, Bugs
 from .models import Models
 from .prompt_encoder import PromptEncoder
 from .responses import REQUEST_ID_HEADER, on_disconnect, on_http_exception, on_request_error
+from .responses_api import responses_api
 from .tokenize import Tokenize
 
 Lifespan = Callable[[Starlette], AbstractAsyncContextManager[None]]
@@ -90,6 +92,9 @@ def _routes(
     return [
         Route("/v1/chat/completions", chat_completions(server, encoder).post, methods=["POST"]),
         Route("/v1/completions", completions(server, encoder).post, methods=["POST"]),
+        Route("/v1/responses", responses_api(server, encoder).post, methods=["POST"]),
+        Route("/v1/messages", anthropic_messages(server, encoder).post, methods=["POST"]),
+        Route("/v1/messages/count_tokens", CountTokens(server, encoder).post, methods=["POST"]),
         Route("/v1/models", models.list),
         Route("/v1/models/{model:path}", models.get),
         Route("/tokenize", tokenize.tokenize, methods=["POST"]),

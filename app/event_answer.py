@@ -1,0 +1,159 @@
+"""The answer of an API that streams named events and gives one choice; a writer knows the API's objects.
+
+event: NAME
+data: {"type": NAME, ...}
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import time
+from collections.abc import AsyncGenerator, Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, NamedTuple, Protocol
+
+import msgspec
+
+from .answer import Answer, Asked, LogprobsWriter, Route
+from .chat import ChatReader
+from .chunks import CHAT_CHUNK
+from .context import ServerContext
+from .errors import GenerationError, RequestError
+from .generation import TextDelta
+from .protocol_chat import chat_choice
+from .translation import Translation
+
+log = logging.getLogger(__name__)
+
+
+class Counts(NamedTuple):
+    """Tokens of a request so far; the cached ones are part of the prompt's and known at the end."""
+
+    prompt: int
+    completion: int
+    cached: int
+
+
+class Ending(NamedTuple):
+    """Why an answer ended, and what it took."""
+
+    finish_reason: str
+    stop_reason: str | int | None
+    counts: Counts
+
+
+class EventWriter(Protocol):
+    """Writes one answer, either whole or as frames in this order: opening, text ..., closing or failure.
+
+    logprobs: the entries of a chat answer's `logprobs.content`, empty if the request did not ask.
+    """
+
+    def whole(self, text: str, logprobs: list[Any], ending: Ending) -> dict[str, Any]: ...
+
+    def opening(self, counts: Counts) -> bytes: ...
+
+    def text(self, text: str, logprobs: list[Any]) -> bytes: ...
+
+    def closing(self, ending: Ending) -> bytes: ...
+
+    def failure(self, error: RequestError) -> bytes: ...
+
+
+class AnswerHead(NamedTuple):
+    """What a writer is told when the answer begins. created_s: seconds since 1970."""
+
+    request_id: str
+    created_s: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TranslatedAsked(Asked):
+    """A request of another API, read. writer: makes the writer of its answer."""
+
+    translation: Translation
+    writer: Callable[[AnswerHead], EventWriter]
+
+
+def translated(
+    reader: ChatReader, translation: Translation, writer: Callable[[Asked, AnswerHead], EventWriter]
+) -> TranslatedAsked:
+    """What the translated request asks for. Raises RequestError in the client's words."""
+    try:
+        asked = reader.read(translation.chat)
+    except RequestError as error:
+        raise translation.clients(error) from error
+    fields = {field.name: getattr(asked, field.name) for field in dataclasses.fields(asked)}
+    return TranslatedAsked(
+        **{**fields, "ignored": translation.ignored}, translation=translation, writer=partial(writer, asked)
+    )
+
+
+class EventAnswer(Answer):
+    """One request of such an API under way; see Answer."""
+
+    _asked: TranslatedAsked
+
+    def __init__(
+        self,
+        server: ServerContext,
+        id_prefix: str,
+        logprobs: Callable[[bool], LogprobsWriter],
+        asked: TranslatedAsked,
+        *,
+        request_id: str,
+        arrival_s: float,
+    ) -> None:
+        route = Route(id_prefix=id_prefix, object="", chunk=CHAT_CHUNK, choice=chat_choice, logprobs=logprobs)
+        super().__init__(server, route, asked, request_id=request_id, arrival_s=arrival_s)
+        self._writer = asked.writer(AnswerHead(request_id, int(time.time())))
+
+    async def _whole(self) -> bytes:
+        deltas = [delta async for batch in self._choices.batches() for _, delta in batch]
+        logprobs = [entry for delta in deltas for entry in self._logprobs(delta)]
+        text = "".join(delta.text for delta in deltas)
+        return msgspec.json.encode(self._writer.whole(text, logprobs, self._ending(deltas[-1])))
+
+    async def _frames(self) -> AsyncGenerator[bytes]:
+        writer = self._writer
+        try:
+            yield writer.opening(self._counts())
+            async for batch in self._choices.batches():
+                frames = b""
+                for _, delta in batch:
+                    logprobs = self._logprobs(delta)
+                    if delta.text or logprobs:
+                        frames += writer.text(delta.text, logprobs)
+                    if delta.finish_reason is not None:
+                        frames += writer.closing(self._ending(delta))
+                if frames:
+                    yield frames
+        except RequestError as error:
+            yield writer.failure(error)
+        except Exception:
+            # The status line is out; the client can only be told in the stream.
+            log.exception("request %s failed", self._common["id"])
+            yield writer.failure(GenerationError("The server failed at this request."))
+
+    def _client_names(self, error: RequestError) -> RequestError:
+        return self._asked.translation.clients(super()._client_names(error))
+
+    def _logprobs(self, delta: TextDelta) -> list[Any]:
+        if not self._writers or not delta.token_ids:
+            return []
+        content: list[Any] = self._writers[0](delta.token_ids, delta.logprobs)["content"]
+        return content
+
+    def _ending(self, delta: TextDelta) -> Ending:
+        assert delta.finish_reason is not None, "a choice ends with a finish reason"
+        return Ending(delta.finish_reason.value, delta.stop_reason, self._counts())
+
+    def _counts(self) -> Counts:
+        choices = self._choices
+        return Counts(choices.num_prompt_tokens, choices.num_completion_tokens, choices.num_cached_tokens)
+
+
+def event_frame(data: Mapping[str, Any]) -> bytes:
+    """The frame of an event, named by its `type`."""
+    return b"event: %b\ndata: %b\n\n" % (str(data["type"]).encode(), msgspec.json.encode(data))
