@@ -58,6 +58,7 @@ class Asked:
     echoes: for each prompt the text that its answers begin with.
     told: for each prompt what the response tells of it.
     prompt_field, max_tokens_field: the request's names for them, for errors that come later.
+    tokenize_s: seconds that encoding the prompts took.
     """
 
     fields: SamplingFields
@@ -69,6 +70,7 @@ class Asked:
     told: Sequence[Mapping[str, Any]] = ()
     prompt_field: str = "prompt"
     max_tokens_field: str = "max_tokens"
+    tokenize_s: float = 0.0
 
 
 class Answer:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -55,9 +56,11 @@ class ChatReader:
         request, messages, ignored = self._check(fields)
         model = self._server.served_name(request.model)
         text = self._render(request, messages)
+        began_s = time.perf_counter()
         prompt = self._encoder.encode_prompt(
             text, "messages", request.add_special_tokens, truncation(request, request.max_output_tokens)
         )
+        tokenize_s = time.perf_counter() - began_s
         generation, max_tokens = self._server.generation, request.max_output_tokens
         params = sampling_params(
             request,
@@ -76,6 +79,7 @@ class ChatReader:
             told=[_told(request, text, prompt)],
             prompt_field="messages",
             max_tokens_field=request.max_tokens_field,
+            tokenize_s=tokenize_s,
         )
 
     def count(self, fields: Mapping[str, Any]) -> int:

@@ -10,7 +10,8 @@ from ..model.sampling_params import SamplingParams
 from ..scheduler.request import FinishReason
 from .errors import EngineStoppedError, GenerationError, RequestError
 from .generation import Generation, TextDelta, TextStream, choice_params
-from .metrics import RequestRecord, ServerMetrics, cause_of_refusal
+from .metrics import ServerMetrics
+from .request_record import RequestRecord, cause_of_refusal
 
 Batch = list[tuple[int, TextDelta]]
 """(index of the choice, what it brought), as many as have come."""
@@ -56,13 +57,14 @@ class Choices:
                         cache_salt=cache_salt,
                     )
                     self._streams.append(stream)
+                    metrics.histograms.max_tokens.observe(stream.max_tokens)
                     self._records.append(metrics.begin(len(prompt), arrival_s))
         except Exception as error:
             cause = cause_of_refusal(error)
             metrics.count_end(cause, num_choices - len(self._records))
             self.stop(cause)
             raise
-        metrics.choices.observe(params.n)
+        metrics.histograms.choices.observe(params.n)
 
     def __len__(self) -> int:
         return len(self._streams)
@@ -94,7 +96,7 @@ class Choices:
         except Exception as error:
             self.stop("drained" if isinstance(error, EngineStoppedError) else "error")
             raise
-        self._metrics.max_tokens.observe(max(record.num_tokens for record in self._records))
+        self._metrics.histograms.longest_choice.observe(max(record.num_tokens for record in self._records))
 
     def stop(self, cause: str = "disconnect") -> None:
         """Abort what still runs and count it as ended by `cause`. Safe to call at any time."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
-from ..scheduler.request import Request, TokenOutput
+from ..scheduler.request import FinishReason, Request, TokenOutput
 
 
 class OutputStream(Protocol):
@@ -21,8 +21,11 @@ class OutputStream(Protocol):
         if the engine has not taken the request.
         """
 
-    def abort(self) -> None:
-        """Stop the request if it still runs, and forget the stream. Safe at any time, any number of times."""
+    def abort(self, reason: FinishReason = FinishReason.ABORT) -> None:
+        """Stop the request if it still runs, and forget the stream. Safe at any time, any number of times.
+
+        reason: STOP if its text is complete, since a stop string was found; ABORT if its work was in vain.
+        """
 
 
 class EngineClient(Protocol):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from functools import partial
 
 from .answer import Answer, Asked, Route
@@ -43,7 +44,9 @@ def completions(server: ServerContext, encoder: PromptEncoder) -> GenerationEndp
             max_tokens_field="max_tokens",
             logprobs=request.logprobs,
         )
+        began_s = time.perf_counter()
         encoded = _encode(prompts, encoder, request)
+        tokenize_s = time.perf_counter() - began_s
         return Asked(
             fields=request,
             model=model,
@@ -52,6 +55,7 @@ def completions(server: ServerContext, encoder: PromptEncoder) -> GenerationEndp
             ignored=ignored,
             echoes=_echoes(prompts, encoded, encoder, request) if request.echo else (),
             told=[{"prompt_token_ids": ids} for ids in encoded] if request.return_token_ids else (),
+            tokenize_s=tokenize_s,
         )
 
     return GenerationEndpoint(server, read, partial(Answer, server, route))

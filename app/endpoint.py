@@ -12,7 +12,7 @@ from starlette.responses import Response
 from .answer import Answer, Asked
 from .body import read_body
 from .context import ServerContext
-from .metrics import cause_of_refusal
+from .request_record import cause_of_refusal
 
 A = TypeVar("A", bound=Asked)
 A_contra = TypeVar("A_contra", bound=Asked, contravariant=True)
@@ -39,6 +39,7 @@ class GenerationEndpoint(Generic[A]):
         try:
             body = await read_body(request, server.settings.max_body_bytes)
             asked = await server.read(self._read, body)
+            server.metrics.histograms.tokenize.observe(asked.tokenize_s)
             self._count_ignored(asked.ignored)
             if asked.fields.request_id is not None and "x-request-id" not in request.headers:
                 request.state.request_id = asked.fields.request_id

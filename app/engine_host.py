@@ -7,7 +7,7 @@ import asyncio
 from ..model.plan import Executor
 from ..scheduler.engine import Deliver, Engine
 from ..scheduler.errors import CapacityError, QueueFullError
-from ..scheduler.request import Request
+from ..scheduler.request import FinishReason, Request
 from ..scheduler.scheduler import Scheduler
 from ..scheduler.stats import EngineStats
 from .errors import EngineDeadError, EngineOverloadedError, RequestError
@@ -48,9 +48,9 @@ class EngineHost:
         except QueueFullError as refusal:
             raise EngineOverloadedError(str(refusal)) from refusal
 
-    def abort(self, request_id: str) -> None:
+    def abort(self, request_id: str, reason: FinishReason) -> None:
         """End a request; see Engine."""
-        self._engine.abort(request_id)
+        self._engine.abort(request_id, reason)
 
     def stats(self) -> EngineStats:
         """A moment of the engine."""

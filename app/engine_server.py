@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from ..model.plan import Executor
-from ..scheduler.request import Request, TokenOutput
+from ..scheduler.request import FinishReason, Request, TokenOutput
 from ..scheduler.scheduler import Scheduler
 from ..scheduler.stats import EngineStats
 from . import frames, messages
@@ -21,6 +21,7 @@ from .engine_host import EngineHost
 from .errors import GenerationError, RequestError
 from .frame_link import MAX_BUFFERED_BYTES, MAX_STALLED_S, FrameLink
 from .frontend_numbers import FrontendNumbers
+from .loop_lag import measure_lag
 from .metrics_state import MetricsState
 
 log = logging.getLogger(__name__)
@@ -60,17 +61,18 @@ class EngineServer:
         self._frontends: set[Frontend] = set()
         self._limits = (max_buffered_bytes, max_stalled_s)
         self._max_silent_s = max_silent_s
-        self._asking: asyncio.Task[None] | None = None
+        self._tasks: list[asyncio.Task[None]] = []
 
     def start(self) -> None:
         """Begin to step, in the running event loop."""
         self.host.start()
-        self._asking = asyncio.create_task(self._ask_all())
+        lag_s = self.numbers.counts.engine_lag_s
+        self._tasks = [asyncio.create_task(self._ask_all()), asyncio.create_task(measure_lag(lag_s))]
 
     async def close(self) -> None:
         """Stop stepping and free the device; streams that still run end with an error."""
-        if self._asking is not None:
-            self._asking.cancel()
+        for task in self._tasks:
+            task.cancel()
         await self.host.close()
         self._routes.clear()
         self.broadcast(messages.Cut("the engine was stopped"))
@@ -132,10 +134,10 @@ class EngineServer:
         frontend.requests[number] = request.request_id
         self._routes[request.request_id] = _Route(frontend, number)
 
-    def abort(self, request_id: str) -> None:
+    def abort(self, request_id: str, reason: FinishReason = FinishReason.ABORT) -> None:
         """End a request and forget its route."""
         if self._routes.pop(request_id, None) is not None:
-            self.host.abort(request_id)
+            self.host.abort(request_id, reason)
 
     def detach(self, frontend: Frontend) -> None:
         """A front end is lost: end what it asked for."""
@@ -230,9 +232,10 @@ class Frontend:
         if kind == frames.Kind.ADD:
             self._add(payload)
         elif kind == frames.Kind.ABORT:
-            request_id = self.requests.pop(frames.decode_abort(payload), None)
+            number, reason = frames.decode_abort(payload)
+            request_id = self.requests.pop(number, None)
             if request_id is not None:
-                self._server.abort(request_id)
+                self._server.abort(request_id, reason)
         elif kind == frames.Kind.CONTROL:
             self._hear(messages.decode_from_frontend(payload))
         else:

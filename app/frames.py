@@ -3,7 +3,7 @@
     frame     | payload bytes u32 | kind u8 | payload |
     STEP      | streams n u32 | tokens t u32 | n numbers u32 | n counts u16 | t tokens i32 | rare, msgpack |
     ADD       | stream number u32 | prompt tokens p u32 | p tokens i32 | the rest of the request, msgpack |
-    ABORT     | stream number u32 |
+    ABORT     | stream number u32 | reason, its place in FinishReason u8 |
     CONTROL   | msgpack, see messages.py |
 
 A step is one frame per front end, never one per token. Byte order is the machine's: both ends run on it.
@@ -29,7 +29,8 @@ MAX_STREAMS = 1 << 32
 
 _HEADER = struct.Struct("=IB")
 _TWO = struct.Struct("=II")
-_ONE = struct.Struct("=I")
+_ABORT = struct.Struct("=IB")
+_REASONS = tuple(FinishReason)
 _DEFAULTS = {field: getattr(SamplingParams(), field) for field in SamplingParams.__dataclass_fields__}
 assert (array("I").itemsize, array("H").itemsize, array("i").itemsize) == (4, 2, 4), "C's usual sizes"
 
@@ -237,14 +238,15 @@ def decode_add(payload: memoryview) -> tuple[int, Request]:
     )
 
 
-def encode_abort(number: int) -> bytes:
+def encode_abort(number: int, reason: FinishReason) -> bytes:
     """The frame that ends stream `number`."""
-    return frame(Kind.ABORT, _ONE.pack(number))
+    return frame(Kind.ABORT, _ABORT.pack(number, _REASONS.index(reason)))
 
 
-def decode_abort(payload: memoryview) -> int:
-    """The stream's number. Raises ProtocolError."""
-    if len(payload) != _ONE.size:
-        raise ProtocolError(f"a stream number has {_ONE.size} bytes, got {len(payload)}")
-    number: int = _ONE.unpack(payload)[0]
-    return number
+def decode_abort(payload: memoryview) -> tuple[int, FinishReason]:
+    """(stream number, reason). Raises ProtocolError."""
+    try:
+        number, reason = _ABORT.unpack(payload)
+        return number, _REASONS[reason]
+    except (struct.error, IndexError) as error:
+        raise ProtocolError(f"not an abort: {error}") from error

@@ -13,7 +13,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from ..model.sampling_params import SamplingParams
-from ..scheduler.request import Request, RequestTimings, TokenOutput
+from ..scheduler.request import FinishReason, Request, RequestTimings, TokenOutput
 from .errors import ContextLengthError, RequestError
 from .text_assembly import TextAssembler, TokenAssembler
 from .text_assembly import TextDelta as TextDelta
@@ -189,6 +189,7 @@ class TextStream:
         self._outputs = outputs
         self._request = request
         self._first_token_s = 0.0
+        self._detokenize_s = 0.0
         self._timings: RequestTimings | None = None
         self._finished = False
         self._assembler = (
@@ -196,6 +197,11 @@ class TextStream:
             if tokenizer is not None and request.params.detokenize
             else TokenAssembler()
         )
+
+    @property
+    def max_tokens(self) -> int:
+        """The most that it may get."""
+        return self._request.max_tokens
 
     async def accepted(self) -> None:
         """Wait until the engine has taken the request; raises, like `Generation.start`, if it does not."""
@@ -212,14 +218,17 @@ class TextStream:
             outputs = await self._outputs.next()
             if not self._first_token_s:
                 self._note_first(outputs)
+            began_s = time.perf_counter()
             delta = self._assembler.absorb(outputs)
+            self._detokenize_s += time.perf_counter() - began_s
             if delta is None:
                 continue
             if delta.finish_reason is not None:
                 self._finished = True
+                delta = delta._replace(detokenize_s=self._detokenize_s)
                 if isinstance(delta.stop_reason, str):
                     # Stop strings are the front end's affair: the engine still runs and has not told the end.
-                    self._outputs.abort()
+                    self._outputs.abort(FinishReason.STOP)
                     delta = delta._replace(timings=self._timings_now())
             return delta
 

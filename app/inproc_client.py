@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from functools import partial
 
 from ..model.plan import Executor
-from ..scheduler.request import Request, TokenOutput
+from ..scheduler.request import FinishReason, Request, TokenOutput
 from ..scheduler.scheduler import Scheduler
 from ..scheduler.stats import EngineStats
 from .engine_host import EngineHost
@@ -48,10 +48,10 @@ class InprocClient:
         """A moment of the engine."""
         return self._host.stats()
 
-    def abort(self, request_id: str) -> None:
+    def abort(self, request_id: str, reason: FinishReason = FinishReason.ABORT) -> None:
         """End a request and forget its stream."""
         if self._streams.pop(request_id, None) is not None:
-            self._host.abort(request_id)
+            self._host.abort(request_id, reason)
 
     def _deliver(self, outputs: Sequence[TokenOutput]) -> None:
         for output in outputs:

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from ..scheduler.distribution import Distribution
+from .frontend_histograms import LAG_S
+
 
 @dataclass(frozen=True, slots=True)
 class MetricsState:
     """Everything that one front end has counted.
 
-    http: (route, status) -> responses.   histograms: name -> (count per bucket, sum).
+    http: (route, status) -> responses.   errors: code -> responses.
+    histograms: name -> (count per bucket, sum).
     """
 
     ended: dict[str, int]
     http: dict[tuple[str, str], int]
+    errors: dict[str, int]
     ignored: dict[str, int]
     num_open: int
     num_slow_readers: int
@@ -22,7 +27,11 @@ class MetricsState:
 
 @dataclass(slots=True)
 class FrontendCounts:
-    """The front-end processes as the engine sees them. lost: cause -> how many died or were dropped."""
+    """The front-end processes as the engine sees them.
+
+    lost: cause -> how many died or were dropped.   engine_lag_s: how late the engine's own loop woke timers.
+    """
 
     num_running: int = 0
     lost: dict[str, int] = field(default_factory=lambda: dict.fromkeys(("died", "dropped"), 0))
+    engine_lag_s: Distribution = field(default_factory=lambda: Distribution(LAG_S))

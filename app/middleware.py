@@ -53,7 +53,9 @@ class Accounting:
                 headers[REQUEST_ID_HEADER] = state["request_id"]
                 if is_anthropic(scope["path"]):
                     headers["request-id"] = state["request_id"]  # where its clients look
-                self._metrics.count_response(self._route_of(scope["path"]), message["status"])
+                self._metrics.count_response(
+                    self._route_of(scope["path"]), message["status"], state.get("error_code")
+                )
             await send(message)
 
         await self._app(scope, receive, send_with_id)

@@ -6,7 +6,7 @@ import asyncio
 import socket
 from functools import partial
 
-from ..scheduler.request import Request
+from ..scheduler.request import FinishReason, Request
 from . import frames, messages
 from .errors import EngineDeadError, EngineStoppedError
 from .frame_link import FrameLink
@@ -66,9 +66,9 @@ class RemoteClient:
         self._next_number = (number + 1) % frames.MAX_STREAMS
         return number
 
-    def _abort(self, number: int) -> None:
+    def _abort(self, number: int, reason: FinishReason) -> None:
         if self._streams.pop(number, None) is not None:
-            self._link.send(frames.encode_abort(number))
+            self._link.send(frames.encode_abort(number, reason))
 
     def _receive(self, kind: int, payload: memoryview) -> None:
         if kind == frames.Kind.STEP:

@@ -25,7 +25,8 @@ def json_response(value: Any, status: int = 200, headers: Mapping[str, str] | No
 
 
 def error_response(request: Request, error: RequestError) -> Response:
-    """The response that tells `error`."""
+    """The response that tells `error`; its code is left in the request's state, for whoever counts."""
+    request.state.error_code = error.code
     request_id = getattr(request.state, "request_id", "")
     headers = {REQUEST_ID_HEADER: request_id}
     if error.retry_after_s is not None:

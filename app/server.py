@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -27,7 +26,7 @@ from .context import ServerContext, ServerSettings
 from .errors import RequestError
 from .generation import Generation
 from .health import Health
-from .histogram import Histogram
+from .loop_lag import measure_lag
 from .metrics import ServerMetrics
 from .middleware import Accounting, ApiKeys, Bugs
 from .models import Models
@@ -40,7 +39,6 @@ Lifespan = Callable[[Starlette], AbstractAsyncContextManager[None]]
 
 _OPEN_PATHS = ("/", "/health", "/livez", "/readyz", "/version", "/metrics")
 _NUM_THREADS = 2
-_LAG_PERIOD_S = 0.1
 
 
 def create_app(
@@ -146,7 +144,7 @@ def _metrics_handler(
 def _lifespan(server: ServerContext, inner: Lifespan | None) -> Lifespan:
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
-        lag = asyncio.create_task(_measure_lag(server.metrics.loop_lag))
+        lag = asyncio.create_task(measure_lag(server.metrics.histograms.loop_lag))
         try:
             if inner is None:
                 yield
@@ -158,11 +156,3 @@ def _lifespan(server: ServerContext, inner: Lifespan | None) -> Lifespan:
             server.threads.shutdown(wait=False, cancel_futures=True)
 
     return lifespan
-
-
-async def _measure_lag(lag: Histogram) -> None:
-    """How late a timer fires is how long a stream would have waited for the loop."""
-    while True:
-        due_s = time.monotonic() + _LAG_PERIOD_S
-        await asyncio.sleep(_LAG_PERIOD_S)
-        lag.observe(max(0.0, time.monotonic() - due_s))

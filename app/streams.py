@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 
-from ..scheduler.request import TokenOutput
+from ..scheduler.request import FinishReason, TokenOutput
 
 
 class BufferedStream:
@@ -16,7 +16,7 @@ class BufferedStream:
 
     __slots__ = ("_abort", "_accepted", "_error", "_outputs", "_reader")
 
-    def __init__(self, abort: Callable[[], None]) -> None:
+    def __init__(self, abort: Callable[[FinishReason], None]) -> None:
         self._abort = abort
         self._outputs: list[TokenOutput] = []
         self._accepted = False
@@ -54,9 +54,9 @@ class BufferedStream:
         outputs, self._outputs = self._outputs, []
         return outputs
 
-    def abort(self) -> None:
+    def abort(self, reason: FinishReason = FinishReason.ABORT) -> None:
         """See OutputStream."""
-        self._abort()
+        self._abort(reason)
 
     async def _change(self) -> None:
         self._reader = asyncio.get_running_loop().create_future()

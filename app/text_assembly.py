@@ -20,7 +20,8 @@ class TextDelta(NamedTuple):
 
     text: empty if the request does not detokenize.   logprobs: one per token id, or empty if not asked for.
     stop_reason: the stop string or stop token id that ended it; None for the end-of-sequence token.
-    timings: with the last delta only.   error: one sentence, when finish_reason is ERROR.
+    error: one sentence, when finish_reason is ERROR.
+    timings, detokenize_s (seconds, of all deltas together): with the last delta only.
     """
 
     text: str = ""
@@ -30,6 +31,7 @@ class TextDelta(NamedTuple):
     stop_reason: str | int | None = None
     timings: RequestTimings | None = None
     error: str | None = None
+    detokenize_s: float = 0.0
 
 
 class TokenAssembler:

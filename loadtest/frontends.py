@@ -40,7 +40,7 @@ from octavo.app.serve import bind
 from octavo.app.service import Front
 from octavo.app.supervisor import Supervisor
 from octavo.cache.config import CacheConfig
-from octavo.model.plan import StepPlan, StepResult
+from octavo.model.plan import GraphCounts, StepPlan, StepResult
 from octavo.scheduler.config import SchedulerConfig
 from octavo.scheduler.scheduler import Scheduler
 
@@ -61,6 +61,10 @@ class ScriptedExecutor:
         return ScriptedStep(
             self._free_at_s, [256 + row.start % (_NUM_WORDS - 256) for row in plan.rows if row.samples]
         )
+
+    def graph_counts(self) -> GraphCounts:
+        """There are no graphs."""
+        return GraphCounts({}, {})
 
     def close(self) -> None:
         """Nothing is held."""

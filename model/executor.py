@@ -11,7 +11,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 import torch
 
-from .plan import StepPlan, StepResult
+from .plan import GraphCounts, StepPlan, StepResult
 from .runner import ModelRunner
 from .sampler import LogprobTensors, Sampled
 
@@ -27,6 +27,9 @@ class ThreadExecutor:
 
     def launch(self, plan: StepPlan) -> ThreadHandle:
         return ThreadHandle(self._worker.submit(self._run, plan))
+
+    def graph_counts(self) -> GraphCounts:
+        return self._runner.graph_counts()
 
     def close(self) -> None:
         """Wait for the step under way, drop those behind it, and let go of the model."""
@@ -58,6 +61,9 @@ class StreamExecutor:
 
     def launch(self, plan: StepPlan) -> StreamHandle:
         return StreamHandle(self._runner.run(plan))
+
+    def graph_counts(self) -> GraphCounts:
+        return self._runner.graph_counts()
 
     def close(self) -> None:
         """Wait until the device has nothing left to do, and give its memory back."""

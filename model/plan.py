@@ -79,6 +79,18 @@ class StepResult:
     logprobs: Sequence[TokenLogprobs | None] | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class GraphCounts:
+    """Steps so far by how they reached the device, per kind of step; kinds are few and fixed.
+
+    `decode` steps have rows of one token only, `mixed` steps carry prompt tokens.
+    replayed: as a CUDA graph.   launched: kernel by kernel.
+    """
+
+    replayed: dict[str, int]
+    launched: dict[str, int]
+
+
 class StepHandle(Protocol):
     """A step under way."""
 
@@ -90,5 +102,8 @@ class Executor(Protocol):
     """Runs plans in the order given. `launch` returns at once; several steps may be in flight."""
 
     def launch(self, plan: StepPlan) -> StepHandle: ...
+
+    def graph_counts(self) -> GraphCounts:
+        """How steps reached the device, as of now."""
 
     def close(self) -> None: ...

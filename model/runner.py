@@ -13,7 +13,7 @@ from ..cache.storage import KVStorage
 from .batch import ForwardBatch
 from .decoder import DecoderLM
 from .graphs import DecodeGraphs, decode_sizes
-from .plan import StepPlan
+from .plan import GraphCounts, StepPlan
 from .sampler import Sampled, Sampler
 from .step_inputs import BlockTableMirror, HostBuffer, StepArrays, StepBounds, lay_out, unpack
 
@@ -47,6 +47,7 @@ class ModelRunner:
         self._last_token = torch.zeros(num_slots + 1, dtype=torch.int32, device=device)
         self._sampler = Sampler(num_slots + 1, vocab_size, device)
         self._graphs: DecodeGraphs | None = None
+        self._num_launched = {"decode": 0, "mixed": 0}
 
     @torch.inference_mode()
     def capture_graphs(self) -> None:
@@ -70,6 +71,7 @@ class ModelRunner:
                 return self._sampler.report(
                     step.logits[:num_sampled], step.tokens[:num_sampled], layout.host_slots
                 )
+        self._num_launched["decode" if layout.bounds.max_query_len == 1 else "mixed"] += 1
         packed = HostBuffer(layout.shape, self.device).pack(layout, self._mirror)
         inputs = unpack(packed.to(self.device, non_blocking=True), layout.shape)
         logits = self._forward(inputs, layout.bounds)
@@ -80,6 +82,11 @@ class ModelRunner:
         )
         self._remember(inputs, sampled.tokens)
         return sampled
+
+    def graph_counts(self) -> GraphCounts:
+        """How plans reached the device."""
+        num_replayed = 0 if self._graphs is None else self._graphs.hits
+        return GraphCounts({"decode": num_replayed, "mixed": 0}, dict(self._num_launched))
 
     def _decode_step(self, inputs: StepArrays, num_rows: int) -> tuple[Tensor, Tensor]:
         """A whole step of single-token rows without a host decision: (logits, tokens) of all rows."""

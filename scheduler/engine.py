@@ -16,10 +16,11 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from ..model.plan import Executor, StepHandle, StepPlan
+from ..model.plan import Executor, GraphCounts, StepHandle, StepPlan
 from .request import FinishReason, Request, TokenOutput
 from .scheduler import Scheduler
 from .stats import EngineStats
+from .step_meter import StepMeter
 
 Deliver = Callable[[Sequence[TokenOutput]], None]
 
@@ -39,30 +40,36 @@ class Engine:
         self._depth = 1 if overlap else 0
         self._wake = asyncio.Event()
         self._in_flight: deque[tuple[StepPlan, StepHandle]] = deque()
+        self._meter = StepMeter()
         self._last_step_s = 0.0
+        self._last_end_s = 0.0
+        self._last_graphs: GraphCounts | None = None  # of a device that is closed
 
     def add(self, request: Request) -> None:
         """Queue a request. Raises RequestRefusedError and takes nothing if it does not fit the limits."""
         self._scheduler.add(request)
         self._wake.set()
 
-    def abort(self, request_id: str) -> None:
+    def abort(self, request_id: str, reason: FinishReason = FinishReason.ABORT) -> None:
         """End a request, delivering its last output; nothing if it has ended already."""
-        output = self._scheduler.abort(request_id)
+        output = self._scheduler.abort(request_id, reason)
         if output is not None:
             self._deliver([output])
 
     def stats(self) -> EngineStats:
         """A moment of the engine."""
-        return replace(self._scheduler.stats(), last_step_s=self._last_step_s)
+        return replace(
+            self._scheduler.stats(),
+            last_step_s=self._last_step_s,
+            steps=self._meter,
+            graphs=self._last_graphs or self._executor.graph_counts(),
+        )
 
     async def run(self) -> None:
         """Step until cancelled. If the device fails, every request ends with the cause, then it is raised."""
         try:
             while True:
-                plan = self._scheduler.schedule()
-                if plan is not None:
-                    self._in_flight.append((plan, self._executor.launch(plan)))
+                plan = self._plan_and_launch()
                 if len(self._in_flight) > (self._depth if plan is not None else 0):
                     await self._complete_oldest()
                 elif plan is None:
@@ -71,16 +78,34 @@ class Engine:
             self._fail_all(f"{type(cause).__name__}: {cause}")
             raise
         finally:
+            self._last_graphs = self._executor.graph_counts()
             self._executor.close()
+
+    def _plan_and_launch(self) -> StepPlan | None:
+        began_s = time.perf_counter()
+        plan = self._scheduler.schedule()
+        if plan is None:
+            return None
+        planned_s = time.perf_counter()
+        if not self._in_flight:
+            self._last_end_s = began_s  # the device had nothing to do until now
+        self._in_flight.append((plan, self._executor.launch(plan)))
+        self._meter.planned(plan, planned_s - began_s, time.perf_counter() - planned_s)
+        return plan
 
     async def _complete_oldest(self) -> None:
         plan, handle = self._in_flight.popleft()
-        began = time.perf_counter()
+        began_s = time.perf_counter()
         result = await handle.result()
-        self._last_step_s = time.perf_counter() - began
+        done_s = time.perf_counter()
         outputs = self._scheduler.commit(plan, result)
+        committed_s = time.perf_counter()
         if outputs:
             self._deliver(outputs)
+        end_s = time.perf_counter()
+        self._last_step_s = end_s - self._last_end_s
+        self._last_end_s = end_s
+        self._meter.completed(self._last_step_s, done_s - began_s, committed_s - done_s, end_s - committed_s)
         await asyncio.sleep(0)  # a device that is always done would leave the loop no turn for anybody else
 
     async def _idle(self) -> None:

@@ -6,9 +6,12 @@ device may still write there.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 
 from ..cache.block_pool import BlockPool
+from .distribution import Distribution
+from .request import FinishReason
 from .sequence import Sequence
 
 
@@ -16,15 +19,17 @@ class Running:
     """The running sequences and the free slots.
 
     prefilling: in order of admission.   decoding: every prompt token has been scheduled.
+    abort_to_free_s: where it counts how long aborted sequences kept slot and blocks.
     """
 
-    __slots__ = ("_free_slots", "_num_slots", "_retiring", "decoding", "prefilling")
+    __slots__ = ("_abort_to_free_s", "_free_slots", "_num_slots", "_retiring", "decoding", "prefilling")
 
-    def __init__(self, num_slots: int) -> None:
+    def __init__(self, num_slots: int, abort_to_free_s: Distribution) -> None:
         self.prefilling: dict[Sequence, None] = {}
         self.decoding: dict[Sequence, None] = {}
         self._retiring: set[Sequence] = set()
         self._num_slots = num_slots
+        self._abort_to_free_s = abort_to_free_s
         self._free_slots = list(range(num_slots - 1, -1, -1))
 
     def __len__(self) -> int:
@@ -72,6 +77,11 @@ class Running:
         """Blocks that come back, at most, when the plans in flight have committed."""
         return sum(len(s.table) for s in self._retiring)
 
+    def waste(self) -> float:
+        """Share of the tokens that the blocks have room for and that nobody has filled. O(running)."""
+        room = sum(s.table.capacity_tokens for s in self)
+        return 1 - sum(s.num_scheduled for s in self) / room if room else 0.0
+
     def check(self, pool: BlockPool) -> None:
         """Assert that no slot and no block is held twice or by nobody. O(blocks)."""
         holders = {*self, *self._retiring}
@@ -85,3 +95,5 @@ class Running:
     def _release(self, sequence: Sequence) -> None:
         sequence.table.release()
         self._free_slots.append(sequence.slot)
+        if sequence.finish_reason is FinishReason.ABORT:
+            self._abort_to_free_s.observe(time.monotonic() - sequence.timings.finished_s)

@@ -16,7 +16,7 @@ from ..cache.block_pool import BlockPool
 from ..cache.block_table import BlockTable
 from ..cache.config import CacheConfig
 from ..cache.prefix_cache import PrefixCache
-from ..model.plan import INVALID_TOKEN, SlotStart, StepPlan, StepResult, TokenLogprobs
+from ..model.plan import INVALID_TOKEN, StepPlan, StepResult, TokenLogprobs
 from . import policy
 from .config import SchedulerConfig
 from .draft import StepDraft
@@ -39,7 +39,7 @@ class Scheduler:
         self.counters = Counters()
         self._sequences: dict[str, Sequence] = {}
         self._waiting = WaitingQueue()
-        self._running = Running(config.max_num_seqs)
+        self._running = Running(config.max_num_seqs, self.counters.abort_to_free_s)
         self._in_flight: deque[tuple[StepPlan, list[Sequence]]] = deque()
         self._refused: tuple[Sequence, int] | None = None  # who did not fit, in how many blocks
         self._arrivals = count()
@@ -164,16 +164,7 @@ class Scheduler:
             self.prefix_cache.record(sequence.num_prompt, num_cached)
         else:
             self.counters.recomputed_tokens += sequence.num_prefill - num_cached
-        draft.starts.append(
-            SlotStart(
-                slot=sequence.slot,
-                params=sequence.request.params,
-                seed=sequence.seed,
-                stop_token_ids=sequence.stop_ids,
-                prompt_tokens=sequence.token_ids[: sequence.num_prompt],
-                output_tokens=sequence.token_ids[sequence.num_prompt :],
-            )
-        )
+        draft.starts.append(sequence.slot_start())
         self._schedule_prefill(sequence, draft, cached_blocks)
 
     def _make_room(self, sequence: Sequence, num_tokens: int, draft: StepDraft) -> list[int] | None:
@@ -230,6 +221,7 @@ class Scheduler:
         if token == INVALID_TOKEN:
             for block in sequence.table.blocks:
                 self.prefix_cache.forget(block)  # what led to this must not reach another request
+            self.counters.num_corrupted += 1
             return self._finish(sequence, FinishReason.ERROR, error="the model's logits were not finite")
         token_ids = sequence.token_ids
         token_ids.append(token)
@@ -255,12 +247,14 @@ class Scheduler:
         stop_reason: int | None = None,
         error: str | None = None,
     ) -> TokenOutput:
-        if sequence.status is SequenceStatus.RUNNING:
+        ran = sequence.status is SequenceStatus.RUNNING
+        sequence.end(reason)
+        if reason is FinishReason.ABORT:
+            self.counters.aborted_tokens += sequence.num_computed
+        if ran:
             self._running.leave(sequence)
         else:
             self._waiting.ended()
-        sequence.status = SequenceStatus.FINISHED
-        sequence.timings.finished_s = time.monotonic()
         request_id = sequence.request.request_id
         del self._sequences[request_id]
         return TokenOutput(request_id, token_ids, logprobs, reason, stop_reason, sequence.timings, error)
@@ -280,8 +274,7 @@ class Scheduler:
         pool, counters = self.pool, self.counters
         counters.prefix_query_tokens = self.prefix_cache.query_tokens
         counters.prefix_hit_tokens = self.prefix_cache.hit_tokens
-        room = sum(s.table.capacity_tokens for s in self._running)
-        filled = sum(s.num_scheduled for s in self._running)
+        first = self._waiting.first()
         return EngineStats(
             num_running=len(self._running),
             num_waiting=len(self._waiting),
@@ -289,8 +282,10 @@ class Scheduler:
             num_free_blocks=pool.num_free - pool.num_evictable,
             num_evictable_blocks=pool.num_evictable,
             kv_usage=pool.num_referenced / pool.num_blocks,
-            kv_waste=1 - filled / room if room else 0.0,
+            kv_waste=self._running.waste(),
             counters=counters,
+            block_size=self.cache.block_size,
+            oldest_waiting_s=0.0 if first is None else time.monotonic() - first.request.arrival_s,
         )
 
     def check(self) -> None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import enum
+import time
 
 from ..cache.block_table import BlockTable
 from ..cache.prefix_cache import hash_chain, root_hash
-from .request import Request, RequestTimings
+from ..model.plan import SlotStart
+from .request import FinishReason, Request, RequestTimings
 
 
 class SequenceStatus(enum.Enum):
@@ -32,6 +34,7 @@ class Sequence:
     __slots__ = (
         "_root_hash",
         "block_hashes",
+        "finish_reason",
         "max_length",
         "num_in_flight",
         "num_named",
@@ -63,6 +66,7 @@ class Sequence:
         self.stop_ids = stop if request.params.ignore_eos else stop | request.eos_token_ids
         self.timings = RequestTimings(request.arrival_s)
         self.status = SequenceStatus.WAITING
+        self.finish_reason: FinishReason | None = None
         self._root_hash = root_hash(request.cache_salt)
         self.block_hashes: list[bytes] = []
         self.slot = -1
@@ -79,6 +83,11 @@ class Sequence:
     def num_output(self) -> int:
         """Tokens generated and known."""
         return len(self.token_ids) - self.num_prompt
+
+    @property
+    def num_computed(self) -> int:
+        """Positions that the device has computed for it, what the prefix cache gave left out."""
+        return max(0, self.num_scheduled - self.timings.num_cached_tokens)
 
     def stop_reason(self, token: int) -> int | None:
         """What to report of the stop token that ended it: None for the model's own end."""
@@ -100,6 +109,23 @@ class Sequence:
         self.num_prefill = len(self.token_ids)
         self.num_scheduled = num_cached
         self.num_named = len(self.table)
+
+    def slot_start(self) -> SlotStart:
+        """What the device must be told of its new slot."""
+        return SlotStart(
+            slot=self.slot,
+            params=self.request.params,
+            seed=self.seed,
+            stop_token_ids=self.stop_ids,
+            prompt_tokens=self.token_ids[: self.num_prompt],
+            output_tokens=self.token_ids[self.num_prompt :],
+        )
+
+    def end(self, reason: FinishReason) -> None:
+        """Nothing more is planned for it."""
+        self.status = SequenceStatus.FINISHED
+        self.finish_reason = reason
+        self.timings.finished_s = time.monotonic()
 
     def give_up(self) -> None:
         """Back to the queue: everything but the tokens is lost."""

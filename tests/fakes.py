@@ -16,7 +16,15 @@ from dataclasses import dataclass, field
 from hashlib import blake2b
 from typing import NamedTuple
 
-from octavo.model.plan import INVALID_TOKEN, SequenceSlice, SlotStart, StepPlan, StepResult, TokenLogprobs
+from octavo.model.plan import (
+    INVALID_TOKEN,
+    GraphCounts,
+    SequenceSlice,
+    SlotStart,
+    StepPlan,
+    StepResult,
+    TokenLogprobs,
+)
 from octavo.scheduler.request import FinishReason, Request
 
 EOS = 0
@@ -150,6 +158,10 @@ class FakeExecutor:
         self._queue.append((handle, plan, repr(plan)))
         self.max_in_flight = max(self.max_in_flight, len(self._queue))
         return handle
+
+    def graph_counts(self) -> GraphCounts:
+        """As if there were no graphs."""
+        return GraphCounts({"decode": 0, "mixed": 0}, {"decode": 0, "mixed": len(self.plans)})
 
     def close(self) -> None:
         """No more launches."""

@@ -113,7 +113,7 @@ class ScriptedStream:
             raise EngineDeadError("The engine died of DeviceError: out of luck")
         return [self._output(token)]
 
-    def abort(self) -> None:
+    def abort(self, reason: FinishReason = FinishReason.ABORT) -> None:
         if self._request.request_id in self._client.running:
             self._client.running.discard(self._request.request_id)
             self._client.aborted[self._request.request_id] = time.monotonic()

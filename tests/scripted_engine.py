@@ -35,7 +35,7 @@ class ScriptedStream:
             raise self.error
         raise AssertionError("next() after the last output")
 
-    def abort(self) -> None:
+    def abort(self, reason: FinishReason = FinishReason.ABORT) -> None:
         self.num_aborts += 1
 
 

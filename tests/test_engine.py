@@ -181,6 +181,41 @@ def test_an_abort_is_heard_at_once_and_nothing_after_it() -> None:
     asyncio.run(main())
 
 
+def test_steps_are_measured_whatever_they_carry() -> None:
+    async def main() -> None:
+        async with serving() as served:
+            ids = [served.add([index + 1] * 9, 5, ignore_eos=True) for index in range(3)]
+            for request_id in ids:
+                await served.ended(request_id)
+            stats = served.engine.stats()
+            steps, num_steps = stats.steps, stats.counters.num_steps
+            assert steps.rows.count == steps.tokens.count == steps.phases["launch"].count == num_steps
+            assert steps.prompt_tokens.total == 27 and max(steps.prompt_tokens.bounds) > 16
+            assert steps.tokens.total == 27 + 3 * 4  # the last token of each is sampled, not computed on
+            assert steps.step_s.count >= num_steps - 1
+            assert stats.graphs.launched["mixed"] == len(served.executor.plans)
+
+    asyncio.run(main())
+
+
+def test_only_work_in_vain_is_wasted() -> None:
+    async def main() -> None:
+        async with serving(latency_s=0.005) as served:
+            complete, vain = (served.add([index + 1, 2], 20, ignore_eos=True) for index in range(2))
+            while len(served.clients.outputs[vain]) < 3 or len(served.clients.outputs[complete]) < 3:
+                await asyncio.sleep(0.001)
+            served.engine.abort(complete, FinishReason.STOP)
+            assert served.engine.stats().counters.aborted_tokens == 0
+            served.engine.abort(vain)
+            assert 4 <= served.engine.stats().counters.aborted_tokens <= 7
+            while served.engine.stats().num_running or served.scheduler.pool.num_free != 64:
+                await asyncio.sleep(0.005)
+            freed_s = served.engine.stats().counters.abort_to_free_s
+            assert freed_s.count == 1 and freed_s.total < 5
+
+    asyncio.run(main())
+
+
 def test_a_refused_request_disturbs_nobody() -> None:
     async def main() -> None:
         async with serving(num_blocks=4) as served:

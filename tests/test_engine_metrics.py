@@ -6,7 +6,9 @@ import pytest
 from test_metrics import value
 
 from octavo.app.metrics import ServerMetrics
+from octavo.app.metrics_state import FrontendCounts
 from octavo.cache.ledger import MemoryLedger
+from octavo.model.plan import GraphCounts
 from octavo.scheduler.stats import Counters, EngineStats
 
 
@@ -20,6 +22,30 @@ def stats() -> EngineStats:
 )
 def test_counters_that_dashboards_of_vllm_read(name: str, count: int) -> None:
     assert value(ServerMetrics("toy", "1.2", stats), f"vllm:{name}_total", model_name="toy") == count
+
+
+def test_waste_graphs_and_phases_have_labels() -> None:
+    counters = Counters(recomputed_tokens=3, surplus_tokens=4, aborted_tokens=5)
+    graphs = GraphCounts({"decode": 7}, {"decode": 1, "mixed": 2})
+    moment = EngineStats(0, 0, 10, 10, 0, 0.0, 0.0, counters, graphs=graphs)
+    moment.steps.completed(step_s=1.0, wait_s=0.5, commit_s=0.25, deliver_s=0.125)
+    metrics = ServerMetrics("toy", "1.2", lambda: moment)
+    wasted = [
+        value(metrics, "octavo_wasted_tokens_total", cause=cause)
+        for cause in ("preemption", "surplus", "abort")
+    ]
+    assert wasted == [3, 4, 5]
+    assert value(metrics, "octavo_graph_steps_total", kind="decode", result="hit") == 7
+    assert value(metrics, "octavo_graph_steps_total", kind="mixed", result="miss") == 2
+    assert value(metrics, "octavo_step_phase_seconds_sum", phase="commit") == 0.25
+    assert value(metrics, "octavo_step_phase_seconds_count", phase="schedule") == 0
+
+
+def test_an_engine_behind_front_ends_tells_of_its_own_loop() -> None:
+    counts = FrontendCounts(num_running=2)
+    counts.engine_lag_s.observe(0.5)
+    metrics = ServerMetrics("toy", "1.2", stats, counts)
+    assert value(metrics, "octavo_engine_event_loop_lag_seconds_sum") == 0.5
 
 
 def test_memory_by_what_holds_it_adds_up_to_the_devices() -> None:

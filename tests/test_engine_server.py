@@ -206,7 +206,7 @@ def test_a_lost_front_ends_numbers_stay() -> None:
 @pytest.mark.parametrize(
     "noise",
     [
-        encode_abort(1)[:-1],
+        encode_abort(1, FinishReason.ABORT)[:-1],
         messages.encode(messages.Hello(PROTOCOL_VERSION + 1)),
         messages.encode(messages.Stop()),
     ],

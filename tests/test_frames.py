@@ -93,7 +93,7 @@ def test_a_request_comes_out_as_it_went_in(number: int, request: Request) -> Non
 
 @given(numbers)
 def test_an_abort_comes_out_as_it_went_in(number: int) -> None:
-    assert decode_abort(payload_of(encode_abort(number))) == number
+    assert decode_abort(payload_of(encode_abort(number, FinishReason.STOP))) == (number, FinishReason.STOP)
 
 
 @given(st.lists(st.tuples(st.sampled_from(Kind), st.binary(max_size=40)), max_size=6), st.data())

@@ -23,7 +23,7 @@ def counted() -> ServerMetrics:
     metrics = ServerMetrics("toy", "1")
     metrics.count_response("/version", 200)
     metrics.count_ignored("mood")
-    metrics.choices.observe(3)
+    metrics.histograms.choices.observe(3)
     return metrics
 
 

@@ -10,7 +10,8 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from octavo.app.generation import TextDelta
 from octavo.app.histogram import Histogram
-from octavo.app.metrics import CAUSES, ServerMetrics
+from octavo.app.metrics import ServerMetrics
+from octavo.app.request_record import CAUSES
 from octavo.scheduler.request import FinishReason, RequestTimings
 from octavo.scheduler.stats import Counters, EngineStats
 
@@ -92,8 +93,9 @@ def test_record_follows_a_request(metrics: ServerMetrics) -> None:
     assert value(metrics, "octavo_requests_open") == 1
     record.receive(TextDelta("a", (1,)))
     record.receive(TextDelta("bc", (2, 3)))
-    timings = RequestTimings(arrival_s=1.0, scheduled_s=1.5, first_token_s=2.5, finished_s=7.5)
-    record.receive(TextDelta("", (4,), finish_reason=FinishReason.STOP, timings=timings))
+    timings = RequestTimings(1.0, 1.5, 2.5, finished_s=8.5, num_cached_tokens=3, num_preemptions=2)
+    last = TextDelta("", (4,), finish_reason=FinishReason.STOP, timings=timings, detokenize_s=0.25)
+    record.receive(last)
     assert record.num_tokens == 4
     assert value(metrics, "octavo_requests_open") == 0
     assert value(metrics, "octavo_requests_total", cause="stop") == 1
@@ -104,7 +106,12 @@ def test_record_follows_a_request(metrics: ServerMetrics) -> None:
     assert value(metrics, "octavo_request_prompt_tokens_sum") == 5
     assert value(metrics, "octavo_request_queue_time_seconds_sum") == 0.5
     assert value(metrics, "octavo_request_prefill_time_seconds_sum") == 1.0
-    assert value(metrics, "octavo_request_decode_time_seconds_sum") == 5.0
+    assert value(metrics, "octavo_request_decode_time_seconds_sum") == 6.0
+    assert value(metrics, "octavo_request_inference_time_seconds_sum") == 7.0
+    assert value(metrics, "octavo_request_time_per_output_token_seconds_sum") == 2.0
+    assert value(metrics, "octavo_request_prefill_kv_computed_tokens_sum") == 2
+    assert value(metrics, "vllm:request_num_preemptions_sum", model_name="toy") == 2
+    assert value(metrics, "octavo_detokenize_seconds_sum") == 0.25
 
 
 def test_a_request_ends_once(metrics: ServerMetrics) -> None:
@@ -158,6 +165,12 @@ def test_responses_are_counted_by_route_and_status(metrics: ServerMetrics) -> No
     assert value(metrics, "octavo_http_responses_total", route="/v1/models", status="200") == 2
 
 
+def test_errors_are_counted_by_their_code(metrics: ServerMetrics) -> None:
+    metrics.count_response("/v1/completions", 400, "context_length_exceeded")
+    assert value(metrics, "octavo_http_errors_total", code="context_length_exceeded") == 1
+    assert value(metrics, "octavo_http_responses_total", route="/v1/completions", status="400") == 1
+
+
 def test_front_ends_add_up() -> None:
     whole = ServerMetrics("toy", "1.2", stats)
     for num_tokens in (1, 3):
@@ -168,6 +181,7 @@ def test_front_ends_add_up() -> None:
         record.end("length")
         one.begin(5, time.monotonic())
         one.count_response("/version", 200)
+        one.count_response("/version", 401, "invalid_api_key")
         one.count_slow_reader()
         one.count_ignored("mood")
         whole.absorb(one.state())
@@ -178,12 +192,13 @@ def test_front_ends_add_up() -> None:
     assert value(whole, "octavo_http_responses_total", route="/version", status="200") == 2
     assert value(whole, "octavo_ignored_fields_total", field="mood") == 2
     assert value(whole, "octavo_slow_readers_total") == 2
+    assert value(whole, "octavo_http_errors_total", code="invalid_api_key") == 2
 
 
 def test_a_state_is_a_moment() -> None:
     metrics = ServerMetrics("toy", "1.2")
     state = metrics.state()
-    metrics.choices.observe(1)
+    metrics.histograms.choices.observe(1)
     metrics.count_end("error")
     assert state.histograms["request_choices"][0].count(0) == len(state.histograms["request_choices"][0])
     assert state.ended["error"] == 0

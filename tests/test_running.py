@@ -7,6 +7,8 @@ from hypothesis import strategies as st
 from sequence_maker import BLOCK_SIZE, make_sequence
 
 from octavo.cache.block_pool import BlockPool
+from octavo.scheduler.distribution import Distribution
+from octavo.scheduler.request import FinishReason
 from octavo.scheduler.running import Running
 from octavo.scheduler.sequence import Sequence
 
@@ -18,7 +20,7 @@ NUM_SLOTS, NUM_BLOCKS = 3, 32
 )
 @settings(deadline=None)
 def test_no_slot_and_no_block_is_lost_or_given_twice(actions: list[tuple[str, int]]) -> None:
-    pool, running = BlockPool(NUM_BLOCKS), Running(NUM_SLOTS)
+    pool, running = BlockPool(NUM_BLOCKS), Running(NUM_SLOTS, Distribution((1.0,)))
     retiring: list[Sequence] = []
     for order, (action, which) in enumerate(actions):
         members = [*running]
@@ -53,7 +55,7 @@ def test_no_slot_and_no_block_is_lost_or_given_twice(actions: list[tuple[str, in
 
 
 def test_blocks_are_promised_to_prompts_that_have_room_for_their_first_chunk_only() -> None:
-    pool, running = BlockPool(NUM_BLOCKS), Running(NUM_SLOTS)
+    pool, running = BlockPool(NUM_BLOCKS), Running(NUM_SLOTS, Distribution((1.0,)))
     long, short = make_sequence(range(20), pool=pool), make_sequence(range(3), order=1, pool=pool)
     for sequence in (long, short):
         sequence.table.ensure(BLOCK_SIZE)
@@ -66,7 +68,7 @@ def test_blocks_are_promised_to_prompts_that_have_room_for_their_first_chunk_onl
 
 
 def test_the_order_of_admission_is_kept_and_decodes_come_after_prefills() -> None:
-    running = Running(NUM_SLOTS)
+    running = Running(NUM_SLOTS, Distribution((1.0,)))
     first, second, third = (make_sequence(order=order) for order in range(3))
     for sequence in (first, second, third):
         running.enter(sequence, 0)
@@ -76,13 +78,17 @@ def test_the_order_of_admission_is_kept_and_decodes_come_after_prefills() -> Non
 
 
 def test_what_a_plan_in_flight_mentions_comes_back_when_it_commits() -> None:
-    pool, running = BlockPool(NUM_BLOCKS), Running(1)
+    freed_s = Distribution((1.0,))
+    pool, running = BlockPool(NUM_BLOCKS), Running(1, freed_s)
     sequence = make_sequence(range(5), pool=pool)
     sequence.table.ensure(5)
     running.enter(sequence, 0)
     sequence.num_in_flight = 1
+    sequence.end(FinishReason.ABORT)
     running.leave(sequence)
+    assert freed_s.count == 0
     assert (running.has_free_slot, pool.num_referenced, running.returning_blocks()) == (False, 2, 2)
     running.committed(sequence)
     assert (running.has_free_slot, pool.num_referenced, running.returning_blocks()) == (True, 0, 0)
+    assert freed_s.counts == [1, 0]
     running.check(pool)

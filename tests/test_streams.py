@@ -10,7 +10,7 @@ import pytest
 
 from octavo.app.errors import EngineDeadError
 from octavo.app.streams import BufferedStream
-from octavo.scheduler.request import TokenOutput
+from octavo.scheduler.request import FinishReason, TokenOutput
 
 
 def run(test: Coroutine[Any, Any, None]) -> None:
@@ -23,7 +23,7 @@ def output(token: int) -> TokenOutput:
 
 def test_a_reader_that_lags_gets_all_at_once() -> None:
     async def check() -> None:
-        stream = BufferedStream(lambda: None)
+        stream = BufferedStream(lambda reason: None)
         reading = asyncio.create_task(stream.next())
         await asyncio.sleep(0)
         stream.push(output(1))
@@ -37,7 +37,7 @@ def test_a_reader_that_lags_gets_all_at_once() -> None:
 
 def test_what_came_before_a_failure_is_read_first() -> None:
     async def check() -> None:
-        stream = BufferedStream(lambda: None)
+        stream = BufferedStream(lambda reason: None)
         stream.push(output(1))
         stream.fail(EngineDeadError("gone"))
         assert await stream.next() == [output(1)]
@@ -50,7 +50,7 @@ def test_what_came_before_a_failure_is_read_first() -> None:
 @pytest.mark.parametrize("how", [BufferedStream.accept, lambda stream: stream.push(output(1))])
 def test_accepted_waits_for_the_engine(how: Any) -> None:
     async def check() -> None:
-        stream = BufferedStream(lambda: None)
+        stream = BufferedStream(lambda reason: None)
         waiting = asyncio.create_task(stream.accepted())
         await asyncio.sleep(0)
         assert not waiting.done()
@@ -63,7 +63,7 @@ def test_accepted_waits_for_the_engine(how: Any) -> None:
 
 def test_a_refusal_is_raised_to_whoever_waits() -> None:
     async def check() -> None:
-        stream = BufferedStream(lambda: None)
+        stream = BufferedStream(lambda reason: None)
         waiting = asyncio.create_task(stream.accepted())
         await asyncio.sleep(0)
         stream.fail(EngineDeadError("gone"))
@@ -74,8 +74,8 @@ def test_a_refusal_is_raised_to_whoever_waits() -> None:
 
 
 def test_abort_is_the_owners() -> None:
-    aborts: list[int] = []
-    stream = BufferedStream(lambda: aborts.append(1))
+    aborts: list[FinishReason] = []
+    stream = BufferedStream(aborts.append)
     stream.abort()
-    stream.abort()
-    assert aborts == [1, 1]
+    stream.abort(FinishReason.STOP)
+    assert aborts == [FinishReason.ABORT, FinishReason.STOP]
