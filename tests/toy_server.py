@@ -59,6 +59,7 @@ async def serve(options: argparse.Namespace) -> int:
         default_params={"temperature": 0.0},
         settings=ServerSettings(model_names=("toy",), version="9.9"),
         log_level="info",
+        memory_bytes={"weights": 3000, "KV cache": 5000, "total": 8000},
     )
     supervisor = Supervisor(setup, listener, options.frontends)
     executor = FakeExecutor(
