@@ -26,7 +26,7 @@ from .settings import (
 _FRACTION = number("in (0, 1]", lambda v: 0 < v <= 1, "SHARE")
 _SECONDS = number("of seconds, not negative", lambda v: v >= 0, "S")
 _POSITIVE_SECONDS = number("of seconds above 0", lambda v: v > 0, "S")
-_MILLISECONDS = number("of milliseconds above 0", lambda v: v > 0, "MS")
+_MILLISECONDS = number("of milliseconds, not negative", lambda v: v >= 0, "MS")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,10 +76,8 @@ class EngineConfig:
     itl_target_ms: float | None = setting(
         None,
         _MILLISECONDS,
-        "inter-token latency that chunk sizes aim for",
-        default_text="none",
-        only=None,
-        because="chunk sizes follow no latency target yet; lower --max-num-batched-tokens instead",
+        "time between a stream's tokens that chunks of others' prompts keep to; 0 lets them fill every step",
+        default_text="12 on a GPU, 0 on a CPU",
     )
     enable_chunked_prefill: bool = setting(True, SWITCH, "split long prompts over several steps")
     enable_prefix_caching: bool = setting(True, SWITCH, "reuse the KV blocks of prompts that begin alike")
@@ -123,6 +121,11 @@ class EngineConfig:
         if self.kv_cache_memory_bytes is not None and self.num_gpu_blocks_override is not None:
             raise SettingError(
                 "kv_cache_memory_bytes", "cannot be given together with num_gpu_blocks_override"
+            )
+        if self.itl_target_ms and not self.enable_chunked_prefill:
+            raise SettingError(
+                "itl_target_ms",
+                f"needs chunked prefill, which is off: must be 0 then, got {self.itl_target_ms}",
             )
         tokens, seqs = self.max_num_batched_tokens, self.max_num_seqs
         if tokens is not None and seqs is not None and tokens < seqs:

@@ -38,6 +38,8 @@ from .tokenizer import Tokenizer
 
 logger = logging.getLogger(__name__)
 
+_GPU_ITL_TARGET_MS = 12.0
+"""Above a decode step of the models that one card holds well, below what a reader would notice."""
 _CPU_KV_BYTES = 4 << 30
 """KV cache on a CPU at most, shared as its memory is with everything else. Pages cost memory once written."""
 
@@ -178,6 +180,7 @@ def plan_engine(config: EngineConfig, source: ModelSource) -> EnginePlan:
             max_num_batched_tokens=max_num_batched_tokens,
             max_model_len=max_model_len,
             enable_chunked_prefill=config.enable_chunked_prefill,
+            itl_target_s=itl_target_s(config, on_gpu=on_gpu),
             max_queued_requests=config.max_queued_requests,
         )
     except (MemoryFitError, ValueError) as error:
@@ -226,6 +229,14 @@ def build_executor(config: EngineConfig, source: ModelSource, plan: EnginePlan) 
     if not config.enforce_eager:
         runner.capture_graphs()
     return StreamExecutor(runner)
+
+
+def itl_target_s(config: EngineConfig, *, on_gpu: bool) -> float | None:
+    """What chunk sizes aim for; None is no target."""
+    target_ms = config.itl_target_ms
+    if target_ms is None:
+        target_ms = _GPU_ITL_TARGET_MS if on_gpu and config.enable_chunked_prefill else 0.0
+    return target_ms / 1000 or None
 
 
 def choose_device(name: str) -> torch.device:

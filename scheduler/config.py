@@ -16,6 +16,8 @@ class SchedulerConfig:
     max_model_len: int = 4096
     """Tokens of prompt and output together."""
     enable_chunked_prefill: bool = True
+    itl_target_s: float | None = None
+    """Seconds between a stream's tokens that prompt chunks aim for; None lets them fill every step."""
     max_queued_requests: int | None = None
     """Waiting requests beyond which a new one is refused; None is no bound."""
 
@@ -34,5 +36,12 @@ class SchedulerConfig:
                 f"max_num_batched_tokens must be at least max_model_len ({self.max_model_len}) "
                 f"when chunked prefill is off, got {self.max_num_batched_tokens}"
             )
+        if self.itl_target_s is not None:
+            if self.itl_target_s <= 0:
+                raise ValueError(f"itl_target_s must be above 0, got {self.itl_target_s}")
+            if not self.enable_chunked_prefill:
+                raise ValueError(
+                    "itl_target_s needs chunked prefill: whole prompts take as long as they take"
+                )
         if self.max_queued_requests is not None and self.max_queued_requests < 1:
             raise ValueError(f"max_queued_requests must be at least 1, got {self.max_queued_requests}")

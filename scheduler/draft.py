@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence as Ids
+from operator import itemgetter
 
 from ..model.plan import SequenceSlice, SlotStart, StepPlan
 from .sequence import Sequence
+from .step_time import StepLoad
+
+_START = itemgetter(SequenceSlice._fields.index("start"))
 
 
 class StepDraft:
@@ -54,6 +58,17 @@ class StepDraft:
                 del owners[index]
                 sequence.num_scheduled = row.start
                 self.budget += row.length
+
+    def load(self, decodes: StepLoad | None = None) -> StepLoad:
+        """What makes the step long. decodes: `load` before there were chunks, if it was called."""
+        if decodes is None:
+            decodes = StepLoad(len(self._rows), sum(map(_START, self._rows)))
+        if not self._chunks:
+            return decodes
+        return decodes._replace(
+            prompt_tokens=sum(row.length for row in self._chunks),
+            prompt_work=sum(row.length * (row.start + row.length / 2) for row in self._chunks),
+        )
 
     def build(self) -> tuple[StepPlan, list[Sequence]]:
         """The plan and, row by row, whose it is; without rows there is nothing to launch."""

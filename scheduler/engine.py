@@ -39,10 +39,11 @@ class Engine:
         self._deliver = deliver
         self._depth = 1 if overlap else 0
         self._wake = asyncio.Event()
-        self._in_flight: deque[tuple[StepPlan, StepHandle]] = deque()
+        self._in_flight: deque[tuple[StepPlan, StepHandle, float]] = deque()  # with the moment of launch
         self._meter = StepMeter()
         self._last_step_s = 0.0
         self._last_end_s = 0.0
+        self._last_done_s = 0.0
         self._last_graphs: GraphCounts | None = None  # of a device that is closed
 
     def add(self, request: Request) -> None:
@@ -89,16 +90,18 @@ class Engine:
         planned_s = time.perf_counter()
         if not self._in_flight:
             self._last_end_s = began_s  # the device had nothing to do until now
-        self._in_flight.append((plan, self._executor.launch(plan)))
+        self._in_flight.append((plan, self._executor.launch(plan), planned_s))
         self._meter.planned(plan, planned_s - began_s, time.perf_counter() - planned_s)
         return plan
 
     async def _complete_oldest(self) -> None:
-        plan, handle = self._in_flight.popleft()
+        plan, handle, launched_s = self._in_flight.popleft()
         began_s = time.perf_counter()
         result = await handle.result()
         done_s = time.perf_counter()
-        outputs = self._scheduler.commit(plan, result)
+        # A step that was launched ahead begins on the device when the one before it ends.
+        device_s, self._last_done_s = done_s - max(launched_s, self._last_done_s), done_s
+        outputs = self._scheduler.commit(plan, result, device_s)
         committed_s = time.perf_counter()
         if outputs:
             self._deliver(outputs)

@@ -1,18 +1,20 @@
-"""Decisions without mechanism, as pure functions: how much prompt a step carries, whom to preempt."""
+"""Decisions without mechanism, as pure functions: who gets which share of a step, whom to preempt."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
-from .config import SchedulerConfig
 from .sequence import Sequence
 
+ELDEST_SHARE = 1 / 4
+"""What the prompt let in first gets at least of a step: it takes four times as long at most."""
+NEWCOMERS_SHARE = 1 / 8
+"""What those who wait get of the rest at least, though shorter remainders are under way."""
 
-def prefill_length(config: SchedulerConfig, remaining: int, budget: int) -> int:
-    """Prompt tokens that a sequence with `remaining` uncomputed ones gets out of `budget`; 0 is none."""
-    if config.enable_chunked_prefill:
-        return min(remaining, budget)
-    return remaining if remaining <= budget else 0
+
+def remaining(sequence: Sequence) -> int:
+    """Prompt tokens that are not scheduled yet."""
+    return sequence.num_prefill - sequence.num_scheduled
 
 
 def choose_victim(running: Iterable[Sequence]) -> Sequence | None:

@@ -17,10 +17,9 @@ from ..cache.block_table import BlockTable
 from ..cache.config import CacheConfig
 from ..cache.prefix_cache import PrefixCache
 from ..model.plan import INVALID_TOKEN, StepPlan, StepResult, TokenLogprobs
-from . import policy
 from .config import SchedulerConfig
-from .draft import StepDraft
 from .errors import CapacityError, QueueFullError
+from .planner import Planned, Planner
 from .request import FinishReason, Request, TokenOutput
 from .running import Running
 from .sequence import Sequence, SequenceStatus
@@ -40,8 +39,10 @@ class Scheduler:
         self._sequences: dict[str, Sequence] = {}
         self._waiting = WaitingQueue()
         self._running = Running(config.max_num_seqs, self.counters.abort_to_free_s)
-        self._in_flight: deque[tuple[StepPlan, list[Sequence]]] = deque()
-        self._refused: tuple[Sequence, int] | None = None  # who did not fit, in how many blocks
+        self._in_flight: deque[Planned] = deque()
+        self._planner = Planner(
+            config, cache, self.pool, self.prefix_cache, self._waiting, self._running, self.counters
+        )
         self._arrivals = count()
         self._random = random.Random(seed)
 
@@ -75,128 +76,25 @@ class Scheduler:
         """Of all that have not ended, in order of arrival."""
         return list(self._sequences)
 
-    # Planning a step.
-
     def schedule(self) -> StepPlan | None:
         """The next step, or None if nothing can be computed now."""
-        draft = StepDraft(self.config.max_num_batched_tokens)
-        self._schedule_decodes(draft)
-        for sequence in list(self._running.prefilling):
-            if sequence.status is SequenceStatus.RUNNING:
-                self._schedule_prefill(sequence, draft)
-        if not draft.preempted:
-            self._admit(draft)
-        plan, sequences = draft.build()
-        if not plan.rows:
+        planned = self._planner.plan()
+        if planned is None:
             return None
-        for sequence in sequences:
-            sequence.num_in_flight += 1
-        self._in_flight.append((plan, sequences))
-        self.counters.num_steps += 1
-        return plan
-
-    def _schedule_decodes(self, draft: StepDraft) -> None:
-        for sequence in list(self._running.decoding):
-            position = sequence.num_scheduled
-            if position + 1 >= sequence.max_length or sequence.status is not SequenceStatus.RUNNING:
-                continue  # its last token is in flight already, or another took its place in this very step
-            if position < sequence.table.capacity_tokens:
-                draft.add_decode(sequence, position, ())
-            elif (blocks := self._make_room(sequence, position + 1, draft)) is not None:
-                draft.add_decode(sequence, position, blocks)
-
-    def _schedule_prefill(
-        self, sequence: Sequence, draft: StepDraft, cached_blocks: list[int] | None = None
-    ) -> None:
-        start = sequence.num_scheduled
-        length = policy.prefill_length(self.config, sequence.num_prefill - start, draft.budget)
-        if length == 0:
-            return
-        blocks = self._make_room(sequence, start + length, draft)
-        if blocks is None:
-            return
-        draft.add_prefill(sequence, start, length, [*cached_blocks, *blocks] if cached_blocks else blocks)
-        if start + length == sequence.num_prefill:
-            self._running.start_decoding(sequence)
-
-    def _admit(self, draft: StepDraft) -> None:
-        """Let in who waits, in order, until somebody does not fit: nobody overtakes."""
-        while (
-            draft.budget > 0
-            and self._running.has_free_slot
-            and (sequence := self._waiting.first()) is not None
-        ):
-            if sequence.num_in_flight:
-                return  # preempted in this moment: the device still writes into its blocks
-            cached_blocks = self._find_room(sequence, draft)
-            if cached_blocks is None:
-                return
-            self._waiting.pop()
-            self._begin(sequence, cached_blocks, draft)
-
-    def _find_room(self, sequence: Sequence, draft: StepDraft) -> list[int] | None:
-        """Cached blocks that a waiting sequence starts from, held for it; None if the rest does not fit."""
-        length, size = len(sequence.token_ids), self.cache.block_size
-        if not self.config.enable_chunked_prefill and length > draft.budget:
-            return None
-        reserve = self._running.promised_blocks() + policy.admission_reserve(len(self._running))
-        room = self.pool.num_free - reserve
-        if self._refused is not None and self._refused[0] is sequence and room <= self._refused[1]:
-            return None  # nothing was freed since; looking its blocks up again would only cost time
-        cached: list[int] = []
-        if self.cache.enable_prefix_caching:
-            sequence.hash_blocks(length // size, size)
-            cached = self.prefix_cache.match(sequence.block_hashes[: (length - 1) // size])
-        if self.cache.blocks_for(length) - len(cached) + reserve > self.pool.num_free:
-            self.pool.release(reversed(cached))
-            self._refused = (sequence, room)
-            return None
-        return cached
-
-    def _begin(self, sequence: Sequence, cached_blocks: list[int], draft: StepDraft) -> None:
-        num_cached = len(cached_blocks) * self.cache.block_size
-        sequence.table.adopt(cached_blocks)
-        self._running.enter(sequence, num_cached)
-        if sequence.timings.num_preemptions == 0:
-            sequence.timings.scheduled_s = time.monotonic()
-            sequence.timings.num_cached_tokens = num_cached
-            self.counters.prompt_tokens += sequence.num_prompt
-            self.prefix_cache.record(sequence.num_prompt, num_cached)
-        else:
-            self.counters.recomputed_tokens += sequence.num_prefill - num_cached
-        draft.starts.append(sequence.slot_start())
-        self._schedule_prefill(sequence, draft, cached_blocks)
-
-    def _make_room(self, sequence: Sequence, num_tokens: int, draft: StepDraft) -> list[int] | None:
-        """New blocks, so that a running sequence has room for `num_tokens`; preempts others if it must.
-
-        None if it has to wait a step: blocks of a sequence in flight come back when its plan commits.
-        """
-        while (blocks := sequence.table.ensure(num_tokens)) is None:
-            if self._running.returning_blocks() + self.pool.num_free >= sequence.table.missing(num_tokens):
-                return None
-            victim = policy.choose_victim(self._running)
-            if victim is None:
-                return None
-            self._preempt(victim, draft)
-            if victim is sequence:
-                return None
-        return list(blocks)
-
-    def _preempt(self, sequence: Sequence, draft: StepDraft) -> None:
-        draft.remove(sequence)
-        draft.preempted = True
-        self.counters.num_preemptions += 1
-        self._running.leave(sequence)
-        sequence.give_up()
-        self._waiting.push(sequence)
+        self._in_flight.append(planned)
+        return planned.plan
 
     # Filing a step.
 
-    def commit(self, plan: StepPlan, result: StepResult) -> list[TokenOutput]:
-        """File the tokens of `plan`, the oldest in flight: what each living request got, in row order."""
-        launched, sequences = self._in_flight.popleft()
-        assert launched is plan, "plans commit in the order in which they were scheduled"
+    def commit(self, plan: StepPlan, result: StepResult, step_s: float | None = None) -> list[TokenOutput]:
+        """File the tokens of `plan`, the oldest in flight: what each living request got, in row order.
+
+        step_s: seconds that the device took, from the end of the step before if it had one.
+        """
+        planned, sequences, load, left_over = self._in_flight.popleft()
+        assert planned is plan, "plans commit in the order in which they were scheduled"
+        if step_s is not None:
+            self._planner.pacing.observe(load, step_s, left_over=left_over)
         outputs: list[TokenOutput] = []
         tokens = iter(result.tokens)
         logprobs = repeat(None) if result.logprobs is None else iter(result.logprobs)

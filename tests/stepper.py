@@ -123,7 +123,8 @@ class Stepper:
     def commit(self) -> None:
         """File the oldest step in flight."""
         plan, handle = self._in_flight.popleft()
-        for output in self.scheduler.commit(plan, handle.get()):
+        step_s = 1e-3 * sum(row.length for row in plan.rows)
+        for output in self.scheduler.commit(plan, handle.get(), step_s):
             received = self.received[output.request_id]
             assert received.last is None, f"{output.request_id} had its last output already"
             received.token_ids += output.token_ids

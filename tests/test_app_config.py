@@ -111,6 +111,12 @@ def test_text_is_parsed_and_values_are_taken_as_they_are() -> None:
             {"max_num_seqs": 32, "max_num_batched_tokens": 16},
             "at least max_num_seqs (32), got 16",
         ),
+        (EngineConfig, {"itl_target_ms": -1}, "itl_target_ms must be a number of milliseconds, not negative"),
+        (
+            EngineConfig,
+            {"itl_target_ms": 20, "enable_chunked_prefill": False},
+            "itl_target_ms needs chunked prefill, which is off: must be 0 then, got 20",
+        ),
         (EngineConfig, {"overlap": "maybe"}, "overlap must be true or false, got 'maybe'"),
         (EngineConfig, {"overlap": 1}, "overlap must be true or false, got 1"),
         (EngineConfig, {"seed": 2**63}, "seed must be an integer from"),
@@ -148,7 +154,6 @@ def test_a_wrong_value_names_setting_rule_and_value(
         (EngineConfig, {"tensor_parallel_size": 2}),
         (EngineConfig, {"quantization": "awq"}),
         (EngineConfig, {"kv_cache_dtype": "fp8"}),
-        (EngineConfig, {"itl_target_ms": 20}),
         (ServerConfig, {"request_timeout": 5}),
     ],
 )

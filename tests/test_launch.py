@@ -16,7 +16,7 @@ from runner_harness import CONFIG, HF_CONFIG, MAX_LENGTH
 from octavo.app import launch
 from octavo.app.config import EngineConfig
 from octavo.app.errors import StartupError
-from octavo.app.launch import choose_dtype, plan_engine
+from octavo.app.launch import choose_dtype, itl_target_s, plan_engine
 from octavo.app.model_source import ModelSource
 from octavo.cache.ledger import kv_bytes_per_block
 from octavo.model.config import ModelConfig
@@ -111,6 +111,19 @@ def test_fewer_tokens_in_a_step_mean_fewer_sequences_unless_both_are_named() -> 
     assert plan(max_num_seqs=600).scheduler.max_num_batched_tokens == 600
     both = plan(max_num_batched_tokens=600, max_num_seqs=3).scheduler
     assert (both.max_num_batched_tokens, both.max_num_seqs) == (600, 3)
+
+
+@pytest.mark.usefixtures("memory")
+def test_chunks_follow_a_latency_target_on_a_gpu_and_where_one_is_given() -> None:
+    assert plan().scheduler.itl_target_s is None
+    assert plan(itl_target_ms=200).scheduler.itl_target_s == 0.2
+    for settings, target_s in (
+        ({}, 0.012),
+        ({"itl_target_ms": 5.0}, 0.005),
+        ({"itl_target_ms": 0.0}, None),
+        ({"enable_chunked_prefill": False}, None),
+    ):
+        assert itl_target_s(EngineConfig(**settings), on_gpu=True) == target_s
 
 
 @pytest.mark.usefixtures("memory")

@@ -10,7 +10,7 @@ from octavo.cache.block_pool import BlockPool
 from octavo.cache.block_table import BlockTable
 from octavo.model.sampling_params import SamplingParams
 from octavo.scheduler.config import SchedulerConfig
-from octavo.scheduler.policy import choose_victim, prefill_length
+from octavo.scheduler.policy import choose_victim
 from octavo.scheduler.request import Request
 from octavo.scheduler.sequence import Sequence, SequenceStatus
 from octavo.scheduler.waiting import WaitingQueue
@@ -27,17 +27,6 @@ def sequence(order: int, *, num_scheduled: int = 0, priority: int = 0) -> Sequen
     made = Sequence(request, BlockTable(BlockPool(1), 1), max_length=5, order=order, seed=0)
     made.num_scheduled = num_scheduled
     return made
-
-
-@pytest.mark.parametrize(("remaining", "budget", "length"), [(10, 4, 4), (4, 10, 4), (4, 4, 4), (4, 0, 0)])
-def test_a_chunk_is_what_remains_within_the_budget(remaining: int, budget: int, length: int) -> None:
-    assert prefill_length(SchedulerConfig(), remaining, budget) == length
-
-
-@pytest.mark.parametrize(("remaining", "budget", "length"), [(10, 4, 0), (4, 10, 4), (4, 4, 4)])
-def test_without_chunks_it_is_all_or_nothing(remaining: int, budget: int, length: int) -> None:
-    config = SchedulerConfig(enable_chunked_prefill=False, max_num_batched_tokens=4096)
-    assert prefill_length(config, remaining, budget) == length
 
 
 def test_the_victim_loses_least_work_and_is_the_youngest_of_equals() -> None:
@@ -86,6 +75,11 @@ def test_the_queue_is_by_priority_then_arrival_and_forgets_who_ended() -> None:
         (
             {"enable_chunked_prefill": False, "max_num_batched_tokens": 300, "max_model_len": 301},
             "at least max_model_len.*301.*got 300",
+        ),
+        ({"itl_target_s": 0.0}, "itl_target_s must be above 0, got 0.0"),
+        (
+            {"itl_target_s": 1.0, "enable_chunked_prefill": False, "max_num_batched_tokens": 4096},
+            "itl_target_s needs chunked prefill",
         ),
         ({"max_queued_requests": 0}, "max_queued_requests must be at least 1, got 0"),
     ],

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 from stepper import Stepper
 
+from octavo.scheduler import prompt_budget
 from octavo.scheduler.errors import CapacityError
 from octavo.scheduler.request import FinishReason
 
@@ -22,6 +23,7 @@ class SchedulerMachine(RuleBasedStateMachine):
     """Adds, aborts and steps in any order, under limits drawn once."""
 
     stepper: Stepper
+    patch: pytest.MonkeyPatch
 
     @initialize(
         num_blocks=st.integers(3, 30),
@@ -30,6 +32,8 @@ class SchedulerMachine(RuleBasedStateMachine):
         depth=st.sampled_from([0, 1, 1, 2]),
         num_seqs=st.integers(1, 6),
         chunk=st.none() | st.integers(1, 64),
+        itl_target_s=st.sampled_from([None, 0.005, 0.02]),
+        unit=st.sampled_from([1, 2, 64]),
         eos_probability=st.sampled_from([0.0, 0.1]),
         nan_probability=st.sampled_from([0.0, 0.0, 0.03]),
     )
@@ -41,9 +45,13 @@ class SchedulerMachine(RuleBasedStateMachine):
         depth: int,
         num_seqs: int,
         chunk: int | None,
+        itl_target_s: float | None,
+        unit: int,
         eos_probability: float,
         nan_probability: float,
     ) -> None:
+        self.patch = pytest.MonkeyPatch()
+        self.patch.setattr(prompt_budget, "UNIT", unit)  # so that steps this small are shared, too
         self.stepper = Stepper(
             num_blocks=num_blocks,
             block_size=block_size,
@@ -54,6 +62,7 @@ class SchedulerMachine(RuleBasedStateMachine):
             max_num_batched_tokens=MODEL_LEN if chunk is None else max(chunk, num_seqs),
             max_model_len=MODEL_LEN,
             enable_chunked_prefill=chunk is not None,
+            itl_target_s=None if chunk is None else itl_target_s,
         )
 
     @rule(
@@ -126,6 +135,7 @@ class SchedulerMachine(RuleBasedStateMachine):
     def teardown(self) -> None:
         stepper = self.stepper
         stepper.run()
+        self.patch.undo()
         received = stepper.received.values()
         assert stepper.scheduler.counters.generation_tokens == sum(len(r.token_ids) for r in received)
         for request_id, answer in stepper.received.items():

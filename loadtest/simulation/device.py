@@ -1,0 +1,80 @@
+"""How long a device takes for a step: a formula with a few measured constants. Knows no scheduler, no clock.
+
+products     the larger of reading all weights once and computing on every token
+attention    KV that decode rows read, at the memory's speed; what prompt tokens attend to, at the kernel's
+the rest     norms, sampler, launches: a constant, larger for a step that carries prompt tokens
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from operator import itemgetter
+
+from octavo.model.plan import SequenceSlice, StepPlan
+
+_START = itemgetter(SequenceSlice._fields.index("start"))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeviceTimes:
+    """Seconds.
+
+    weights_s: reading all weights once.   token_s: products of one token in a large step.
+    context_s: a decode row's attention for each token of its context.
+    work_s: prompt attention for each pair of a token and one that it attends to.
+    rest_s, mixed_s: everything else, in a step of decodes alone and in one with prompt tokens.
+    padding: a step with prompt tokens takes as long as the next multiple of it.
+    """
+
+    weights_s: float
+    token_s: float
+    context_s: float
+    work_s: float
+    rest_s: float
+    mixed_s: float
+    padding: int = 1
+
+    def seconds(self, plan: StepPlan) -> float:
+        """How long the step takes."""
+        rows = plan.rows
+        if rows[-1].length == 1:
+            products_s = max(self.weights_s, self.token_s * len(rows))
+            return float(products_s + self.rest_s + self.context_s * sum(map(_START, rows)))
+        num_tokens, context, work = self._load(rows)
+        num_tokens = -(-num_tokens // self.padding) * self.padding
+        products_s = max(self.weights_s, self.token_s * num_tokens)
+        return products_s + self.mixed_s + self.context_s * context + self.work_s * work
+
+    def _load(self, rows: Sequence[SequenceSlice]) -> tuple[int, int, float]:
+        num_tokens = context = 0
+        work = 0.0
+        for _, start, length, _, _, _ in rows:
+            num_tokens += length
+            if length == 1:
+                context += start
+            else:
+                work += length * (start + length / 2)
+        return num_tokens, context, work
+
+
+H100 = {
+    # Measured floors (products), 85 % of copy bandwidth for decode attention, 400 TFLOP/s for prompts'.
+    "qwen": DeviceTimes(
+        weights_s=1.47e-3,
+        token_s=4.0e-6,
+        context_s=28_672 / 2.55e12,
+        work_s=4 * 28 * 12 * 128 / 400e12,
+        rest_s=0.35e-3,
+        mixed_s=0.9e-3,
+    ),
+    "llama": DeviceTimes(
+        weights_s=5.55e-3,
+        token_s=22.0e-6,
+        context_s=131_072 / 2.55e12,
+        work_s=4 * 32 * 32 * 128 / 400e12,
+        rest_s=0.45e-3,
+        mixed_s=1.0e-3,
+    ),
+}
+"""One H100 80 GB: Qwen2.5-1.5B and Llama-3.1-8B, bf16."""
