@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from .app.llm import LLM as LLM
     from .app.outputs import CompletionOutput as CompletionOutput
     from .app.outputs import RequestOutput as RequestOutput
+    from .model.grammar import StructuredOutputsParams as StructuredOutputsParams
     from .model.sampling_params import SamplingParams as SamplingParams
 
 __version__ = "0.1.0"
@@ -25,6 +26,7 @@ _EXPORTS = {
     "CompletionOutput": ".app.outputs",
     "RequestOutput": ".app.outputs",
     "SamplingParams": ".model.sampling_params",
+    "StructuredOutputsParams": ".model.grammar",
 }
 __all__ = ["__version__", *_EXPORTS]
 

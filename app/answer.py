@@ -59,6 +59,8 @@ class Asked:
     told: for each prompt what the response tells of it.
     prompt_field, max_tokens_field: the request's names for them, for errors that come later.
     tokenize_s: seconds that encoding the prompts took.
+    grammar_field: likewise for what `params.structured_outputs` comes from, if neither response_format nor
+    structured_outputs.
     """
 
     fields: SamplingFields
@@ -71,6 +73,7 @@ class Asked:
     prompt_field: str = "prompt"
     max_tokens_field: str = "max_tokens"
     tokenize_s: float = 0.0
+    grammar_field: str = ""
 
 
 class Answer:
@@ -133,7 +136,12 @@ class Answer:
 
     def _client_names(self, error: RequestError) -> RequestError:
         asked = self._asked
-        return client_names(error, {"prompt": asked.prompt_field, "max_tokens": asked.max_tokens_field})
+        names = {
+            "prompt": asked.prompt_field,
+            "max_tokens": asked.max_tokens_field,
+            "structured_outputs": asked.grammar_field or asked.fields.grammar_field,
+        }
+        return client_names(error, names)
 
     async def _whole(self) -> bytes:
         deltas: list[list[TextDelta]] = [[] for _ in range(len(self._choices))]

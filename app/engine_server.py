@@ -10,6 +10,7 @@ import asyncio
 import logging
 import socket
 from collections.abc import Sequence
+from functools import partial
 from typing import NamedTuple
 
 from ..model.plan import Executor
@@ -17,10 +18,11 @@ from ..scheduler.request import FinishReason, Request, TokenOutput
 from ..scheduler.scheduler import Scheduler
 from ..scheduler.stats import EngineStats
 from . import frames, messages
-from .engine_host import EngineHost
-from .errors import GenerationError, RequestError
+from .engine_host import EngineHost, contained
+from .errors import RequestError
 from .frame_link import MAX_BUFFERED_BYTES, MAX_STALLED_S, FrameLink
 from .frontend_numbers import FrontendNumbers
+from .grammar_compiler import GrammarCompiler
 from .loop_lag import measure_lag
 from .metrics_state import MetricsState
 
@@ -51,11 +53,12 @@ class EngineServer:
         executor: Executor,
         *,
         overlap: bool,
+        grammars: GrammarCompiler | None = None,
         max_buffered_bytes: int = MAX_BUFFERED_BYTES,
         max_stalled_s: float = MAX_STALLED_S,
         max_silent_s: float = _MAX_SILENT_S,
     ) -> None:
-        self.host = EngineHost(scheduler, executor, self._deliver, overlap=overlap)
+        self.host = EngineHost(scheduler, executor, self._deliver, overlap=overlap, grammars=grammars)
         self.numbers = FrontendNumbers()
         self._routes: dict[str, _Route] = {}
         self._frontends: set[Frontend] = set()
@@ -119,20 +122,13 @@ class EngineServer:
         for frontend in self._frontends:
             frontend.link.send(frame)
 
-    # For Frontend.
-
-    def add(self, frontend: Frontend, number: int, request: Request) -> None:
-        """Submit a request as stream `number` of `frontend`. Raises RequestError if it is refused."""
-        try:
-            self.host.add(request)
-        except RequestError:
-            raise
-        except Exception as error:
-            # As in one process, where the exception would end this request's handler and nothing else.
-            log.exception("request %s failed", request.request_id)
-            raise GenerationError("The server failed at this request; its log says why.") from error
+    def add(self, frontend: Frontend, number: int, request: Request) -> asyncio.Task[None] | None:
+        """Submit a request as stream `number` of `frontend`; see EngineHost.add. Raises RequestError."""
+        with contained(request):
+            compiling = self.host.add(request)
         frontend.requests[number] = request.request_id
         self._routes[request.request_id] = _Route(frontend, number)
+        return compiling
 
     def abort(self, request_id: str, reason: FinishReason = FinishReason.ABORT) -> None:
         """End a request and forget its route."""
@@ -255,10 +251,24 @@ class Frontend:
     def _add(self, payload: memoryview) -> None:
         number, request = frames.decode_add(payload)
         try:
-            self._server.add(self, number, request)
+            compiling = self._server.add(self, number, request)
         except RequestError as refusal:
             self.tell(messages.Refused.of(number, refusal))
             return
+        if compiling is None:
+            self._accept(number)
+        else:
+            compiling.add_done_callback(partial(self._settle, number))
+
+    def _settle(self, number: int, compiling: asyncio.Task[None]) -> None:
+        """A grammar has been compiled, or has not; nobody waits for one that was cancelled."""
+        if not compiling.cancelled() and isinstance(error := compiling.exception(), RequestError):
+            self._server.abort(self.requests.pop(number, ""))
+            self.tell(messages.Refused.of(number, error))
+        elif not compiling.cancelled():
+            self._accept(number)
+
+    def _accept(self, number: int) -> None:
         if not self._accepted:
             asyncio.get_running_loop().call_soon(self._tell_accepted)
         self._accepted.append(number)

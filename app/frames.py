@@ -19,6 +19,7 @@ from typing import Any
 
 import msgspec
 
+from ..model.grammar import Grammar
 from ..model.plan import TokenLogprobs
 from ..model.sampling_params import SamplingParams
 from ..scheduler.request import FinishReason, Request, RequestTimings, TokenOutput
@@ -60,10 +61,11 @@ class RareOutput(msgspec.Struct, array_like=True, omit_defaults=True):
 
 
 class _Rest(msgspec.Struct, array_like=True):
-    """A request without its prompt. params: those that are not SamplingParams' defaults."""
+    """A request without its prompt. params: those that are not SamplingParams' defaults, without grammar."""
 
     request_id: str
     params: dict[str, Any]
+    grammar: Grammar | None
     max_tokens: int
     eos_token_ids: frozenset[int]
     priority: int
@@ -201,11 +203,12 @@ def encode_add(number: int, request: Request) -> bytes:
     params = {
         name: value
         for name, default in _DEFAULTS.items()
-        if (value := getattr(request.params, name)) != default
+        if name != "structured_outputs" and (value := getattr(request.params, name)) != default
     }
     rest = _Rest(
         request.request_id,
         params,
+        request.params.grammar,
         request.max_tokens,
         request.eos_token_ids,
         request.priority,
@@ -223,7 +226,7 @@ def decode_add(payload: memoryview) -> tuple[int, Request]:
         end = _TWO.size + 4 * num_prompt
         prompt = payload[_TWO.size : end].cast("i").tolist()
         rest = _decode_rest(payload[end:])
-        params = SamplingParams(**rest.params)
+        params = SamplingParams(**rest.params, structured_outputs=rest.grammar)
     except (struct.error, TypeError, ValueError, msgspec.DecodeError) as error:
         raise ProtocolError(f"not a request: {error}") from error
     return number, Request(

@@ -113,6 +113,9 @@ class Generation:
                 f"logprobs must be at most {self.vocab_size}, the tokens there are, got {params.logprobs}",
                 param="logprobs",
             )
+        if params.grammar is not None and self.tokenizer is None:
+            message = "structured_outputs must be left out: this server runs without a tokenizer"
+            raise RequestError(message, param="structured_outputs")
         max_tokens = self._resolve_max_tokens(len(prompt_token_ids), params.max_tokens)
         if params.min_tokens > max_tokens:
             raise RequestError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from functools import partial
 
@@ -10,15 +11,23 @@ from ..scheduler.request import FinishReason, Request, TokenOutput
 from ..scheduler.scheduler import Scheduler
 from ..scheduler.stats import EngineStats
 from .engine_host import EngineHost
-from .errors import EngineStoppedError
+from .errors import EngineStoppedError, RequestError
+from .grammar_compiler import GrammarCompiler
 from .streams import BufferedStream
 
 
 class InprocClient:
     """Runs the engine from `start` to `close`."""
 
-    def __init__(self, scheduler: Scheduler, executor: Executor, *, overlap: bool) -> None:
-        self._host = EngineHost(scheduler, executor, self._deliver, overlap=overlap)
+    def __init__(
+        self,
+        scheduler: Scheduler,
+        executor: Executor,
+        *,
+        overlap: bool,
+        grammars: GrammarCompiler | None = None,
+    ) -> None:
+        self._host = EngineHost(scheduler, executor, self._deliver, overlap=overlap, grammars=grammars)
         self._streams: dict[str, BufferedStream] = {}
 
     def start(self) -> None:
@@ -38,10 +47,13 @@ class InprocClient:
 
     def submit(self, request: Request) -> BufferedStream:
         """See EngineClient. Raises RequestError (400) for what the KV cache could never hold."""
-        self._host.add(request)
+        compiling = self._host.add(request)
         stream = BufferedStream(partial(self.abort, request.request_id))
-        stream.accept()
         self._streams[request.request_id] = stream
+        if compiling is None:
+            stream.accept()
+        else:
+            compiling.add_done_callback(partial(self._settle, request.request_id))
         return stream
 
     def stats(self) -> EngineStats:
@@ -52,6 +64,17 @@ class InprocClient:
         """End a request and forget its stream."""
         if self._streams.pop(request_id, None) is not None:
             self._host.abort(request_id, reason)
+
+    def _settle(self, request_id: str, compiling: asyncio.Task[None]) -> None:
+        """A grammar has been compiled, or has not."""
+        stream = None if compiling.cancelled() else self._streams.get(request_id)
+        if stream is None:
+            return  # nobody waits
+        if isinstance(error := compiling.exception(), RequestError):
+            del self._streams[request_id]
+            stream.fail(error)
+        else:
+            stream.accept()
 
     def _deliver(self, outputs: Sequence[TokenOutput]) -> None:
         for output in outputs:

@@ -32,6 +32,8 @@ from .client import EngineClient
 from .config import EngineConfig
 from .errors import StartupError
 from .generation_defaults import default_params
+from .grammar_compiler import GrammarCompiler
+from .grammar_matcher import GrammarVocabulary
 from .inproc_client import InprocClient
 from .model_source import LoadFormat, ModelSource, find_model
 from .tokenizer import Tokenizer
@@ -83,7 +85,9 @@ async def launch(config: EngineConfig) -> Launched:
     source, plan = plan_launch(config)
     defaults = default_params(source.generation_config)
     executor = build_executor(config, source, plan)
-    client = InprocClient(new_scheduler(config, plan), executor, overlap=config.overlap)
+    client = InprocClient(
+        new_scheduler(config, plan), executor, overlap=config.overlap, grammars=new_grammars(source, plan)
+    )
     client.start()
     freeze_garbage()
     return Launched(
@@ -122,6 +126,14 @@ def plan_launch(config: EngineConfig) -> tuple[ModelSource, EnginePlan]:
 def new_scheduler(config: EngineConfig, plan: EnginePlan) -> Scheduler:
     """An empty scheduler."""
     return Scheduler(plan.scheduler, plan.cache, seed=config.seed)
+
+
+def new_grammars(source: ModelSource, plan: EnginePlan) -> GrammarCompiler | None:
+    """Compiles grammars over the model's tokens; None without a tokenizer or a token that ends a text."""
+    ends = frozenset(token for token in eos_token_ids(source, plan) if token < plan.model.vocab_size)
+    if source.tokenizer is None or not ends:
+        return None
+    return GrammarCompiler(GrammarVocabulary(source.tokenizer, plan.model.vocab_size, ends))
 
 
 def eos_token_ids(source: ModelSource, plan: EnginePlan) -> frozenset[int]:

@@ -9,6 +9,7 @@ from msgspec import Struct
 
 from ..model.sampling_params import SamplingParams
 from .errors import ContextLengthError, RequestError
+from .protocol_grammar import ResponseFormat, StructuredOutputs, asked_grammar
 from .validation import Refused, check_fields, without_nulls
 
 DEFAULT_MAX_LOGPROBS = 20
@@ -35,7 +36,6 @@ REFUSED: Refused = {
     # OpenAI
     "best_of": (1,),
     "prompt_cache_retention": ("in_memory",),
-    "response_format": ({"type": "text"},),
     "service_tier": ("auto", "default"),
     "store": (False,),
     # vLLM
@@ -60,7 +60,6 @@ REFUSED: Refused = {
     "routed_experts_prompt_start": (),
     "session_id": (),
     "stream_interval": (1,),
-    "structured_outputs": (),
     "thinking_token_budget": (),
     "use_beam_search": (False,),
     "vllm_xargs": ({},),
@@ -107,6 +106,8 @@ class SamplingFields(Struct, kw_only=True):
     truncation_side: str = "left"
     return_token_ids: bool = False
     return_tokens_as_token_ids: bool = False
+    response_format: ResponseFormat | None = None
+    structured_outputs: StructuredOutputs | None = None
     stream: bool = False
     stream_options: StreamOptions | None = None
     priority: int = 0
@@ -116,6 +117,11 @@ class SamplingFields(Struct, kw_only=True):
     metadata: dict[str, Any] | None = None
     safety_identifier: str | None = None
     prompt_cache_key: str | None = None
+
+    @property
+    def grammar_field(self) -> str:
+        """Which field asks for a grammar, if one does."""
+        return asked_grammar(self.response_format, self.structured_outputs).field
 
     @property
     def include_usage(self) -> bool:
@@ -189,6 +195,7 @@ def sampling_params(
 
     max_tokens_field: the name under which the client knows max_tokens.
     """
+    grammar = asked_grammar(fields.response_format, fields.structured_outputs).grammar
     values: dict[str, Any] = {
         name: defaults[name] for name in _MODEL_DEFAULTS if defaults.get(name) is not None
     }
@@ -203,6 +210,7 @@ def sampling_params(
             seed=None if fields.seed == -1 else fields.seed,
             max_tokens=max_tokens,
             logprobs=logprobs,
+            structured_outputs=grammar,
             **values,
         )
     except ValueError as error:

@@ -19,6 +19,7 @@ from .protocol import (
     id_name,
     read_stream_options,
 )
+from .protocol_grammar import read_grammar_fields
 from .validation import Refused, check_fields, convert, join, refuse_unknown, show, without_nulls
 
 ROLES = ("system", "developer", "user", "assistant")
@@ -117,7 +118,7 @@ def read_chat(
     max_logprobs: the most likeliest tokens that may be asked for; -1 is all.
     """
     ignored = check_fields(body, ChatRequest, CHAT_REFUSED)
-    body = read_stream_options(body, ignored)
+    body = read_grammar_fields(read_stream_options(body, ignored), ignored)
     known = {*ChatRequest.__struct_fields__, *CHAT_REFUSED} if strict else None
     refuse_unknown(ignored, known)
     request = convert(body, ChatRequest)

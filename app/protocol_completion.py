@@ -17,6 +17,7 @@ from .protocol import (
     id_name,
     read_stream_options,
 )
+from .protocol_grammar import read_grammar_fields
 from .validation import Refused, check_fields, convert, refuse_unknown, show
 
 DEFAULT_MAX_TOKENS = 16
@@ -55,7 +56,7 @@ def read_completion(
     max_logprobs: the most likeliest tokens that may be asked for; -1 is all.
     """
     ignored = check_fields(body, CompletionRequest, COMPLETION_REFUSED)
-    body = read_stream_options(body, ignored)
+    body = read_grammar_fields(read_stream_options(body, ignored), ignored)
     refuse_unknown(ignored, {*CompletionRequest.__struct_fields__, *COMPLETION_REFUSED} if strict else None)
     request = convert(body, CompletionRequest)
     check_common(request)

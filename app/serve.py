@@ -29,6 +29,7 @@ from .launch import (
     eos_token_ids,
     freeze_garbage,
     launch,
+    new_grammars,
     new_scheduler,
     plan_engine,
     plan_launch,
@@ -144,7 +145,12 @@ async def _serve_in_processes(
     )
     try:
         executor = build_executor(engine, source, plan)
-        server = EngineServer(new_scheduler(engine, plan), executor, overlap=engine.overlap)
+        server = EngineServer(
+            new_scheduler(engine, plan),
+            executor,
+            overlap=engine.overlap,
+            grammars=new_grammars(source, plan),
+        )
         server.start()
         supervisor.serve(server)
         freeze_garbage()

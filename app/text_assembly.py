@@ -67,6 +67,7 @@ class TextAssembler:
         self._detokenizer = Detokenizer(tokenizer, request.prompt_token_ids, params.skip_special_tokens)
         self._checker = StopChecker(params.stop, params.include_stop_str_in_output) if params.stop else None
         self._params = params
+        self._hidden = frozenset() if params.include_stop_str_in_output else request.stop_ids
         self._exact = bool(params.stop) or params.logprobs is not None
         self._num_tokens = 0
         self._text = ""  # decoded and not yet emitted
@@ -83,8 +84,8 @@ class TextAssembler:
         for output in outputs:
             token_ids = output.token_ids
             # The token that ended it is counted and reported, but is no part of the text.
-            hidden = output.finish_reason is FinishReason.STOP and not self._params.include_stop_str_in_output
-            visible = token_ids[:-1] if hidden else token_ids
+            ended = output.finish_reason is FinishReason.STOP and token_ids and token_ids[-1] in self._hidden
+            visible = token_ids[:-1] if ended else token_ids
             if self._exact:
                 for i, token_id in enumerate(visible):
                     self._hold(token_ids[i : i + 1], output.logprobs[i : i + 1])
@@ -160,7 +161,8 @@ def completion_text(
 ) -> str:
     """The text of a whole completion without stop strings, decoded in one go: what its deltas add up to."""
     params = request.params
-    if finish_reason is FinishReason.STOP and not params.include_stop_str_in_output:
+    ended = finish_reason is FinishReason.STOP and not params.include_stop_str_in_output
+    if ended and token_ids and token_ids[-1] in request.stop_ids:
         token_ids = token_ids[:-1]
     detokenizer = Detokenizer(tokenizer, request.prompt_token_ids, params.skip_special_tokens)
     return detokenizer.push(token_ids) + detokenizer.flush()

@@ -54,10 +54,12 @@ def activation_bytes(
 
     Per token: residual, normed input, merged projection, queries and output of attention, and in the MLP the
     merged projection and its product, of which the largest moment holds most. Per sampled row: logits in the
-    model's type and twice in float32, for filters and log-probabilities, and the history of penalties.
+    model's type and twice in float32, for filters and log-probabilities, the history of penalties,
+    and the bits of a mask.
     """
     attention = (config.num_heads + 2 * config.num_kv_heads + 2 * config.num_heads) * config.head_dim
     per_token = 3 * config.hidden_size + max(attention, 3 * config.intermediate_size)
     per_row = config.vocab_size * (dtype.itemsize + 2 * torch.float32.itemsize + torch.int16.itemsize)
+    per_row += config.vocab_size // 8
     size = max_num_batched_tokens * per_token * dtype.itemsize + max_num_seqs * per_row
     return size + (_WORKSPACE_BYTES if on_gpu else 0)

@@ -49,12 +49,27 @@ class SlotStart:
     output_tokens: Sequence[int]
 
 
+class TokenMasks(NamedTuple):
+    """Which tokens some rows of a step may take; the other rows are free.
+
+    slots: [N], of rows that sample.   words: [N, ceil(vocab_size / 32)] int32 as bytes, row by row; token t
+    may be taken if bit t % 32 of word t // 32 is set.
+    """
+
+    slots: Sequence[int]
+    words: bytes
+
+
 @dataclass(frozen=True, slots=True)
 class StepPlan:
-    """One step. Rows of length 1 come first; `starts` are applied before any row."""
+    """One step. Rows of length 1 come first; `starts` are applied before any row.
+
+    masks: of the rows that sample and whose parameters have a grammar; None if there are none.
+    """
 
     rows: tuple[SequenceSlice, ...]
     starts: tuple[SlotStart, ...] = ()
+    masks: TokenMasks | None = None
 
 
 class TokenLogprobs(NamedTuple):

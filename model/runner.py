@@ -63,6 +63,7 @@ class ModelRunner:
     def run(self, plan: StepPlan) -> Sampled | None:
         """Queue the plan's work on the device; None if no row samples. Raises what launching raises."""
         self._sampler.start(plan.starts)
+        self._sampler.mask(plan.masks)
         layout = lay_out(plan, self._mirror)
         if self._graphs is not None and layout.bounds.max_query_len == 1:
             step = self._graphs.replay(layout)

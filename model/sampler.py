@@ -16,11 +16,11 @@ from torch import Tensor
 
 from ..ops import sampling
 from ..ops.sampling import Column
-from .plan import SlotStart, TokenLogprobs
+from .plan import SlotStart, TokenLogprobs, TokenMasks
 from .sampling_state import SamplingState, Stage
 
 _NARROWS = Stage.FILTER | Stage.MIN_P
-_CHANGES_LOGITS = Stage.PENALTY | Stage.BIAS | Stage.BAN
+_CHANGES_LOGITS = Stage.MASK | Stage.PENALTY | Stage.BIAS | Stage.BAN
 
 
 class LogprobTensors(NamedTuple):
@@ -72,6 +72,11 @@ class Sampler:
         """Slots change hands: settings, seeds, bans and what penalties count."""
         self.state.start(starts)
 
+    def mask(self, masks: TokenMasks | None) -> None:
+        """What rows of the next step may take; it must name every row of a slot with a grammar."""
+        if masks is not None:
+            self.state.set_masks(masks)
+
     def sample(self, logits: Tensor, slots: Tensor, positions: Tensor, host_slots: Sequence[int]) -> Sampled:
         """Choose a token for each row of logits [S, vocab_size] and count it where penalties need it.
 
@@ -105,7 +110,8 @@ class Sampler:
         """The tokens, [S] int32, counted.
 
         Nothing but launches, so a CUDA graph may hold them.
-        changes: whether any row may have penalties, bias or bans.   filters: likewise top-k, top-p or min-p.
+        changes: whether any row may have a mask, penalties, bias or bans.
+        filters: likewise top-k, top-p or min-p.
         """
         from ..ops import sample_kernel  # Triton exists for some platforms only and is slow to load
 
@@ -117,6 +123,7 @@ class Sampler:
             state.table,
             state.biases,
             state.history,
+            state.masks,
             changes=changes,
             filters=filters,
         )
@@ -129,6 +136,9 @@ class Sampler:
             return sampling.choose_greedy(logits)
         settings = self.state.table.index_select(0, slots)
         logits = logits.to(torch.float32, copy=bool(used & _CHANGES_LOGITS))
+        if used & Stage.MASK:
+            rows = self._rows(stages, Stage.MASK)
+            sampling.apply_masks(logits, rows, self.state.masks.index_select(0, slots[rows]))
         if used & (Stage.BIAS | Stage.BAN):
             self._bias(logits, slots, positions, self._rows(stages, Stage.BIAS | Stage.BAN))
         if used & Stage.PENALTY:

@@ -6,6 +6,8 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+from .grammar import Grammar, StructuredOutputsParams, as_grammar
+
 MAX_BIASES = 1024
 """Entries of `logit_bias` and ids of `stop_token_ids` together, the model's own end tokens included."""
 _RESERVED_BIASES = 32
@@ -62,6 +64,8 @@ class SamplingParams:
     detokenize: bool = True
     logprobs: int | None = None
     """Likeliest tokens to report beside the chosen one's log-probability, -1 for all; None: no report."""
+    structured_outputs: StructuredOutputsParams | Grammar | None = None
+    """The form that the text must have; see `grammar`."""
 
     def __post_init__(self) -> None:
         self._check_types()
@@ -69,6 +73,7 @@ class SamplingParams:
         stop = (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
         object.__setattr__(self, "stop", stop)
         object.__setattr__(self, "stop_token_ids", tuple(self.stop_token_ids or ()))
+        object.__setattr__(self, "structured_outputs", as_grammar(self.structured_outputs))
         if 0 <= self.temperature < _GREEDY_BELOW:
             object.__setattr__(self, "temperature", 0.0)
         self._check_ranges()
@@ -136,6 +141,11 @@ class SamplingParams:
     def greedy(self) -> bool:
         """Whether the likeliest token is taken."""
         return self.temperature == 0
+
+    @property
+    def grammar(self) -> Grammar | None:
+        """What the text must conform to."""
+        return as_grammar(self.structured_outputs)
 
 
 def _is_integer(value: object) -> bool:

@@ -14,8 +14,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ..ops.sampling import MAX_COUNT, PROMPT_SEEN, Column
-from .plan import SlotStart
+from ..ops.sampling import MAX_COUNT, PROMPT_SEEN, Column, mask_words
+from .plan import SlotStart, TokenMasks
 from .sampling_params import MAX_BIASES
 
 _FOREVER = 2**31 - 1
@@ -33,6 +33,7 @@ class Stage(enum.IntFlag):
     BIAS = 16
     BAN = 32
     LOGPROBS = 64
+    MASK = 128
 
 
 class SamplingState:
@@ -41,6 +42,7 @@ class SamplingState:
     table: [num_slots, len(Column)] int32, float32 bits where Column says so; `floats` is the same memory.
     biases: [num_slots, MAX_BIASES, 3] int32: token, float32 bits of the addend, position from which it ends.
     history: [num_slots, vocab_size] int16, see ops.sampling.PROMPT_SEEN; kept for slots with penalties.
+    masks: [num_slots, mask_words(vocab_size)] int32, of the next token of slots with a grammar.
     None ever moves: captured graphs hold their addresses.
     stages, num_logprobs: on the host, by slot.
     """
@@ -52,6 +54,7 @@ class SamplingState:
         self.floats = self.table.view(torch.float32)
         self.biases = torch.zeros(num_slots, MAX_BIASES, _BIAS_FIELDS, dtype=torch.int32, device=device)
         self.history = torch.zeros(num_slots, vocab_size, dtype=torch.int16, device=device)
+        self.masks = torch.zeros(num_slots, mask_words(vocab_size), dtype=torch.int32, device=device)
         self.stages = np.zeros(num_slots, np.uint8)
         self.num_logprobs = np.zeros(num_slots, np.int64)
         self._banned_steps = np.zeros(num_slots, np.int64)
@@ -76,6 +79,13 @@ class SamplingState:
             *_histories(starts, history_rows, self.vocab_size),
         ]
         self._write(*_upload(pieces, self.table.device))
+
+    def set_masks(self, masks: TokenMasks) -> None:
+        """What these slots may take next. One copy to the device; nothing waits for the device."""
+        slots = np.array(masks.slots, np.int32)
+        words = np.frombuffer(masks.words, np.int32).reshape(len(slots), self.masks.shape[1])
+        where, rows = _upload([slots, words], self.masks.device)
+        self.masks.index_copy_(0, where.long(), rows)
 
     def row_stages(self, host_slots: Sequence[int], num_rows: int) -> NDArray[np.uint8]:
         """The stages [num_rows] of the rows of a step, which counts as sampled; rows past host_slots are
@@ -148,6 +158,8 @@ def _stages(start: SlotStart, vocab_size: int, biased: bool) -> int:
         stages |= Stage.BAN
     if params.logprobs is not None:
         stages |= Stage.LOGPROBS
+    if params.structured_outputs is not None:
+        stages |= Stage.MASK
     return int(stages)
 
 
@@ -182,6 +194,7 @@ def _settings(
     table[:, Column.TOP_K] = [min(p.top_k, vocab_size) if p.top_k > 0 else vocab_size for p in params]
     table[:, Column.HISTORY] = history_rows
     table[:, Column.NUM_BIASES] = num_biases
+    table[:, Column.MASKED] = [p.structured_outputs is not None for p in params]
     seeds = np.array([start.seed & (1 << 64) - 1 for start in starts], np.uint64)
     table[:, Column.SEED_LOW] = (seeds & np.uint64(0xFFFFFFFF)).astype(np.uint32).view(np.int32)
     table[:, Column.SEED_HIGH] = (seeds >> np.uint64(32)).astype(np.uint32).view(np.int32)

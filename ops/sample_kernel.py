@@ -175,6 +175,7 @@ def sample(
     table: Tensor,
     biases: Tensor,
     history: Tensor,
+    masks: Tensor,
     *,
     changes: bool = True,
     filters: bool = True,
@@ -184,12 +185,13 @@ def sample(
 
     slots, positions: [S] int32.   table: [num_slots, len(Column)] int32.   biases: [num_slots, width, 3]
     int32.
-    history: [H, V] int16, see sampling.PROMPT_SEEN.   changes, filters: whether any row may have penalties,
-    bias or bans, and top-k, top-p or min-p; False compiles to less.
+    history: [H, V] int16, see sampling.PROMPT_SEEN.   masks: [num_slots, mask_words(V)] int32.
+    changes, filters: whether any row may have a mask, penalties, bias or bans, and top-k, top-p or min-p;
+    False compiles to less.
     """
     num_rows, vocab_size = logits.shape
     assert logits.stride(1) == 1, "a row of logits must be contiguous"
-    assert table.is_contiguous() and biases.is_contiguous() and history.is_contiguous()
+    assert all(tensor.is_contiguous() for tensor in (table, biases, history, masks))
     tokens = torch.empty(num_rows, dtype=torch.int32, device=logits.device)
     if num_rows == 0:
         return tokens
@@ -207,6 +209,8 @@ def sample(
         biases.view(torch.float32),
         biases.shape[1],
         history,
+        masks,
+        masks.shape[1],
     )
     stats, band = _scratch(num_rows, num_blocks, filters, logits.device)
     every_block = (num_blocks, num_rows)

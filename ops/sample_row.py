@@ -1,4 +1,4 @@
-"""A row of logits in Triton as the choice sees it: after bias, bans and penalties, and as weights.
+"""A row of logits in Triton as the choice sees it: after masks, bias, bans and penalties, and as weights.
 
 Device functions for the sampling kernels. Does not know which tokens pass a filter.
 """
@@ -21,6 +21,7 @@ _FREQUENCY = tl.constexpr(int(Column.FREQUENCY))
 _TOP_K = tl.constexpr(int(Column.TOP_K))
 _HISTORY = tl.constexpr(int(Column.HISTORY))
 _NUM_BIASES = tl.constexpr(int(Column.NUM_BIASES))
+_MASKED = tl.constexpr(int(Column.MASKED))
 _COLUMNS = tl.constexpr(len(Column))
 _MAX_COUNT = tl.constexpr(MAX_COUNT)
 _INF = tl.constexpr(float("inf"))
@@ -45,6 +46,8 @@ class Batch(NamedTuple):
     bias_floats: Any
     bias_width: Any
     history: Any
+    masks: Any
+    mask_width: Any
 
 
 class Stats(NamedTuple):
@@ -67,8 +70,12 @@ def _changed(
     offsets: tl.tensor,
     row: tl.tensor,
 ) -> tl.tensor:
-    """Logits x at `offsets` of a row after bias, bans and penalties."""
+    """Logits x at `offsets` of a row after masks, bias, bans and penalties."""
     slot = tl.load(batch.slots + row).to(tl.int64)
+    if tl.load(batch.table + slot * _COLUMNS + _MASKED) != 0:
+        word = batch.masks + slot * batch.mask_width + offsets // 32
+        bits = tl.load(word, mask=offsets < batch.vocab, other=0)
+        x = tl.where((bits >> (offsets % 32)) & 1 != 0, x, _MINUS_INF)
     position = tl.load(batch.positions + row)
     for i in range(tl.load(batch.table + slot * _COLUMNS + _NUM_BIASES)):
         entry = (slot * batch.bias_width + i) * 3

@@ -2,9 +2,9 @@
 
 Knows rows, not slots or requests.
 
-Order, as in vLLM: bias and bans, penalties, temperature, top-k, top-p, min-p; all in float32. A row draws one
-uniform number from a hash of (seed, position) and inverts the cumulative distribution of the surviving
-tokens in vocabulary order, so that a token depends on nothing else in the batch. The Triton kernel
+Order, as in vLLM: masks, bias and bans, penalties, temperature, top-k, top-p, min-p; all in float32. A row
+draws one uniform number from a hash of (seed, position) and inverts the cumulative distribution of the
+surviving tokens in vocabulary order, so that a token depends on nothing else in the batch. The Triton kernel
 is in sample_kernel.py.
 """
 
@@ -13,6 +13,7 @@ from __future__ import annotations
 import enum
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -51,6 +52,8 @@ class Column(enum.IntEnum):
     NUM_BIASES = 8
     SEED_LOW = 9
     SEED_HIGH = 10
+    MASKED = 11
+    """1: the slot's row in the masks says which tokens may be taken; 0: any."""
 
 
 class Filters(NamedTuple):
@@ -99,6 +102,21 @@ def apply_bias(
     addends = torch.where(positions[:, None] < until, values, 0.0)
     flat = rows[:, None] * logits.shape[1] + tokens
     logits.view(-1).scatter_add_(0, flat.view(-1), addends.view(-1))
+
+
+def mask_words(vocab_size: int) -> int:
+    """int32 words of a mask: token t may be taken if bit t % 32 of word t // 32 is set."""
+    return -(-vocab_size // 32)
+
+
+def apply_masks(logits: Tensor, rows: Tensor, masks: Tensor) -> None:
+    """Set to -inf, in place, what the rows' masks leave out; on the CPU.
+
+    logits: [R, V] float32.   rows: [N] int64, rows of logits.   masks: [N, mask_words(V)] int32.
+    """
+    octets = masks.contiguous().numpy().view(np.uint8)
+    allowed = np.unpackbits(octets, axis=1, count=logits.shape[1], bitorder="little").view(np.bool_)
+    logits[rows] = torch.where(torch.from_numpy(allowed), logits[rows], -torch.inf)
 
 
 def apply_penalties(

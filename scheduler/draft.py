@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence as Ids
 from operator import itemgetter
 
-from ..model.plan import SequenceSlice, SlotStart, StepPlan
+from ..model.plan import SequenceSlice, SlotStart, StepPlan, TokenMasks
 from .sequence import Sequence
 from .step_time import StepLoad
 
@@ -72,4 +72,15 @@ class StepDraft:
 
     def build(self) -> tuple[StepPlan, list[Sequence]]:
         """The plan and, row by row, whose it is; without rows there is nothing to launch."""
-        return StepPlan((*self._rows, *self._chunks), tuple(self.starts)), self._owners + self._chunk_owners
+        rows, owners = (*self._rows, *self._chunks), self._owners + self._chunk_owners
+        return StepPlan(rows, tuple(self.starts), _masks(rows, owners)), owners
+
+
+def _masks(rows: Ids[SequenceSlice], owners: Ids[Sequence]) -> TokenMasks | None:
+    """What the rows that sample may take. All their tokens are known: nobody else's constraint is asked."""
+    pairs = zip(rows, owners, strict=True)
+    bound = [(row.slot, c) for row, s in pairs if (c := s.constraint) is not None and row.samples]
+    if not bound:
+        return None
+    constraints = [constraint for _, constraint in bound]
+    return TokenMasks([slot for slot, _ in bound], constraints[0].masks(constraints))

@@ -17,6 +17,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from ..model.plan import Executor, GraphCounts, StepHandle, StepPlan
+from .constraint import Constraint
 from .request import FinishReason, Request, TokenOutput
 from .scheduler import Scheduler
 from .stats import EngineStats
@@ -46,9 +47,12 @@ class Engine:
         self._last_done_s = 0.0
         self._last_graphs: GraphCounts | None = None  # of a device that is closed
 
-    def add(self, request: Request) -> None:
-        """Queue a request. Raises RequestRefusedError and takes nothing if it does not fit the limits."""
-        self._scheduler.add(request)
+    def add(self, request: Request, constraint: Constraint | None = None) -> None:
+        """Queue a request, `constraint` following its grammar.
+
+        Raises RequestRefusedError and takes nothing if it does not fit the limits.
+        """
+        self._scheduler.add(request, constraint)
         self._wake.set()
 
     def abort(self, request_id: str, reason: FinishReason = FinishReason.ABORT) -> None:

@@ -79,6 +79,8 @@ class Planner:
             position = sequence.num_scheduled
             if position + 1 >= sequence.max_length or sequence.status is not SequenceStatus.RUNNING:
                 continue  # its last token is in flight already, or another took its place in this very step
+            if sequence.constraint is not None and position == len(sequence.token_ids):
+                continue  # what may come next depends on a token that is in flight
             if position < sequence.table.capacity_tokens:
                 draft.add_decode(sequence, position, ())
             elif (blocks := self._make_room(sequence, position + 1, draft)) is not None:

@@ -40,6 +40,12 @@ class Request:
     cache_salt: str = ""
     arrival_s: float = 0.0
 
+    @property
+    def stop_ids(self) -> frozenset[int]:
+        """Ids that end it: they are no part of its text, unlike a token that completes a grammar."""
+        given = frozenset(self.params.stop_token_ids)
+        return given if self.params.ignore_eos else given | self.eos_token_ids
+
 
 @dataclass(slots=True)
 class RequestTimings:

@@ -18,11 +18,12 @@ from ..cache.config import CacheConfig
 from ..cache.prefix_cache import PrefixCache
 from ..model.plan import INVALID_TOKEN, StepPlan, StepResult, TokenLogprobs
 from .config import SchedulerConfig
+from .constraint import Constraint
 from .errors import CapacityError, QueueFullError
 from .planner import Planned, Planner
 from .request import FinishReason, Request, TokenOutput
 from .running import Running
-from .sequence import Sequence, SequenceStatus
+from .sequence import NOT_FINITE, Ending, Sequence, SequenceStatus
 from .stats import Counters, EngineStats
 from .waiting import WaitingQueue
 
@@ -46,8 +47,8 @@ class Scheduler:
         self._arrivals = count()
         self._random = random.Random(seed)
 
-    def add(self, request: Request) -> None:
-        """Queue a request. Raises CapacityError if it can never fit, QueueFullError if too many wait."""
+    def add(self, request: Request, constraint: Constraint | None = None) -> None:
+        """Queue a request, `constraint` following its grammar. Raises CapacityError, QueueFullError."""
         assert request.request_id not in self._sequences, f"request id {request.request_id} is in use"
         num_prompt = len(request.prompt_token_ids)
         max_length = min(num_prompt + request.max_tokens, self.config.max_model_len)
@@ -63,14 +64,15 @@ class Scheduler:
             raise QueueFullError(f"{len(self._waiting)} requests wait already, and {limit} may")
         seed = request.params.seed if request.params.seed is not None else self._random.getrandbits(63)
         table = BlockTable(self.pool, self.cache.block_size)
-        sequence = Sequence(request, table, max_length=max_length, order=next(self._arrivals), seed=seed)
+        order = next(self._arrivals)
+        sequence = Sequence(request, table, constraint, max_length=max_length, order=order, seed=seed)
         self._sequences[request.request_id] = sequence
         self._waiting.push(sequence)
 
     def abort(self, request_id: str, reason: FinishReason = FinishReason.ABORT) -> TokenOutput | None:
         """End a request now; its last output, or None if it is not (or no longer) here."""
         sequence = self._sequences.get(request_id)
-        return None if sequence is None else self._finish(sequence, reason)
+        return None if sequence is None else self._finish(sequence, Ending(reason))
 
     def request_ids(self) -> list[str]:
         """Of all that have not ended, in order of arrival."""
@@ -120,32 +122,27 @@ class Scheduler:
             for block in sequence.table.blocks:
                 self.prefix_cache.forget(block)  # what led to this must not reach another request
             self.counters.num_corrupted += 1
-            return self._finish(sequence, FinishReason.ERROR, error="the model's logits were not finite")
-        token_ids = sequence.token_ids
-        token_ids.append(token)
+            return self._finish(sequence, NOT_FINITE)
+        ending = sequence.append(token)
         self.counters.generation_tokens += 1
-        length = len(token_ids)
-        timings = sequence.timings if length == sequence.num_prompt + 1 else None
+        timings = sequence.timings if sequence.num_output == 1 else None
         if timings is not None:
             timings.first_token_s = time.monotonic()
         brought = ((token,), () if logprobs is None else (logprobs,))
-        if token in sequence.stop_ids and sequence.num_output > sequence.request.params.min_tokens:
-            return self._finish(sequence, FinishReason.STOP, *brought, sequence.stop_reason(token))
-        if length >= sequence.max_length:
-            return self._finish(sequence, FinishReason.LENGTH, *brought)
+        if ending is not None:
+            return self._finish(sequence, ending, *brought)
         # Once for every token, so past NamedTuple's own constructor, as in StepDraft.add_decode.
         return tuple.__new__(TokenOutput, (sequence.request.request_id, *brought, None, None, timings, None))
 
     def _finish(
         self,
         sequence: Sequence,
-        reason: FinishReason,
+        ending: Ending,
         token_ids: tuple[int, ...] = (),
         logprobs: tuple[TokenLogprobs, ...] = (),
-        stop_reason: int | None = None,
-        error: str | None = None,
     ) -> TokenOutput:
         ran = sequence.status is SequenceStatus.RUNNING
+        reason, stop_reason, error = ending
         sequence.end(reason)
         if reason is FinishReason.ABORT:
             self.counters.aborted_tokens += sequence.num_computed

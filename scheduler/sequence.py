@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import enum
 import time
+from typing import NamedTuple
 
 from ..cache.block_table import BlockTable
 from ..cache.prefix_cache import hash_chain, root_hash
 from ..model.plan import SlotStart
+from .constraint import Constraint
 from .request import FinishReason, Request, RequestTimings
 
 
@@ -19,6 +21,17 @@ class SequenceStatus(enum.Enum):
     FINISHED = enum.auto()
 
 
+class Ending(NamedTuple):
+    """How a sequence ended; see TokenOutput."""
+
+    finish_reason: FinishReason
+    stop_reason: int | None = None
+    error: str | None = None
+
+
+NOT_FINITE = Ending(FinishReason.ERROR, error="the model's logits were not finite")
+
+
 class Sequence:
     """Mutable state of one request. Counts are in tokens, positions start at 0.
 
@@ -28,12 +41,14 @@ class Sequence:
     num_prefill: positions below it get explicit tokens; later ones take the device's own last token.
     num_in_flight: plans launched and not committed that mention the sequence.
     num_named: leading blocks that were offered to the prefix cache.
+    constraint: what it may say next; follows the known tokens of the output, also while it is preempted.
     A preempted or finished sequence keeps slot and blocks until the last plan that mentions it commits.
     """
 
     __slots__ = (
         "_root_hash",
         "block_hashes",
+        "constraint",
         "finish_reason",
         "max_length",
         "num_in_flight",
@@ -53,17 +68,24 @@ class Sequence:
     )
 
     def __init__(
-        self, request: Request, table: BlockTable, *, max_length: int, order: int, seed: int
+        self,
+        request: Request,
+        table: BlockTable,
+        constraint: Constraint | None = None,
+        *,
+        max_length: int,
+        order: int,
+        seed: int,
     ) -> None:
         self.request = request
+        self.constraint = constraint
         self.table = table
         self.token_ids: list[int] = list(request.prompt_token_ids)
         self.num_prompt = len(self.token_ids)
         self.max_length = max_length
         self.order = (request.priority, order)
         self.seed = seed
-        stop = frozenset(request.params.stop_token_ids)
-        self.stop_ids = stop if request.params.ignore_eos else stop | request.eos_token_ids
+        self.stop_ids = request.stop_ids
         self.timings = RequestTimings(request.arrival_s)
         self.status = SequenceStatus.WAITING
         self.finish_reason: FinishReason | None = None
@@ -88,6 +110,20 @@ class Sequence:
     def num_computed(self) -> int:
         """Positions that the device has computed for it, what the prefix cache gave left out."""
         return max(0, self.num_scheduled - self.timings.num_cached_tokens)
+
+    def append(self, token: int) -> Ending | None:
+        """Add a sampled token; why it is the last, if it is."""
+        self.token_ids.append(token)
+        length = len(self.token_ids)
+        if token in self.stop_ids and length - self.num_prompt > self.request.params.min_tokens:
+            return Ending(FinishReason.STOP, self.stop_reason(token))
+        if self.constraint is not None:
+            self.constraint.advance(token)
+            if self.constraint.error is not None:
+                return Ending(FinishReason.ERROR, error=self.constraint.error)
+            if self.constraint.complete:
+                return Ending(FinishReason.STOP)
+        return Ending(FinishReason.LENGTH) if length >= self.max_length else None
 
     def stop_reason(self, token: int) -> int | None:
         """What to report of the stop token that ended it: None for the model's own end."""

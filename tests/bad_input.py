@@ -132,7 +132,14 @@ BAD_INPUTS = {
         {"add_generation_prompt": True, "continue_final_message": True}, "add_generation_prompt"
     ),
     "tools": _chat({"tools": [{"type": "function"}]}, "tools", "unsupported_value"),
-    "json": _chat({"response_format": {"type": "json_object"}}, "response_format", "unsupported_value"),
+    "format": _chat({"response_format": {"type": "xml"}}, "response_format.type", "unsupported_value"),
+    "no schema": _chat(
+        {"response_format": {"type": "json_schema"}},
+        "response_format.json_schema",
+        "missing_required_parameter",
+    ),
+    "two grammars": _chat({"structured_outputs": {"regex": "a", "json": {}}}, "structured_outputs"),
+    "no choice": _completion({"structured_outputs": {"choice": []}}, "structured_outputs.choice"),
     "truncate to nothing": _chat({"truncate_prompt_tokens": 0}, "truncate_prompt_tokens"),
     "truncate to too much": _chat({"truncate_prompt_tokens": 10**6}, "truncate_prompt_tokens"),
     "truncation_side": _chat({"truncation_side": "up"}, "truncation_side"),

@@ -9,12 +9,14 @@ any scheduler.
 from __future__ import annotations
 
 import asyncio
-from array import array
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from hashlib import blake2b
 from typing import NamedTuple
+
+from toy_grammar import ToyConstraint, forbidden
+from toy_model import EOS as EOS
+from toy_model import ToyModel as ToyModel
 
 from octavo.model.plan import (
     INVALID_TOKEN,
@@ -27,41 +29,9 @@ from octavo.model.plan import (
 )
 from octavo.scheduler.request import FinishReason, Request
 
-EOS = 0
-
 
 class DeviceError(RuntimeError):
     """What the fake device raises when told to fail."""
-
-
-@dataclass(frozen=True)
-class ToyModel:
-    """A deterministic language model: the next token is a hash of all tokens before it and of the seed.
-
-    eos_probability: how often token `EOS` is drawn.   nan_probability: how often the logits are not finite.
-    """
-
-    vocab_size: int = 50
-    eos_probability: float = 0.0
-    nan_probability: float = 0.0
-
-    def next_token(self, tokens: Sequence[int], seed: int, banned: frozenset[int] = frozenset()) -> int:
-        """The token after `tokens`, which is not one of `banned`; INVALID_TOKEN where logits are NaN."""
-        name = array("q", [seed, *tokens]).tobytes()
-        for attempt in range(1000):
-            digest = blake2b(name, digest_size=12, salt=attempt.to_bytes(4, "little")).digest()
-            first, second, third = (int.from_bytes(digest[i : i + 4], "little") for i in (0, 4, 8))
-            if attempt == 0 and first < self.nan_probability * 2**32:
-                return INVALID_TOKEN
-            token = EOS if second < self.eos_probability * 2**32 else 1 + third % (self.vocab_size - 1)
-            if token not in banned:
-                return token
-        raise AssertionError(f"every token is banned: {banned}")
-
-    def logprobs(self, token: int, num_top: int) -> TokenLogprobs:
-        """Made up from the token alone, so that one filed under another token shows."""
-        top = tuple(((token + i) % self.vocab_size, -0.5 - i) for i in range(num_top))
-        return TokenLogprobs(-0.5 - token, 1 + token % 3, top)
 
 
 @dataclass
@@ -83,8 +53,11 @@ def expected_output(request: Request, model: ToyModel, max_model_len: int = 1 <<
     stop_ids = eos_ids | set(params.stop_token_ids)
     prompt = list(request.prompt_token_ids)
     expected = ExpectedOutput()
+    constraint = ToyConstraint.of(request, model.vocab_size)
     for num_output in range(min(request.max_tokens, max_model_len - len(prompt))):
         banned = stop_ids if num_output < params.min_tokens else frozenset()
+        if constraint is not None:
+            banned |= frozenset(range(model.vocab_size)) - constraint.allowed()
         token = model.next_token(prompt + expected.token_ids, seed, banned)
         if token == INVALID_TOKEN:
             expected.finish_reason = FinishReason.ERROR
@@ -96,6 +69,11 @@ def expected_output(request: Request, model: ToyModel, max_model_len: int = 1 <<
             expected.finish_reason = FinishReason.STOP
             expected.stop_reason = None if token in eos_ids else token
             break
+        if constraint is not None:
+            constraint.advance(token)
+            if constraint.complete:
+                expected.finish_reason = FinishReason.STOP
+                break
     return expected
 
 
@@ -190,7 +168,10 @@ class FakeExecutor:
         # Rows run together: one that reads what another row of the same step writes would be a race.
         before = dict(self._pages)
         sampled = [row for row in plan.rows if self._write(row, before)]
-        tokens = [self._sample(row) for row in sampled]
+        masked = forbidden(plan, self.model.vocab_size)
+        bound = {row.slot for row in sampled if self._slots[row.slot].start.params.grammar is not None}
+        assert set(masked) == bound, f"masks for slots {sorted(masked)}, grammars in {sorted(bound)}"
+        tokens = [self._sample(row, masked.get(row.slot, frozenset())) for row in sampled]
         asked = [self._slots[row.slot].start.params.logprobs for row in sampled]
         if all(num_top is None for num_top in asked):
             return StepResult(tokens)
@@ -246,7 +227,7 @@ class FakeExecutor:
         slot.num_computed = end
         return row.samples
 
-    def _sample(self, row: SequenceSlice) -> int:
+    def _sample(self, row: SequenceSlice, masked: frozenset[int]) -> int:
         slot = self._slots[row.slot]
         start = slot.start
         tokens = self._read(slot, row.start + row.length, self._pages)
@@ -254,7 +235,7 @@ class FakeExecutor:
         assert tokens == slot.history, f"slot {row.slot} was told {slot.history}, its pages hold {tokens}"
         num_output = len(tokens) - len(start.prompt_tokens)
         banned = start.stop_token_ids if num_output < start.params.min_tokens else frozenset()
-        token = self.model.next_token(tokens, 0 if start.params.greedy else start.seed, banned)
+        token = self.model.next_token(tokens, 0 if start.params.greedy else start.seed, banned | masked)
         slot.last_token = token
         slot.history.append(token)
         return token

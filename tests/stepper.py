@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from fakes import FakeExecutor, FakeHandle, ToyModel, expected_output
+from toy_grammar import ToyConstraint
 
 from octavo.cache.config import CacheConfig
 from octavo.model.plan import StepPlan, TokenLogprobs
@@ -76,7 +77,7 @@ class Stepper:
         request = Request(
             request_id=request_id, prompt_token_ids=prompt, params=params, max_tokens=max_tokens, **fields
         )
-        self.scheduler.add(request)
+        self.scheduler.add(request, ToyConstraint.of(request, self.model.vocab_size))
         self.requests[request_id] = request
         self.received[request_id] = Received()
         return request_id

@@ -79,7 +79,8 @@ def test_hard_rows_are_narrowed_like_the_reference(kind: str) -> None:
     slots = torch.arange(num_rows, dtype=torch.int32)
     positions = slots + 1
     logits = hard_rows(kind)
-    tables = (on_device.state.table, on_device.state.biases, on_device.state.history)
+    state = on_device.state
+    tables = (state.table, state.biases, state.history, state.masks)
     tokens = sample_kernel.sample(
         logits.to(DEVICE), slots.to(DEVICE), positions.to(DEVICE), *tables, changes=False
     )
@@ -100,7 +101,8 @@ def test_a_filtered_row_draws_the_same_alone_and_among_others() -> None:
             )
         ]
     )
-    tables = (sampler.state.table, sampler.state.biases, sampler.state.history)
+    state = sampler.state
+    tables = (state.table, state.biases, state.history, state.masks)
     logits = torch.randn(3, VOCAB_SIZE, device=DEVICE)
     slots = torch.tensor([1, 0, 0], dtype=torch.int32, device=DEVICE)
     positions = torch.tensor([9, 4, 7], dtype=torch.int32, device=DEVICE)

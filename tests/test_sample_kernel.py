@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
-from octavo.model.plan import SlotStart
+from octavo.model.grammar import Grammar, GrammarKind
+from octavo.model.plan import SlotStart, TokenMasks
 from octavo.model.sampler import Sampler
 from octavo.model.sampling_params import SamplingParams
 from octavo.model.sampling_state import SamplingState
 from octavo.ops import sample_kernel
+from octavo.ops.sampling import mask_words
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 MIXED = [
@@ -31,6 +35,7 @@ MIXED = [
     ),
     SamplingParams(temperature=0, min_tokens=5, presence_penalty=2.0),
 ]
+GRAMMAR = Grammar(GrammarKind.REGEX, "a")  # the sampler only asks whether there is one
 PLAIN = [SamplingParams(temperature=0), SamplingParams(temperature=0.8), SamplingParams(temperature=1.9)]
 
 
@@ -76,6 +81,7 @@ def test_kernels_choose_what_the_reference_chooses(
             state.table,
             state.biases,
             state.history,
+            state.masks,
             changes=params is MIXED,
             filters=params is MIXED,
         )
@@ -100,7 +106,7 @@ def test_kernels_narrow_hard_rows_like_the_reference(values: str) -> None:
     reference.start(started(MIXED))
     slots = torch.arange(len(MIXED), dtype=torch.int32)
     positions = slots + 6
-    tables = (state.table, state.biases, state.history)
+    tables = (state.table, state.biases, state.history, state.masks)
     tokens = sample_kernel.sample(logits.to(DEVICE), slots.to(DEVICE), positions.to(DEVICE), *tables)
     assert tokens.tolist() == reference.sample(logits, slots, positions, slots.tolist()).tokens.tolist()
 
@@ -118,11 +124,39 @@ def test_kernels_find_the_threshold_of_rows_with_few_survivors(params: SamplingP
     positions = torch.arange(num_rows, dtype=torch.int32)
     state = SamplingState(2, vocab_size, DEVICE)
     state.start(started([params]))
-    tables = (state.table, state.biases, state.history)
+    tables = (state.table, state.biases, state.history, state.masks)
     tokens = sample_kernel.sample(logits.to(DEVICE), slots.to(DEVICE), positions.to(DEVICE), *tables)
     reference = Sampler(2, vocab_size, "cpu")
     reference.start(started([params]))
     assert tokens.tolist() == reference.sample(logits, slots, positions, slots.tolist()).tokens.tolist()
+
+
+def test_kernels_take_what_the_masks_allow() -> None:
+    vocab_size, params = 4500, [*MIXED, *PLAIN]
+    torch.manual_seed(2)
+    masked = [replace(p, structured_outputs=GRAMMAR) if slot % 3 else p for slot, p in enumerate(params)]
+    state = SamplingState(len(params), vocab_size, DEVICE)
+    reference = Sampler(len(params), vocab_size, "cpu")
+    slots = torch.arange(len(params), dtype=torch.int32)
+    positions = slots + 6
+    flagged = [slot for slot in range(len(params)) if slot % 3]
+    state.start(started(masked))
+    reference.start(started(masked))
+    for share in (0.5, 0.01, 0.0):  # many, few, and none: what the model likes best is rarely allowed
+        allowed = np.random.default_rng(3).random((len(flagged), vocab_size)) < share
+        words = np.packbits(allowed, axis=1, bitorder="little")
+        words = np.pad(words, ((0, 0), (0, 4 * mask_words(vocab_size) - words.shape[1])))
+        masks = TokenMasks(flagged, words.tobytes())
+        state.set_masks(masks)
+        reference.mask(masks)
+        logits = torch.randn(len(params), vocab_size) * 3
+        logits[:, ::7] = torch.nan if share == 0.01 else 0.0
+        tables = (state.table, state.biases, state.history, state.masks)
+        tokens = sample_kernel.sample(logits.to(DEVICE), slots.to(DEVICE), positions.to(DEVICE), *tables)
+        assert tokens.tolist() == reference.sample(logits, slots, positions, slots.tolist()).tokens.tolist()
+        for row, slot in enumerate(flagged):
+            token = int(tokens[slot])
+            assert allowed[row, token] if token >= 0 else share < 0.5
 
 
 def test_kernels_end_a_ban_at_its_position() -> None:
@@ -132,7 +166,7 @@ def test_kernels_end_a_ban_at_its_position() -> None:
     logits[:, 2] = 1.0
     slots = torch.zeros(3, dtype=torch.int32, device=DEVICE)
     positions = torch.tensor([6, 7, 8], dtype=torch.int32, device=DEVICE)  # after 3, 4 and 5 tokens of output
-    tables = (state.table, state.biases, state.history)
+    tables = (state.table, state.biases, state.history, state.masks)
     assert sample_kernel.sample(logits, slots, positions, *tables).tolist() == [0, 0, 2]
 
 
@@ -140,5 +174,5 @@ def test_kernels_take_no_rows() -> None:
     state = SamplingState(2, 10, DEVICE)
     nothing = torch.zeros(0, dtype=torch.int32, device=DEVICE)
     logits = torch.zeros(0, 10, device=DEVICE)
-    tables = (state.table, state.biases, state.history)
+    tables = (state.table, state.biases, state.history, state.masks)
     assert sample_kernel.sample(logits, nothing, nothing, *tables).shape == (0,)

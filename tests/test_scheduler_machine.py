@@ -10,7 +10,9 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 from stepper import Stepper
+from toy_grammar import toy_grammar
 
+from octavo.model.grammar import Grammar
 from octavo.scheduler import prompt_budget
 from octavo.scheduler.errors import CapacityError
 from octavo.scheduler.request import FinishReason
@@ -76,6 +78,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         logprobs=st.sampled_from([None, None, 0, 2]),
         priority=st.sampled_from([0, 0, 0, 1]),
         cache_salt=st.sampled_from(["", "", "tenant"]),
+        structured_outputs=st.sampled_from([None, None, toy_grammar(1), toy_grammar(9)]),
     )
     def add(
         self, prefix: list[int], suffix: list[int], max_tokens: int, min_tokens: int, **rest: Any
@@ -108,12 +111,24 @@ class SchedulerMachine(RuleBasedStateMachine):
         num_prompt=st.integers(1, 8),
         max_tokens=st.integers(8, 24),
         seed=st.integers(0, 3),
+        grammar=st.sampled_from([None, toy_grammar(20)]),
     )
-    def add_many(self, count: int, num_prompt: int, max_tokens: int, seed: int) -> None:
-        """Alike, and longer in their answers than in their prompts: the pool runs dry while they decode."""
+    def add_many(
+        self, count: int, num_prompt: int, max_tokens: int, seed: int, grammar: Grammar | None
+    ) -> None:
+        """Alike, and longer in their answers than in their prompts: the pool runs dry while they decode.
+
+        Every other one keeps to the grammar.
+        """
         if num_prompt + max_tokens - 1 <= self.stepper.scheduler.cache.capacity_tokens:
             for index in range(count):
-                self.stepper.add([index + 1] * num_prompt, max_tokens=max_tokens, temperature=1, seed=seed)
+                self.stepper.add(
+                    [index + 1] * num_prompt,
+                    max_tokens=max_tokens,
+                    temperature=1,
+                    seed=seed,
+                    structured_outputs=grammar if index % 2 else None,
+                )
 
     @rule(steps=st.integers(1, 12))
     def step(self, steps: int) -> None:

@@ -1,0 +1,87 @@
+"""Compiles grammars beside the event loop, within limits, and keeps those that were compiled.
+
+A grammar comes from a stranger. Its text is short (model/grammar.py), its compiler has a stack that no text
+of that length outgrows, and whoever waits for it does not wait for ever.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections import OrderedDict
+from collections.abc import Callable
+from concurrent.futures import Future
+
+from ..model.grammar import Grammar
+from .errors import EngineOverloadedError, RequestError
+from .grammar_matcher import CompiledGrammar, GrammarError, GrammarVocabulary
+
+_STACK_BYTES = 512 << 20
+"""Of a compiling thread; memory is taken as it is used. Chains of rules in 128 KiB of text overflow 8 MiB."""
+_NUM_THREADS = 2
+_NUM_KEPT = 128
+_MAX_WAITING = 256
+_LIMIT_S = 10.0
+
+
+class GrammarCompiler:
+    """Used from one event loop. limit_s: how long a grammar may take, its turn included."""
+
+    def __init__(self, vocabulary: GrammarVocabulary, *, limit_s: float = _LIMIT_S) -> None:
+        self._vocabulary = vocabulary
+        self._limit_s = limit_s
+        self._kept: OrderedDict[Grammar, CompiledGrammar] = OrderedDict()
+        self._under_way: dict[Grammar, asyncio.Task[CompiledGrammar]] = {}
+        self._turns = asyncio.Semaphore(_NUM_THREADS)
+
+    def kept(self, grammar: Grammar) -> CompiledGrammar | None:
+        """The grammar, if it has been compiled and not been forgotten."""
+        compiled = self._kept.get(grammar)
+        if compiled is not None:
+            self._kept.move_to_end(grammar)
+        return compiled
+
+    async def compile(self, grammar: Grammar) -> CompiledGrammar:
+        """Compile, once for all that ask meanwhile. Raises RequestError, param structured_outputs."""
+        task = self._under_way.get(grammar)
+        if task is None:
+            if len(self._under_way) >= _MAX_WAITING:
+                raise EngineOverloadedError(f"{_MAX_WAITING} grammars are being compiled already")
+            task = self._under_way[grammar] = asyncio.create_task(self._compile(grammar))
+            task.add_done_callback(lambda task: self._file(grammar, task))
+        try:
+            return await asyncio.wait_for(asyncio.shield(task), self._limit_s)
+        except TimeoutError:
+            message = f"The grammar must be compiled within {self._limit_s:g} s, and was not"
+            raise RequestError(message, param="structured_outputs") from None
+        except GrammarError as error:
+            raise RequestError(str(error), param="structured_outputs") from error
+
+    async def _compile(self, grammar: Grammar) -> CompiledGrammar:
+        async with self._turns:
+            return await asyncio.wrap_future(_in_deep_thread(lambda: self._vocabulary.compile(grammar)))
+
+    def _file(self, grammar: Grammar, task: asyncio.Task[CompiledGrammar]) -> None:
+        del self._under_way[grammar]
+        if not task.cancelled() and task.exception() is None:
+            self._kept[grammar] = task.result()
+            if len(self._kept) > _NUM_KEPT:
+                self._kept.popitem(last=False)
+
+
+def _in_deep_thread(function: Callable[[], CompiledGrammar]) -> Future[CompiledGrammar]:
+    """Run `function` in a thread of its own, which keeps nobody from exiting."""
+    outcome: Future[CompiledGrammar] = Future()
+
+    def run() -> None:
+        try:
+            outcome.set_result(function())
+        except BaseException as error:
+            outcome.set_exception(error)
+
+    usual = threading.stack_size(_STACK_BYTES)
+    try:
+        threading.Thread(target=run, name="octavo-grammar", daemon=True).start()
+    finally:
+        threading.stack_size(usual)
+    return outcome

@@ -1,0 +1,163 @@
+"""Grammars over a model's tokens, by llguidance: compiled, followed, and asked which tokens may come next.
+
+Knows no requests and no event loop. Compiling is recursive: see grammar_compiler.py for the stack it needs.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from llguidance import LLExecutor, LLMatcher, LLParserLimits, LLTokenizer, grammar_from
+
+from ..model.grammar import Grammar, GrammarKind
+from .tokenizer import Tokenizer
+
+_WHITESPACE = r"[\x20\x0A\x0D\x09]{1,40}"
+"""Bounded: a small model that may write blanks for ever does."""
+_MAX_LEXER_STATES = 50_000
+_MAX_CHARACTERS = 300
+_IN_WORDS = {
+    GrammarKind.JSON: "JSON schema",
+    GrammarKind.REGEX: "regular expression",
+    GrammarKind.CHOICE: "choice",
+    GrammarKind.EBNF: "grammar",
+}
+
+
+class GrammarError(Exception):
+    """A grammar cannot be compiled; one sentence says why."""
+
+    def __init__(self, kind: GrammarKind, cause: str) -> None:
+        cause = " ".join(cause.split())
+        if len(cause) > _MAX_CHARACTERS:
+            cause = f"{cause[:_MAX_CHARACTERS]}..."
+        super().__init__(f"The {_IN_WORDS[kind]} cannot be compiled: {cause}")
+
+
+class GrammarVocabulary:
+    """A model's tokens as bytes, in a tree. Takes 0.1 s and more to build.
+
+    vocab_size: of the model, whose logits may have more entries than the tokenizer has tokens.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, vocab_size: int, eos_token_ids: frozenset[int]) -> None:
+        assert eos_token_ids, "a grammar's end is told by a token"
+        self.num_words = -(-vocab_size // 32)
+        self._eos = _bits([token for token in eos_token_ids if token < vocab_size], self.num_words)
+        self._tokenizer = LLTokenizer(
+            _Tokens(tokenizer, vocab_size, eos_token_ids),  # type: ignore[arg-type]  # is duck-typed
+            eos_token=sorted(eos_token_ids),
+        )
+        self._pool = LLExecutor()
+        self._limits = LLParserLimits(max_lexer_states=_MAX_LEXER_STATES, verbose_errors=False)
+
+    def compile(self, grammar: Grammar) -> CompiledGrammar:
+        """May take seconds, and lets other threads run meanwhile. Raises GrammarError."""
+        try:
+            matcher = LLMatcher(self._tokenizer, _lark(grammar), log_level=0, limits=self._limits)
+        except ValueError as error:
+            raise GrammarError(grammar.kind, str(error)) from error
+        if not matcher.is_error():
+            # What the lexer learns here, all copies know.
+            matcher.compute_bitmask()
+        if matcher.stop_reason() in ("NoExtension", "NoExtensionBias") and not matcher.is_accepting():
+            raise GrammarError(grammar.kind, "there is no text that conforms to it")
+        if matcher.is_error():
+            raise GrammarError(grammar.kind, matcher.get_error())
+        return CompiledGrammar(self, matcher)
+
+    def masks(self, followers: Sequence[GrammarFollower]) -> bytes:
+        """`TokenMasks.words` of what each may take next, computed in parallel."""
+        words = np.zeros((len(followers), self.num_words), np.int32)
+        matchers = [(follower.matcher, row) for row, follower in enumerate(followers)]
+        self._pool.unsafe_compute_mask_ptr(
+            matchers, words.ctypes.data, self.num_words * words.itemsize, len(followers)
+        )
+        for row, follower in zip(words, followers, strict=True):
+            if follower.ignore_eos and (row & ~self._eos).any():
+                row &= ~self._eos
+        return words.tobytes()
+
+
+class CompiledGrammar:
+    """A grammar at its beginning."""
+
+    def __init__(self, vocabulary: GrammarVocabulary, matcher: LLMatcher) -> None:
+        self._vocabulary = vocabulary
+        self._matcher = matcher
+
+    def follower(self, *, ignore_eos: bool) -> GrammarFollower:
+        """For one sequence. ignore_eos: it may end only where nothing else can follow."""
+        return GrammarFollower(self._vocabulary, self._matcher.deep_copy(), ignore_eos)
+
+
+class GrammarFollower:
+    """Implements scheduler.constraint.Constraint."""
+
+    __slots__ = ("_vocabulary", "complete", "error", "ignore_eos", "matcher")
+
+    def __init__(self, vocabulary: GrammarVocabulary, matcher: LLMatcher, ignore_eos: bool) -> None:
+        self.complete = False
+        self.error: str | None = None
+        self.matcher = matcher
+        self.ignore_eos = ignore_eos
+        self._vocabulary = vocabulary
+
+    def advance(self, token: int) -> None:
+        """See Constraint."""
+        if not self.matcher.consume_token(token):
+            cause = self.matcher.get_error().strip()[:_MAX_CHARACTERS]
+            self.error = f"the grammar cannot be followed any further: {cause}"
+        self.complete = self.matcher.is_stopped()
+
+    def masks(self, batch: Sequence[Any]) -> bytes:
+        """See Constraint."""
+        return self._vocabulary.masks(batch)
+
+
+class _Tokens:
+    """What LLTokenizer asks of a tokenizer."""
+
+    is_tokenizer_wrapper = True
+    bos_token_id = None
+
+    def __init__(self, tokenizer: Tokenizer, vocab_size: int, eos_token_ids: frozenset[int]) -> None:
+        num_tokens = min(tokenizer.vocab_size, vocab_size)
+        self.tokens = [tokenizer.token_bytes(token) for token in range(num_tokens)]
+        self.tokens += [b""] * (vocab_size - num_tokens)
+        added = tokenizer.backend.get_added_tokens_decoder()
+        special = {token for token, entry in added.items() if entry.special} | eos_token_ids
+        self.special_token_ids = sorted(token for token in special if token < vocab_size)
+        self.eos_token_id = min(eos_token_ids)
+        self._encode: Callable[[str, bool], list[int]] = tokenizer.encode
+
+    def __call__(self, text: str) -> list[int]:
+        return self._encode(text, False)
+
+
+def _lark(grammar: Grammar) -> str:
+    """Raises ValueError."""
+    match grammar.kind:
+        case GrammarKind.JSON:
+            pattern = _WHITESPACE if grammar.whitespace is None else grammar.whitespace
+            return LLMatcher.grammar_from_json_schema(
+                grammar.source, overrides={"whitespace_pattern": pattern}
+            )
+        case GrammarKind.REGEX:
+            return LLMatcher.grammar_from_regex(grammar.source)
+        case GrammarKind.CHOICE:
+            choices = " | ".join(json.dumps(text) for text in json.loads(grammar.source))
+            return LLMatcher.grammar_from_lark(f"start: {choices}")
+        case GrammarKind.EBNF:
+            return grammar_from("ebnf", grammar.source)
+
+
+def _bits(tokens: Sequence[int], num_words: int) -> np.ndarray[tuple[int], np.dtype[np.int32]]:
+    """A mask with just these tokens."""
+    words = np.zeros(num_words, np.uint32)
+    for token in tokens:
+        words[token // 32] |= np.uint32(1 << token % 32)
+    return words.view(np.int32)

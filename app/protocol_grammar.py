@@ -1,0 +1,118 @@
+"""`response_format` and `structured_outputs`: the form that an answer must have. Compiles nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from msgspec import Struct
+
+from ..model.grammar import Grammar, StructuredOutputsParams
+from .errors import RequestError
+from .validation import Refused, check_fields, show, without_nulls
+
+_TYPES = ("text", "json_object", "json_schema")
+# What vLLM has beside these: grammars by tag, and a choice among its own backends.
+_STRUCTURED_REFUSED: Refused = {"structural_tag": (), "disable_fallback": (False, True)}
+
+
+class JsonSchema(Struct, kw_only=True):
+    """`response_format.json_schema`. name and description are for models that are told of the schema; here
+    none is, and every schema is kept to, `strict` or not."""
+
+    schema: dict[str, Any] | bool
+    name: str | None = None
+    description: str | None = None
+    strict: bool | None = None
+
+
+class ResponseFormat(Struct, kw_only=True):
+    """`response_format`, as in the OpenAI API."""
+
+    type: str
+    json_schema: JsonSchema | None = None
+
+
+class StructuredOutputs(Struct, kw_only=True):
+    """`structured_outputs`, as in vLLM; see StructuredOutputsParams."""
+
+    json: str | dict[str, Any] | bool | None = None
+    regex: str | None = None
+    choice: list[str] | None = None
+    grammar: str | None = None
+    json_object: bool | None = None
+    disable_any_whitespace: bool = False
+    disable_additional_properties: bool = False
+    whitespace_pattern: str | None = None
+
+
+class AskedGrammar(NamedTuple):
+    """A grammar, if one is asked for, and where: `structured_outputs.regex`, say."""
+
+    grammar: Grammar | None
+    field: str
+
+
+def read_grammar_fields(body: Mapping[str, Any], ignored: list[str]) -> Mapping[str, Any]:
+    """`body` without nulls in the two fields; the paths of unknown fields there go to `ignored`.
+
+    What is below `schema` and `json` stays as it is. Raises RequestError for a field that is refused.
+    """
+    body = _read(body, "response_format", ResponseFormat, {}, "", ignored)
+    form = body.get("response_format")
+    if isinstance(form, dict):
+        form = _read(form, "json_schema", JsonSchema, {}, "response_format.", ignored)
+        body = {**body, "response_format": form}
+    return _read(body, "structured_outputs", StructuredOutputs, _STRUCTURED_REFUSED, "", ignored)
+
+
+def _read(
+    body: Mapping[str, Any], name: str, into: type[Struct], refused: Refused, path: str, ignored: list[str]
+) -> Mapping[str, Any]:
+    value = body.get(name)
+    if not isinstance(value, dict):
+        return body
+    ignored += check_fields(value, into, refused, path + name)
+    return {**body, name: {k: v for k, v in without_nulls(value).items() if k not in refused}}
+
+
+def asked_grammar(form: ResponseFormat | None, structured: StructuredOutputs | None) -> AskedGrammar:
+    """What the two fields ask for. Raises RequestError."""
+    asked = _from_format(form) if form is not None else AskedGrammar(None, "")
+    if structured is None:
+        return asked
+    if asked.grammar is not None:
+        message = 'structured_outputs must be left out unless response_format.type is "text"'
+        raise RequestError(message, param="structured_outputs")
+    return _from_structured(structured)
+
+
+def _from_format(form: ResponseFormat) -> AskedGrammar:
+    if form.type not in _TYPES:
+        message = f"response_format.type must be one of {', '.join(_TYPES)}, got {show(form.type)}"
+        raise RequestError(message, param="response_format.type", code="unsupported_value")
+    if form.type == "text":
+        return AskedGrammar(None, "")
+    if form.type == "json_object":
+        return AskedGrammar(StructuredOutputsParams(json_object=True).to_grammar(), "response_format")
+    field = "response_format.json_schema"
+    if form.json_schema is None:
+        raise RequestError(f"{field} is required", param=field, code="missing_required_parameter")
+    field = f"{field}.schema"
+    try:
+        return AskedGrammar(StructuredOutputsParams(json=form.json_schema.schema).to_grammar(), field)
+    except ValueError as error:
+        raise RequestError(f"{field} {str(error).partition(' ')[2]}", param=field) from error
+
+
+def _from_structured(structured: StructuredOutputs) -> AskedGrammar:
+    values = {name: getattr(structured, name) for name in StructuredOutputs.__struct_fields__}
+    try:
+        params = StructuredOutputsParams(**values)
+    except ValueError as error:
+        name, _, complaint = str(error).partition(" ")
+        if name in values:
+            field = f"structured_outputs.{name}"
+            raise RequestError(f"{field} {complaint}", param=field) from error
+        raise RequestError(f"structured_outputs: {error}", param="structured_outputs") from error
+    return AskedGrammar(params.to_grammar(), f"structured_outputs.{params.kind}")

@@ -1,0 +1,111 @@
+"""Sequences with a grammar among others: who runs in which step, and that masks are never stale."""
+
+from __future__ import annotations
+
+import pytest
+from fakes import EOS, ToyModel
+from stepper import Stepper
+from toy_grammar import toy_grammar
+
+from octavo.model.plan import StepPlan
+from octavo.scheduler.request import FinishReason
+
+
+def slots_by_step(stepper: Stepper, num_steps: int) -> list[set[int]]:
+    for _ in range(num_steps):
+        stepper.step()
+    return [{row.slot for row in plan.rows} for plan in stepper.executor.plans]
+
+
+def masked_slots(plan: StepPlan) -> list[int]:
+    return [] if plan.masks is None else list(plan.masks.slots)
+
+
+def test_a_bound_sequence_runs_in_every_second_step_and_the_others_in_each() -> None:
+    stepper = Stepper()
+    stepper.add([1, 2], max_tokens=12, structured_outputs=toy_grammar(40))
+    stepper.add([3, 4], max_tokens=12)
+    steps = slots_by_step(stepper, 8)
+    assert [0 in slots for slots in steps] == [True, False] * 4
+    assert all(1 in slots for slots in steps)
+    assert [masked_slots(plan) for plan in stepper.executor.plans] == [[0], []] * 4
+    stepper.run()
+
+
+def test_bound_sequences_alone_leave_no_step_empty() -> None:
+    stepper = Stepper()
+    stepper.add([1, 2], max_tokens=6, structured_outputs=toy_grammar(40))
+    stepper.run()
+    assert len(stepper.executor.plans) == 6
+
+
+def test_without_overlap_a_bound_sequence_runs_in_every_step() -> None:
+    stepper = Stepper(depth=0)
+    stepper.add([1, 2], max_tokens=12, structured_outputs=toy_grammar(40))
+    assert all(0 in slots for slots in slots_by_step(stepper, 6))
+    stepper.run()
+
+
+@pytest.mark.parametrize("ignore_eos", [False, True])
+def test_a_complete_grammar_ends_the_sequence(ignore_eos: bool) -> None:
+    stepper = Stepper()
+    request_id = stepper.add(
+        [1, 2], max_tokens=12, min_tokens=8, ignore_eos=ignore_eos, structured_outputs=toy_grammar(5)
+    )
+    stepper.run()
+    received = stepper.received[request_id]
+    assert len(received.token_ids) == 5
+    assert (received.end.finish_reason, received.end.stop_reason) == (FinishReason.STOP, None)
+
+
+def test_the_end_token_is_taken_only_where_the_grammar_allows_it() -> None:
+    stepper = Stepper(model=ToyModel(eos_probability=0.9))
+    for seed in range(12):
+        stepper.add(
+            [1, 2],
+            max_tokens=20,
+            temperature=1,
+            seed=seed,
+            eos_token_ids=frozenset({EOS}),
+            structured_outputs=toy_grammar(40),
+        )
+    stepper.run()  # every answer is compared with what the grammar allows, token by token
+    texts = [received.token_ids for received in stepper.received.values()]
+    assert all(sum(text) % 2 == 0 for text in texts if text[-1] == EOS)
+    assert any(text[-1] == EOS and len(text) > 1 for text in texts)
+
+
+def test_a_chunked_prompt_needs_no_mask_before_its_last_chunk() -> None:
+    stepper = Stepper(max_num_batched_tokens=8)
+    stepper.add(list(range(1, 21)), max_tokens=3, structured_outputs=toy_grammar(40))
+    stepper.run()
+    assert [masked_slots(plan) for plan in stepper.executor.plans] == [[], [], [0], [0], [0]]
+
+
+def test_a_preempted_sequence_goes_on_where_its_grammar_was() -> None:
+    stepper = Stepper(num_blocks=9, block_size=2, prefix_caching=False)
+    for _ in range(3):
+        stepper.add([1, 2], max_tokens=10, structured_outputs=toy_grammar(40))
+    stepper.run()
+    assert stepper.scheduler.counters.num_preemptions > 0
+
+
+def test_a_constraint_that_fails_ends_its_own_request() -> None:
+    stepper = Stepper()
+    request_id = stepper.add([1, 2], max_tokens=6, structured_outputs=toy_grammar(40))
+    sequence = stepper.scheduler._sequences[request_id]
+    assert sequence.constraint is not None
+    sequence.constraint.error = "lost"  # type: ignore[misc]  # the toy's is a plain attribute
+    other = stepper.add([3, 4], max_tokens=6)
+    for _ in range(2):
+        plan = stepper.schedule()
+        assert plan is not None
+        (output, *_) = stepper.scheduler.commit(plan, stepper.executor.launch(plan).get())
+        if output.finish_reason is not None:
+            break
+    assert (output.request_id, output.finish_reason, output.error) == (
+        request_id,
+        FinishReason.ERROR,
+        "lost",
+    )
+    assert stepper.scheduler.request_ids() == [other]
