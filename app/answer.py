@@ -18,6 +18,7 @@ from starlette.responses import Response
 
 from ..model.plan import TokenLogprobs
 from ..model.sampling_params import SamplingParams
+from ..scheduler.request import Claim
 from .choices import Choices
 from .chunks import DONE, ChunkEncoder, ChunkShape, error_frame
 from .context import ServerContext
@@ -80,7 +81,7 @@ class Answer:
     """One request under way. Starts its choices when built; raises RequestError if they cannot start."""
 
     def __init__(
-        self, server: ServerContext, route: Route, asked: Asked, *, request_id: str, arrival_s: float
+        self, server: ServerContext, route: Route, asked: Asked, *, request_id: str, claim: Claim
     ) -> None:
         self._server = server
         self._route = route
@@ -105,7 +106,8 @@ class Answer:
                 request_id=response_id,
                 priority=asked.fields.priority,
                 cache_salt=asked.fields.cache_salt or "",
-                arrival_s=arrival_s,
+                claim=claim,
+                arrival_s=claim.arrival_s,
                 max_queued=server.settings.max_queued_requests,
             )
         except RequestError as error:

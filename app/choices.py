@@ -7,9 +7,9 @@ from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 
 from ..model.sampling_params import SamplingParams
-from ..scheduler.request import FinishReason
-from .errors import EngineStoppedError, GenerationError, RequestError
-from .generation import Generation, TextDelta, TextStream, choice_params
+from ..scheduler.request import Claim, FinishReason
+from .errors import DeadlineError, EngineStoppedError, GenerationError, RequestError
+from .generation import NO_CLAIM, Generation, TextDelta, TextStream, choice_params
 from .metrics import ServerMetrics
 from .request_record import RequestRecord, cause_of_refusal
 
@@ -35,6 +35,7 @@ class Choices:
         request_id: str,
         priority: int = 0,
         cache_salt: str = "",
+        claim: Claim = NO_CLAIM,
         arrival_s: float,
         max_queued: int | None = None,
     ) -> None:
@@ -55,6 +56,7 @@ class Choices:
                         request_id=generation.engine_id(request_id),
                         priority=priority,
                         cache_salt=cache_salt,
+                        claim=claim,
                     )
                     self._streams.append(stream)
                     metrics.histograms.max_tokens.observe(stream.max_tokens)
@@ -80,11 +82,12 @@ class Choices:
             for stream in self._streams:
                 await stream.accepted()
         except Exception as error:
-            self.stop("drained" if isinstance(error, EngineStoppedError) else cause_of_refusal(error))
+            self.stop(_cause(error, cause_of_refusal(error)))
             raise
 
     async def batches(self) -> AsyncGenerator[Batch]:
-        """What the choices say, until each has ended. Raises GenerationError and EngineDeadError."""
+        """What the choices say, until each has ended. Raises GenerationError, DeadlineError and
+        EngineDeadError."""
         try:
             if len(self._streams) == 1:
                 async for delta in self._streams[0]:
@@ -94,7 +97,7 @@ class Choices:
                     async for batch in merged:
                         yield [self._heard(index, delta) for index, delta in batch]
         except Exception as error:
-            self.stop("drained" if isinstance(error, EngineStoppedError) else "error")
+            self.stop(_cause(error, "error"))
             raise
         self._metrics.histograms.longest_choice.observe(max(record.num_tokens for record in self._records))
 
@@ -107,6 +110,8 @@ class Choices:
 
     def _heard(self, index: int, delta: TextDelta) -> tuple[int, TextDelta]:
         self._records[index].receive(delta)
+        if delta.finish_reason is FinishReason.DEADLINE:
+            raise DeadlineError(delta.error or "the request ran out of time")
         if delta.finish_reason is FinishReason.ERROR:
             raise GenerationError(delta.error or "The engine failed at this request.")
         if delta.timings is not None and index % self._n == 0:
@@ -146,6 +151,13 @@ class Choices:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _cause(error: Exception, otherwise: str) -> str:
+    """What ended a request that `error` ended."""
+    if isinstance(error, EngineStoppedError):
+        return "drained"
+    return "deadline" if isinstance(error, DeadlineError) else otherwise
 
 
 def _check_number(num_prompts: int, n: int, max_queued: int | None) -> None:

@@ -17,6 +17,7 @@ from .settings import (
     integer,
     integer_or_auto,
     number,
+    numbers,
     setting,
     text,
     texts,
@@ -154,10 +155,20 @@ class ServerConfig:
     request_timeout: float | None = setting(
         None,
         _POSITIVE_SECONDS,
-        "longest that a request may take",
+        "longest that a request may take; requests may ask for less",
         default_text="no limit",
-        only=None,
-        because="this version has no deadlines",
+    )
+    queue_timeout: float | None = setting(
+        None,
+        _POSITIVE_SECONDS,
+        "longest that a request may wait before it starts; requests may ask for less",
+        default_text="no limit",
+    )
+    api_key_weights: tuple[float, ...] = setting(
+        (),
+        numbers("above 0", lambda v: v > 0, "W"),
+        "shares of the engine, one for each --api-key, when more is asked than it can do",
+        default_text="equal",
     )
     drain_timeout: float = setting(
         30.0, _SECONDS, "time that running requests get to finish when the server is stopped"
@@ -174,6 +185,11 @@ class ServerConfig:
 
     def __post_init__(self) -> None:
         validate(self)
+        if self.api_key_weights and len(self.api_key_weights) != len(self.api_key):
+            raise SettingError(
+                "api_key_weights",
+                f"must be as many as there are keys ({len(self.api_key)}), got {len(self.api_key_weights)}",
+            )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

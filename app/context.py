@@ -28,6 +28,8 @@ class ServerSettings:
     max_queued_requests: choices that may wait in the engine; None is any number.
     max_logprobs: likeliest tokens that a request may ask for; -1 is all.
     trust_request_chat_template: whether a request may bring a chat template of its own.
+    request_timeout_s, queue_timeout_s: longest that a request may take, and wait; None is no limit.
+    key_weights: shares of the engine, one for each of api_keys; empty is equal ones.
     """
 
     model_names: tuple[str, ...]
@@ -40,12 +42,25 @@ class ServerSettings:
     max_queued_requests: int | None = None
     max_logprobs: int = 20
     trust_request_chat_template: bool = False
+    request_timeout_s: float | None = None
+    queue_timeout_s: float | None = None
+    key_weights: tuple[float, ...] = ()
 
     def check_trusts_templates(self) -> None:
         """Raise RequestError unless a request may bring a chat template of its own."""
         if not self.trust_request_chat_template:
             message = "chat_template must be left out: the server runs without --trust-request-chat-template"
             raise RequestError(message, param="chat_template", code="unsupported_parameter")
+
+    @staticmethod
+    def tenant_of(index: int) -> str:
+        """The name of the API key with this index, fit for logs: never the key itself."""
+        return f"key-{index}"
+
+    def weight_of(self, tenant: str) -> float:
+        """The share of a tenant."""
+        names = map(self.tenant_of, range(len(self.api_keys)))
+        return dict(zip(names, self.key_weights, strict=False)).get(tenant, 1.0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,8 +9,10 @@ from typing import Generic, Protocol, TypeVar
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
+from ..scheduler.request import Claim
 from .answer import Answer, Asked
 from .body import read_body
+from .claims import claim_of
 from .context import ServerContext
 from .request_record import cause_of_refusal
 
@@ -21,7 +23,7 @@ A_contra = TypeVar("A_contra", bound=Asked, contravariant=True)
 class StartAnswer(Protocol[A_contra]):
     """Starts what was asked for; raises RequestError."""
 
-    def __call__(self, asked: A_contra, *, request_id: str, arrival_s: float) -> Answer: ...
+    def __call__(self, asked: A_contra, *, request_id: str, claim: Claim) -> Answer: ...
 
 
 class GenerationEndpoint(Generic[A]):
@@ -43,13 +45,14 @@ class GenerationEndpoint(Generic[A]):
             self._count_ignored(asked.ignored)
             if asked.fields.request_id is not None and "x-request-id" not in request.headers:
                 request.state.request_id = asked.fields.request_id
+            claim = claim_of(request, asked.fields, server.settings, arrival_s)
         except ClientDisconnect:
             server.metrics.count_end("disconnect")
             raise
         except Exception as error:
             server.metrics.count_end(cause_of_refusal(error))
             raise
-        answer = self._start(asked, request_id=request.state.request_id, arrival_s=arrival_s)
+        answer = self._start(asked, request_id=request.state.request_id, claim=claim)
         return await answer.respond(request)
 
     def _count_ignored(self, fields: Iterable[str]) -> None:

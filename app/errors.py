@@ -8,6 +8,7 @@ OctavoError
     AuthenticationError     401 invalid_api_key
     BodyTooLargeError       413 request_too_large
     EngineOverloadedError   503 server_overloaded, with Retry-After
+    DeadlineError           504 deadline_exceeded: the request ran out of time, waiting or running
     GenerationError         500 generation_failed: this request failed in the engine, others live on
     EngineDeadError         500 engine_dead: nothing can be served any more
       EngineStoppedError    503 server_draining: as its owner wanted; the request had not ended
@@ -129,6 +130,13 @@ class EngineOverloadedError(RequestError):
         super().__init__(
             message, code="server_overloaded", status=503, type="server_error", retry_after_s=retry_after_s
         )
+
+
+class DeadlineError(RequestError):
+    """The request did not start, or not end, in the time that it had."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, code="deadline_exceeded", status=504, type="timeout_error")
 
 
 class GenerationError(RequestError):

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple, Protocol
 
 import msgspec
 
+from ..scheduler.request import Claim
 from .answer import Answer, Asked, LogprobsWriter, Route
 from .chat import ChatReader
 from .chunks import CHAT_CHUNK
@@ -103,10 +104,10 @@ class EventAnswer(Answer):
         asked: TranslatedAsked,
         *,
         request_id: str,
-        arrival_s: float,
+        claim: Claim,
     ) -> None:
         route = Route(id_prefix=id_prefix, object="", chunk=CHAT_CHUNK, choice=chat_choice, logprobs=logprobs)
-        super().__init__(server, route, asked, request_id=request_id, arrival_s=arrival_s)
+        super().__init__(server, route, asked, request_id=request_id, claim=claim)
         self._writer = asked.writer(AnswerHead(request_id, int(time.time())))
 
     async def _whole(self) -> bytes:

@@ -22,7 +22,7 @@ import msgspec
 from ..model.grammar import Grammar
 from ..model.plan import TokenLogprobs
 from ..model.sampling_params import SamplingParams
-from ..scheduler.request import FinishReason, Request, RequestTimings, TokenOutput
+from ..scheduler.request import Claim, FinishReason, Request, RequestTimings, TokenOutput
 
 PROTOCOL_VERSION = 1
 MAX_FRAME_BYTES = 64 << 20
@@ -71,6 +71,7 @@ class _Rest(msgspec.Struct, array_like=True):
     priority: int
     cache_salt: str
     arrival_s: float
+    claim: Claim
 
 
 _decode_rare = msgspec.msgpack.Decoder(list[RareOutput]).decode
@@ -214,6 +215,7 @@ def encode_add(number: int, request: Request) -> bytes:
         request.priority,
         request.cache_salt,
         request.arrival_s,
+        request.claim,
     )
     prompt = array("i", request.prompt_token_ids)
     return frame(Kind.ADD, _TWO.pack(number, len(prompt)) + prompt.tobytes() + _encode(rest))
@@ -238,6 +240,7 @@ def decode_add(payload: memoryview) -> tuple[int, Request]:
         priority=rest.priority,
         cache_salt=rest.cache_salt,
         arrival_s=rest.arrival_s,
+        claim=rest.claim,
     )
 
 

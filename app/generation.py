@@ -13,7 +13,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from ..model.sampling_params import SamplingParams
-from ..scheduler.request import FinishReason, Request, RequestTimings, TokenOutput
+from ..scheduler.request import Claim, FinishReason, Request, RequestTimings, TokenOutput
 from .errors import ContextLengthError, RequestError
 from .text_assembly import TextAssembler, TokenAssembler
 from .text_assembly import TextDelta as TextDelta
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from .tokenizer import Tokenizer
 
 _MAX_SEED = 2**63
+NO_CLAIM = Claim()
+"""Nobody in particular, and no hurry."""
 
 
 class Generation:
@@ -85,6 +87,7 @@ class Generation:
         request_id: str,
         priority: int = 0,
         cache_salt: str = "",
+        claim: Claim = NO_CLAIM,
     ) -> TextStream:
         """Submit one completion (`params.n` is not looked at: see `choice_params`) and return its stream.
 
@@ -92,7 +95,12 @@ class Generation:
         client's `submit` raises (EngineOverloadedError, EngineDeadError).
         """
         request = self.request(
-            prompt_token_ids, params, request_id=request_id, priority=priority, cache_salt=cache_salt
+            prompt_token_ids,
+            params,
+            request_id=request_id,
+            priority=priority,
+            cache_salt=cache_salt,
+            claim=claim,
         )
         return TextStream(self.client.submit(request), request, self.tokenizer)
 
@@ -104,6 +112,7 @@ class Generation:
         request_id: str,
         priority: int = 0,
         cache_salt: str = "",
+        claim: Claim = NO_CLAIM,
     ) -> Request:
         """The validated request, `max_tokens` resolved; raises like `start` and submits nothing."""
         self._check_ids(prompt_token_ids, params)
@@ -132,6 +141,7 @@ class Generation:
             priority=priority,
             cache_salt=cache_salt,
             arrival_s=time.monotonic(),
+            claim=claim,
         )
 
     def default_max_tokens(self, prompt_len: int) -> int | None:

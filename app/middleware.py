@@ -98,11 +98,16 @@ class Bugs:
 
 
 class ApiKeys:
-    """Lets requests through that carry one of `keys`; `open_paths` need none."""
+    """Lets requests through that carry one of `keys`; `open_paths` need none.
 
-    def __init__(self, app: ASGIApp, keys: Iterable[str], open_paths: Iterable[str]) -> None:
+    names: what the request is filed under, one for each key: `tenant` of the scope's state.
+    """
+
+    def __init__(
+        self, app: ASGIApp, keys: Iterable[str], names: Iterable[str], open_paths: Iterable[str]
+    ) -> None:
         self._app = app
-        self._digests = [sha256(key.encode()).digest() for key in keys]
+        self._digests = [(sha256(key.encode()).digest(), name) for key, name in zip(keys, names, strict=True)]
         self._open_paths = frozenset(open_paths)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -116,16 +121,19 @@ class ApiKeys:
         kind, _, key = headers.get("authorization", "").partition(" ")
         bearer = key.strip() if kind.lower() == "bearer" else ""
         given = [key for key in (bearer, headers.get("x-api-key", "")) if key]  # the latter is Anthropic's
-        if any([self._knows(key) for key in given]):
+        tenants = [tenant for key in given if (tenant := self._tenant_of(key)) is not None]
+        if tenants:
+            scope.setdefault("state", {})["tenant"] = tenants[0]
             await self._app(scope, receive, send)
             return
         message = "The API key is not valid." if key or given else f"An API key is needed: {_HOW}."
         await error_response(Request(scope), AuthenticationError(message))(scope, receive, send)
 
-    def _knows(self, key: str) -> bool:
+    def _tenant_of(self, key: str) -> str | None:
         digest = sha256(key.encode("latin-1")).digest()
         # Each is compared, and in constant time: how long it takes says nothing of how close a guess was.
-        return any([hmac.compare_digest(digest, known) for known in self._digests])
+        names = [name for known, name in self._digests if hmac.compare_digest(digest, known)]
+        return names[0] if names else None
 
 
 def _bug() -> RequestError:

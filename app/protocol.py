@@ -80,6 +80,7 @@ class StreamOptions(Struct, kw_only=True):
 class SamplingFields(Struct, kw_only=True):
     """What both routes understand. Ranges are SamplingParams' affair, types are checked here.
 
+    timeout, queue_timeout: seconds that the request may take, and wait, from its arrival on.
     user, metadata, safety_identifier and prompt_cache_key are labels for whoever keeps accounts: no answer
     depends on them.
     """
@@ -113,6 +114,8 @@ class SamplingFields(Struct, kw_only=True):
     priority: int = 0
     cache_salt: str | None = None
     request_id: str | None = None
+    timeout: float | None = None
+    queue_timeout: float | None = None
     user: str | None = None
     metadata: dict[str, Any] | None = None
     safety_identifier: str | None = None
@@ -162,6 +165,9 @@ def check_common(fields: SamplingFields) -> None:
     cut = fields.truncate_prompt_tokens
     _require(cut is None or cut == -1 or cut >= 1, "truncate_prompt_tokens", "-1 or at least 1", cut)
     _require(fields.truncation_side in _SIDES, "truncation_side", "left or right", fields.truncation_side)
+    for name in ("timeout", "queue_timeout"):
+        limit_s = getattr(fields, name)
+        _require(limit_s is None or limit_s > 0, name, "a number of seconds above 0", limit_s)
     options = fields.stream_options
     if options is not None and not fields.stream:
         raise RequestError("stream_options must be left out unless stream is true", param="stream_options")

@@ -93,6 +93,9 @@ async def _serve(engine: EngineConfig, server: ServerConfig, listener: socket.so
         max_logprobs=server.max_logprobs,
         trust_request_chat_template=server.trust_request_chat_template,
         max_queued_requests=engine.max_queued_requests,
+        request_timeout_s=server.request_timeout,
+        queue_timeout_s=server.queue_timeout,
+        key_weights=server.api_key_weights,
     )
 
     def ready_line() -> str:

@@ -121,7 +121,8 @@ def _middleware(server: ServerContext, routes: list[Route]) -> list[Middleware]:
         Middleware(Bugs),
     ]
     if settings.api_keys:
-        layers.append(Middleware(ApiKeys, keys=settings.api_keys, open_paths=_OPEN_PATHS))
+        names = list(map(settings.tenant_of, range(len(settings.api_keys))))
+        layers.append(Middleware(ApiKeys, keys=settings.api_keys, names=names, open_paths=_OPEN_PATHS))
     return layers
 
 

@@ -114,13 +114,14 @@ def nearest(name: str, known: Iterable[str]) -> str:
 
 def _parsed(name: str, described: Setting, value: Any) -> Any:
     kind = described.kind
-    if kind.many and isinstance(value, str | list):
-        return (value,) if isinstance(value, str) else tuple(value)
-    if not isinstance(value, str):
+    words = [value] if kind.many and isinstance(value, str) else value
+    if not isinstance(words, str if not kind.many else list):
         return value
-    if described.optional and value.lower() == "none":
+    if described.optional and isinstance(value, str) and value.lower() == "none":
         return None
     try:
+        if kind.many:
+            return tuple(kind.parse(word) if isinstance(word, str) else word for word in words)
         return kind.parse(value)
     except ValueError:
         raise SettingError(name, f"must be {kind.rule}, got {value!r}") from None
@@ -178,6 +179,17 @@ def texts(metavar: str) -> Kind:
         "a list of texts that are not empty",
         str,
         lambda v: isinstance(v, tuple) and all(isinstance(t, str) and t for t in v),
+        metavar,
+        many=True,
+    )
+
+
+def numbers(rule: str, holds: Callable[[float], bool], metavar: str) -> Kind:
+    """Several finite numbers, kept as a tuple."""
+    return Kind(
+        f"a list of numbers {rule}",
+        float,
+        lambda v: isinstance(v, tuple) and all(_is_number(n) and holds(n) for n in v),
         metavar,
         many=True,
     )

@@ -74,6 +74,9 @@ class Engine:
         """Step until cancelled. If the device fails, every request ends with the cause, then it is raised."""
         try:
             while True:
+                expired = self._scheduler.expire()
+                if expired:
+                    self._deliver(expired)
                 plan = self._plan_and_launch()
                 if len(self._in_flight) > (self._depth if plan is not None else 0):
                     await self._complete_oldest()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -18,6 +19,22 @@ class FinishReason(enum.StrEnum):
     LENGTH = "length"
     ABORT = "abort"
     ERROR = "error"
+    DEADLINE = "deadline"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Claim:
+    """Whose request it is, and how long it may take: on the clock of time.monotonic, in seconds.
+
+    tenant: who shares the engine fairly with others, an API key's name.   weight: the tenant's share of it.
+    arrival_s: what limits count from.   queue_deadline_s: when it must have started, deadline_s: ended.
+    """
+
+    tenant: str = ""
+    weight: float = 1.0
+    arrival_s: float = 0.0
+    deadline_s: float = math.inf
+    queue_deadline_s: float = math.inf
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,6 +46,7 @@ class Request:
     priority: lower runs earlier; equal priorities run in order of arrival.
     cache_salt: requests with different salts share no cached blocks.
     arrival_s: on the clock of time.monotonic.
+    claim: whose it is, and how long it may take.
     """
 
     request_id: str
@@ -39,6 +57,7 @@ class Request:
     priority: int = 0
     cache_salt: str = ""
     arrival_s: float = 0.0
+    claim: Claim = Claim()
 
     @property
     def stop_ids(self) -> frozenset[int]:
@@ -63,7 +82,7 @@ class TokenOutput(NamedTuple):
     """What one step brought for one request; the last one has a finish reason.
 
     stop_reason: the stop token id that ended it, None for the end-of-sequence token and other reasons.
-    timings: with the first token and the last output.   error: one sentence, when finish_reason is ERROR.
+    timings: with the first token and the last output.   error: one sentence, for ERROR and DEADLINE.
     """
 
     request_id: str

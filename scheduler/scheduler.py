@@ -19,6 +19,7 @@ from ..cache.prefix_cache import PrefixCache
 from ..model.plan import INVALID_TOKEN, StepPlan, StepResult, TokenLogprobs
 from .config import SchedulerConfig
 from .constraint import Constraint
+from .deadlines import Deadlines
 from .errors import CapacityError, QueueFullError
 from .planner import Planned, Planner
 from .request import FinishReason, Request, TokenOutput
@@ -39,6 +40,7 @@ class Scheduler:
         self.counters = Counters()
         self._sequences: dict[str, Sequence] = {}
         self._waiting = WaitingQueue()
+        self._deadlines = Deadlines()
         self._running = Running(config.max_num_seqs, self.counters.abort_to_free_s)
         self._in_flight: deque[Planned] = deque()
         self._planner = Planner(
@@ -67,12 +69,19 @@ class Scheduler:
         order = next(self._arrivals)
         sequence = Sequence(request, table, constraint, max_length=max_length, order=order, seed=seed)
         self._sequences[request.request_id] = sequence
+        self._deadlines.add(sequence)
         self._waiting.push(sequence)
 
     def abort(self, request_id: str, reason: FinishReason = FinishReason.ABORT) -> TokenOutput | None:
         """End a request now; its last output, or None if it is not (or no longer) here."""
         sequence = self._sequences.get(request_id)
         return None if sequence is None else self._finish(sequence, Ending(reason))
+
+    def expire(self) -> list[TokenOutput]:
+        """End whose time is over; their last outputs. To be called before every plan."""
+        due = self._deadlines.expired(time.monotonic())
+        endings = [(sequence, Ending(FinishReason.DEADLINE, error=reason)) for sequence, reason in due]
+        return [self._finish(*late) for late in endings]
 
     def request_ids(self) -> list[str]:
         """Of all that have not ended, in order of arrival."""
@@ -144,12 +153,14 @@ class Scheduler:
         ran = sequence.status is SequenceStatus.RUNNING
         reason, stop_reason, error = ending
         sequence.end(reason)
-        if reason is FinishReason.ABORT:
+        if reason in (FinishReason.ABORT, FinishReason.DEADLINE):
             self.counters.aborted_tokens += sequence.num_computed
         if ran:
             self._running.leave(sequence)
+            self._waiting.settle(sequence)
         else:
-            self._waiting.ended()
+            self._waiting.ended(sequence)
+        self._deadlines.ended(sequence)
         request_id = sequence.request.request_id
         del self._sequences[request_id]
         return TokenOutput(request_id, token_ids, logprobs, reason, stop_reason, sequence.timings, error)

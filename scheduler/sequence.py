@@ -42,12 +42,14 @@ class Sequence:
     num_in_flight: plans launched and not committed that mention the sequence.
     num_named: leading blocks that were offered to the prefix cache.
     constraint: what it may say next; follows the known tokens of the output, also while it is preempted.
+    charged: tokens that its tenant was charged when it began to run, see waiting.py.
     A preempted or finished sequence keeps slot and blocks until the last plan that mentions it commits.
     """
 
     __slots__ = (
         "_root_hash",
         "block_hashes",
+        "charged",
         "constraint",
         "finish_reason",
         "max_length",
@@ -96,6 +98,7 @@ class Sequence:
         self.num_scheduled = 0
         self.num_in_flight = 0
         self.num_named = 0
+        self.charged = 0.0
 
     def __lt__(self, other: Sequence) -> bool:
         """Whether this one runs earlier: priority, then order of arrival."""

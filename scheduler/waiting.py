@@ -1,46 +1,109 @@
-"""The queue of sequences that wait for a slot, earliest first. Knows no slots, blocks or budgets."""
+"""The queue of sequences that wait for a slot. Knows no slots, blocks or budgets.
+
+Among tenants the turn is fair_share.py's affair; a tenant's own wait by priority, then arrival. With one
+tenant that is the order of all.
+"""
 
 from __future__ import annotations
 
 import heapq
 
+from .fair_share import FairShare, Tenant
 from .sequence import Sequence, SequenceStatus
 
 _KEPT = 64
-"""Ended sequences kept beside the waiting ones before the heap is swept: amortised O(1)."""
+"""Ended sequences kept beside the waiting ones before a heap is swept: amortised O(1)."""
+
+
+class _Line:
+    """One tenant's heap by (priority, arrival); those that end are dropped later, together."""
+
+    __slots__ = ("heap", "length", "num_tokens", "tenant")
+
+    def __init__(self, tenant: Tenant) -> None:
+        self.tenant = tenant
+        self.heap: list[Sequence] = []
+        self.length = 0
+        self.num_tokens = 0
+
+    def first(self) -> Sequence:
+        while self.heap[0].status is SequenceStatus.FINISHED:
+            heapq.heappop(self.heap)
+        return self.heap[0]
+
+    def ended(self) -> None:
+        if len(self.heap) > 2 * self.length + _KEPT:
+            self.heap = [s for s in self.heap if s.status is not SequenceStatus.FINISHED]
+            heapq.heapify(self.heap)
 
 
 class WaitingQueue:
-    """A heap by (priority, arrival). One that ends while it waits is dropped later, with others."""
+    """A line for each tenant; O(log n) for each that comes or goes, nothing for those that wait."""
 
-    __slots__ = ("_heap", "_length")
+    __slots__ = ("_length", "_lines", "_share", "num_tokens")
 
     def __init__(self) -> None:
-        self._heap: list[Sequence] = []
+        self._share = FairShare()
+        self._lines: dict[str, _Line] = {}
         self._length = 0
+        self.num_tokens = 0
 
     def __len__(self) -> int:
         return self._length
 
     def push(self, sequence: Sequence) -> None:
-        """Queue a sequence; a preempted one comes before all that arrived after it."""
-        heapq.heappush(self._heap, sequence)
-        self._length += 1
+        """Queue a sequence; a preempted one comes before all of its tenant's that arrived after it."""
+        line = self._line(sequence)
+        if sequence.charged:
+            self._share.charge(line.tenant, -sequence.charged)  # its place was taken back
+            sequence.charged = 0.0
+        heapq.heappush(line.heap, sequence)
+        self._count(line, sequence, 1)
+        self._share.wait(line.tenant)
 
     def first(self) -> Sequence | None:
-        """Who is next, left in the queue."""
-        while self._heap and self._heap[0].status is SequenceStatus.FINISHED:
-            heapq.heappop(self._heap)
-        return self._heap[0] if self._heap else None
+        """Who is next, left in the queue; the same until it is taken out or has ended."""
+        tenant = self._share.next()
+        return None if tenant is None else self._lines[tenant.name].first()
 
     def pop(self) -> None:
         """Take out what `first` returned."""
-        heapq.heappop(self._heap)
-        self._length -= 1
+        sequence = self.first()
+        assert sequence is not None, "nobody waits"
+        line = self._line(sequence)
+        heapq.heappop(line.heap)
+        self._count(line, sequence, -1)
+        # What it will generate is not known yet: as much as others of its tenant have, until it has ended.
+        expected = min(line.tenant.mean_output, sequence.max_length - len(sequence.token_ids))
+        sequence.charged = len(sequence.token_ids) + expected
+        self._share.take(line.tenant, sequence.charged)
 
-    def ended(self) -> None:
-        """One of those that wait has ended; its status says which."""
-        self._length -= 1
-        if len(self._heap) > 2 * self._length + _KEPT:
-            self._heap = [s for s in self._heap if s.status is not SequenceStatus.FINISHED]
-            heapq.heapify(self._heap)
+    def ended(self, sequence: Sequence) -> None:
+        """One of those that wait has ended; its status says so."""
+        line = self._line(sequence)
+        self._count(line, sequence, -1)
+        line.ended()
+
+    def settle(self, sequence: Sequence) -> None:
+        """One that had been taken out has ended: what it really got is what its tenant has had."""
+        tenant = self._line(sequence).tenant
+        self._share.charge(tenant, len(sequence.token_ids) - sequence.charged)
+        self._share.learn(tenant, sequence.num_output)
+
+    def _line(self, sequence: Sequence) -> _Line:
+        claim = sequence.request.claim
+        line = self._lines.get(claim.tenant)
+        if line is None:
+            line = self._lines[claim.tenant] = _Line(self._share.tenant(claim.tenant, claim.weight))
+        return line
+
+    def _count(self, line: _Line, sequence: Sequence, change: int) -> None:
+        # Prompts alone: a token in flight may still lengthen a preempted sequence while it waits.
+        num_tokens = change * sequence.num_prompt
+        self._length += change
+        self.num_tokens += num_tokens
+        line.length += change
+        line.num_tokens += num_tokens
+        if not line.length:
+            line.heap.clear()
+            self._share.leave(line.tenant)

@@ -69,7 +69,7 @@ class Stepper:
         """Queue a request and return its id; settings are fields of Request or of SamplingParams."""
         fields = {
             name: settings.pop(name)
-            for name in ("eos_token_ids", "priority", "cache_salt")
+            for name in ("eos_token_ids", "priority", "cache_salt", "claim")
             if name in settings
         }
         params = SamplingParams(max_tokens=max_tokens, **({"temperature": 0} | settings))
@@ -109,6 +109,10 @@ class Stepper:
 
     def schedule(self) -> StepPlan | None:
         """Plan a step: within the limits, and without preempting the oldest."""
+        for output in self.scheduler.expire():
+            assert output.finish_reason is FinishReason.DEADLINE and output.error and not output.token_ids
+            assert self.received[output.request_id].last is None
+            self.received[output.request_id].last = output
         running = self.scheduler._running
         oldest = min(running, default=None)
         preemptions = oldest.timings.num_preemptions if oldest else 0
@@ -166,5 +170,6 @@ class Stepper:
         assert sorted(self.scheduler.request_ids()) == sorted(self.alive())
         if self.depth == 0:
             assert self.scheduler.counters.surplus_tokens == 0 or any(
-                r.last and r.last.finish_reason is FinishReason.ABORT for r in self.received.values()
+                r.last and r.last.finish_reason in (FinishReason.ABORT, FinishReason.DEADLINE)
+                for r in self.received.values()
             )

@@ -154,7 +154,6 @@ def test_a_wrong_value_names_setting_rule_and_value(
         (EngineConfig, {"tensor_parallel_size": 2}),
         (EngineConfig, {"quantization": "awq"}),
         (EngineConfig, {"kv_cache_dtype": "fp8"}),
-        (ServerConfig, {"request_timeout": 5}),
     ],
 )
 def test_what_does_not_exist_yet_is_refused(config: type[Any], values: dict[str, Any]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import struct
 from dataclasses import replace
 
@@ -24,7 +25,7 @@ from octavo.app.frames import (
 )
 from octavo.model.plan import TokenLogprobs
 from octavo.model.sampling_params import SamplingParams
-from octavo.scheduler.request import FinishReason, Request, RequestTimings, TokenOutput
+from octavo.scheduler.request import Claim, FinishReason, Request, RequestTimings, TokenOutput
 
 HEADER_BYTES = 5
 
@@ -70,6 +71,14 @@ requests = st.builds(
     priority=st.integers(-5, 5),
     cache_salt=st.text(),
     arrival_s=floats,
+    claim=st.builds(
+        Claim,
+        tenant=st.text(),
+        weight=st.floats(0.1, 9),
+        arrival_s=floats,
+        deadline_s=floats | st.just(math.inf),
+        queue_deadline_s=floats | st.just(math.inf),
+    ),
 )
 
 

@@ -54,7 +54,7 @@ def test_the_queue_is_by_priority_then_arrival_and_forgets_who_ended() -> None:
     for each in (second, ended, first, urgent):
         queue.push(each)
     ended.status = SequenceStatus.FINISHED
-    queue.ended()
+    queue.ended(ended)
     assert len(queue) == 3
     order = []
     while (head := queue.first()) is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from itertools import count
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from octavo.model.plan import StepResult
 from octavo.model.sampling_params import SamplingParams
 from octavo.scheduler.config import SchedulerConfig
 from octavo.scheduler.errors import CapacityError, QueueFullError
-from octavo.scheduler.request import FinishReason, Request
+from octavo.scheduler.request import Claim, FinishReason, Request
 from octavo.scheduler.scheduler import Scheduler
 
 LENGTHS = Path(__file__).parent / "data" / "sharegpt_lengths.json"
@@ -162,6 +163,33 @@ def test_a_full_queue_refuses_and_takes_again_when_there_is_room() -> None:
     stepper.abort(first)
     stepper.add([3])
     stepper.run()
+
+
+def test_one_that_waits_too_long_is_dropped_before_it_costs_anything() -> None:
+    stepper = Stepper(max_num_seqs=1)
+    runs = stepper.add([1] * 5, max_tokens=6)
+    late = stepper.add([2] * 5, claim=Claim(arrival_s=-2.0, queue_deadline_s=0.0))
+    assert stepper.step()
+    assert stepper.received[late].end.error == "the request did not start within its 2 s"
+    stepper.run()
+    assert stepper.received[runs].end.finish_reason is FinishReason.LENGTH
+    computed = [row.tokens for plan in stepper.executor.plans for row in plan.rows if row.tokens]
+    assert computed == [[1] * 5]
+
+
+def test_one_that_runs_too_long_ends_and_gives_everything_back() -> None:
+    stepper = Stepper()
+    now_s = time.monotonic()
+    claim = Claim(arrival_s=now_s, queue_deadline_s=now_s + 0.05, deadline_s=now_s + 0.05)
+    late = stepper.add([1] * 5, max_tokens=50, claim=claim)
+    other = stepper.add([1] * 5, max_tokens=50)
+    for _ in range(4):
+        stepper.step()
+    time.sleep(0.06)
+    stepper.run()
+    assert stepper.received[late].end.error == "the request was not finished within its 0.05 s"
+    assert 0 < len(stepper.received[late].token_ids) < 50
+    assert stepper.received[other].end.finish_reason is FinishReason.LENGTH
 
 
 def test_the_model_length_ends_an_answer() -> None:

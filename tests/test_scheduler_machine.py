@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import time
 from typing import Any
 
 import pytest
@@ -15,9 +17,16 @@ from toy_grammar import toy_grammar
 from octavo.model.grammar import Grammar
 from octavo.scheduler import prompt_budget
 from octavo.scheduler.errors import CapacityError
-from octavo.scheduler.request import FinishReason
+from octavo.scheduler.request import Claim, FinishReason
 
 MODEL_LEN = 48
+
+
+def from_now(within_s: float) -> float:
+    """A moment that comes while the steps are under way."""
+    return time.monotonic() + within_s
+
+
 PREFIXES = [[], [3] * 9, [3] * 9 + [4] * 7, list(range(1, 21))]
 
 
@@ -79,6 +88,13 @@ class SchedulerMachine(RuleBasedStateMachine):
         priority=st.sampled_from([0, 0, 0, 1]),
         cache_salt=st.sampled_from(["", "", "tenant"]),
         structured_outputs=st.sampled_from([None, None, toy_grammar(1), toy_grammar(9)]),
+        claim=st.builds(
+            Claim,
+            tenant=st.sampled_from("abc"),
+            weight=st.sampled_from([0.1, 1.0, 5.0]),
+            deadline_s=st.sampled_from([math.inf, math.inf, 0.0]) | st.floats(0.001, 0.01).map(from_now),
+            queue_deadline_s=st.sampled_from([math.inf, math.inf, 0.0]),
+        ),
     )
     def add(
         self, prefix: list[int], suffix: list[int], max_tokens: int, min_tokens: int, **rest: Any
@@ -158,7 +174,7 @@ class SchedulerMachine(RuleBasedStateMachine):
             num_prompt = len(stepper.requests[request_id].prompt_token_ids)
             assert num_cached % stepper.scheduler.cache.block_size == 0 and num_cached < num_prompt
             assert num_cached == 0 or stepper.scheduler.cache.enable_prefix_caching
-            if answer.end.finish_reason is not FinishReason.ABORT:
+            if answer.end.finish_reason not in (FinishReason.ABORT, FinishReason.DEADLINE):
                 stepper.check_answer(request_id)
 
 
