@@ -1,12 +1,14 @@
-"""What all tests share: which devices there are, and how a kernel runs where there is no GPU."""
+"""What all tests share: devices, how a kernel runs where there is no GPU, and a server for clients."""
 
 from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Iterator
 
 import pytest
 import torch
+from server_process import CLIENT_KEY, CLIENT_MODEL, serve_demo
 
 if not torch.cuda.is_available():
     # Read when a kernel is defined: from here on, kernels are interpreted and take tensors in host memory.
@@ -36,3 +38,11 @@ def _seed() -> None:
 def _interruptible() -> None:
     """A shell starts background jobs with interrupts ignored, and processes inherit that; tests send them."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(scope="session")
+def demo_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A server process with the demo model, one for all tests with other people's clients."""
+    folder = tmp_path_factory.mktemp("demo-server")
+    with serve_demo(folder, "--api-key", CLIENT_KEY, "--served-model-name", CLIENT_MODEL) as url:
+        yield url

@@ -13,6 +13,8 @@ from pathlib import Path
 import httpx
 
 START_S = 120
+CLIENT_KEY = "secret"
+CLIENT_MODEL = "smol"
 FLAGS = ["--max-model-len", "1024", "--kv-cache-memory-bytes", "256MiB", "--max-num-seqs", "64"]
 
 

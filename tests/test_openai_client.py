@@ -10,24 +10,16 @@ import httpx
 import openai
 import pytest
 from openai import AsyncOpenAI, OpenAI
-from server_process import serve_demo, wait_idle
+from server_process import CLIENT_KEY as KEY
+from server_process import wait_idle
 
-KEY = "secret"
 MESSAGES: list[Any] = [{"role": "user", "content": "What is the capital of France?"}]
 PROMPT = "The capital of France is"
 
 
-@pytest.fixture(scope="module")
-def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with serve_demo(
-        tmp_path_factory.mktemp("server"), "--api-key", KEY, "--served-model-name", "smol"
-    ) as url:
-        yield url
-
-
 @pytest.fixture
-def client(url: str) -> Iterator[OpenAI]:
-    with OpenAI(base_url=f"{url}/v1", api_key=KEY, max_retries=0, timeout=120) as client:
+def client(demo_url: str) -> Iterator[OpenAI]:
+    with OpenAI(base_url=f"{demo_url}/v1", api_key=KEY, max_retries=0, timeout=120) as client:
         yield client
 
 
@@ -103,7 +95,7 @@ def test_completions_streamed_with_extensions(client: OpenAI) -> None:
     assert "Paris" in "".join(chunk.choices[0].text for chunk in stream)
 
 
-def test_async_streams_together(url: str) -> None:
+def test_async_streams_together(demo_url: str) -> None:
     async def ask(client: AsyncOpenAI, number: int) -> tuple[str, str | None]:
         stream = await client.chat.completions.create(
             model="smol",
@@ -119,7 +111,7 @@ def test_async_streams_together(url: str) -> None:
         return text, reason
 
     async def ask_all() -> list[tuple[str, str | None]]:
-        async with AsyncOpenAI(base_url=f"{url}/v1", api_key=KEY, max_retries=0, timeout=120) as client:
+        async with AsyncOpenAI(base_url=f"{demo_url}/v1", api_key=KEY, max_retries=0, timeout=120) as client:
             return await asyncio.gather(*(ask(client, number % 4) for number in range(16)))
 
     answers = asyncio.run(ask_all())
@@ -127,12 +119,12 @@ def test_async_streams_together(url: str) -> None:
     assert answers[:4] * 4 == answers
 
 
-def test_stream_closed_early_stops_the_engine(client: OpenAI, url: str) -> None:
+def test_stream_closed_early_stops_the_engine(client: OpenAI, demo_url: str) -> None:
     settings: dict[str, Any] = {"extra_body": {"ignore_eos": True}, "max_tokens": 900}
     stream = client.chat.completions.create(model="smol", messages=MESSAGES, stream=True, **settings)
     next(iter(stream))
     stream.close()
-    with httpx.Client(base_url=url) as http:
+    with httpx.Client(base_url=demo_url) as http:
         wait_idle(http)
 
 
@@ -164,9 +156,9 @@ def test_errors_become_the_clients_own(
     assert caught.value.type == "invalid_request_error"
 
 
-def test_wrong_key(url: str) -> None:
+def test_wrong_key(demo_url: str) -> None:
     with (
-        OpenAI(base_url=f"{url}/v1", api_key="wrong", max_retries=0) as client,
+        OpenAI(base_url=f"{demo_url}/v1", api_key="wrong", max_retries=0) as client,
         pytest.raises(openai.AuthenticationError) as caught,
     ):
         client.models.list()

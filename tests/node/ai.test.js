@@ -1,0 +1,59 @@
+// Vercel's AI SDK with its provider for OpenAI-compatible servers: whole, streamed, and its errors.
+
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import { createOpenAICompatible } from "@ai-sdk/openai-compatible";
+import { APICallError, generateText, streamText } from "ai";
+import { apiKey, baseURL, model, question } from "./server.js";
+
+const provider = createOpenAICompatible({ name: "octavo", baseURL, apiKey, includeUsage: true });
+const settings = { prompt: question, temperature: 0, maxOutputTokens: 12, maxRetries: 0 };
+
+test("text, whole and streamed, is the same", async () => {
+  const whole = await generateText({ ...settings, model: provider(model) });
+  assert.match(whole.text, /Paris/);
+  assert.equal(whole.finishReason, "stop");
+  const stream = streamText({ ...settings, model: provider(model) });
+  let text = "";
+  for await (const piece of stream.textStream) text += piece;
+  assert.equal(text, whole.text);
+  assert.equal(await stream.finishReason, "stop");
+  assert.equal((await stream.usage).outputTokens, whole.usage.outputTokens);
+});
+
+test("a conversation with a system message", async () => {
+  const messages = [
+    { role: "user", content: [{ type: "text", text: question }] },
+    { role: "assistant", content: "Paris." },
+    { role: "user", content: "Say it again." },
+  ];
+  const { text, usage } = await generateText({
+    model: provider(model),
+    system: "Answer in one word.",
+    messages,
+    temperature: 0,
+    maxOutputTokens: 4,
+  });
+  assert.ok(text.length > 0 && usage.inputTokens > 20);
+});
+
+test("completions", async () => {
+  const { text } = await generateText({ ...settings, model: provider.completionModel(model), maxOutputTokens: 4 });
+  assert.ok(text.length > 0);
+});
+
+test("errors become the client's own", async () => {
+  const check = (status, words) => (error) => {
+    assert.ok(APICallError.isInstance(error), String(error));
+    assert.equal(error.statusCode, status);
+    assert.match(error.message, words);
+    return true;
+  };
+  const wrong = { ...settings, model: provider(model), temperature: 3 };
+  await assert.rejects(generateText(wrong), check(400, /temperature/));
+  await assert.rejects(generateText({ ...settings, model: provider("gpt") }), check(404, /does not exist/));
+  let seen;
+  const stream = streamText({ ...wrong, onError: ({ error }) => (seen = error) });
+  for await (const part of stream.fullStream) seen ??= part.error;
+  check(400, /temperature/)(seen);
+});
