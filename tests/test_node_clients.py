@@ -1,4 +1,4 @@
-"""Clients for Node, by their own test runner, against a server process: one run for each file in tests/node/."""
+"""Clients for Node, by their own test runner, against a server process: a run per file in tests/node/."""
 
 from __future__ import annotations
 
