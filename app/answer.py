@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 from urllib.parse import quote
@@ -18,20 +19,21 @@ from starlette.responses import Response
 
 from ..model.plan import TokenLogprobs
 from ..model.sampling_params import SamplingParams
-from ..scheduler.request import Claim
-from .choices import Choices
+from ..scheduler.request import Claim, FinishReason
+from .choices import Batch, Choices
 from .chunks import DONE, ChunkEncoder, ChunkShape, error_frame
 from .context import ServerContext
 from .disconnect import unless_disconnected
 from .errors import GenerationError, RequestError
 from .generation import TextDelta
+from .logprob_objects import prompt_logprobs
 from .protocol import SamplingFields, client_names, usage
 from .sse import EventStream
 
 log = logging.getLogger(__name__)
 
-LogprobsWriter = Callable[[Sequence[int], Sequence[TokenLogprobs]], Any]
-"""(token ids, their log-probabilities) of one choice's next tokens -> what the response says of them."""
+LogprobsWriter = Callable[[Sequence[int], Sequence[Any]], Any]
+"""(token ids, their TokenLogprobs) of one choice's next tokens -> what the response says of them."""
 
 IGNORED_HEADER = "x-octavo-ignored-fields"
 _MAX_NAMED_FIELDS = 20
@@ -57,6 +59,7 @@ class Asked:
     """A request, read: what to generate.
 
     echoes: for each prompt the text that its answers begin with.
+    prompt_only: the one token that was generated is left out of the answer.
     told: for each prompt what the response tells of it.
     prompt_field, max_tokens_field: the request's names for them, for errors that come later.
     tokenize_s: seconds that encoding the prompts took.
@@ -70,6 +73,7 @@ class Asked:
     params: SamplingParams
     ignored: Sequence[str] = ()
     echoes: Sequence[str] = ()
+    prompt_only: bool = False
     told: Sequence[Mapping[str, Any]] = ()
     prompt_field: str = "prompt"
     max_tokens_field: str = "max_tokens"
@@ -147,12 +151,20 @@ class Answer:
 
     async def _whole(self) -> bytes:
         deltas: list[list[TextDelta]] = [[] for _ in range(len(self._choices))]
-        async for batch in self._choices.batches():
+        async for batch in self._batches():
             for index, delta in batch:
                 deltas[index].append(delta)
         choices = [self._choice(index, heard) for index, heard in enumerate(deltas)]
         beside = {} if self._route.chunk.prompt_in_choice else self._told(0)
         return msgspec.json.encode({**self._common, "choices": choices, "usage": self._usage(), **beside})
+
+    async def _batches(self) -> AsyncGenerator[Batch]:
+        async with aclosing(self._choices.batches()) as batches:
+            async for batch in batches:
+                if self._asked.prompt_only:
+                    yield [(index, _emptied(delta)) for index, delta in batch]
+                else:
+                    yield batch
 
     def _choice(self, index: int, deltas: Sequence[TextDelta]) -> dict[str, Any]:
         last = deltas[-1]
@@ -161,7 +173,8 @@ class Answer:
         token_ids = [token for delta in deltas for token in delta.token_ids]
         if self._writers:
             entries = [entry for delta in deltas for entry in delta.logprobs]
-            logprobs = self._writers[index](token_ids, entries)
+            echoed_ids, echoed = self._echoed_logprobs(index)
+            logprobs = self._writers[index]([*echoed_ids, *token_ids], [*echoed, *entries])
         text = self._echo(index) + "".join(delta.text for delta in deltas)
         choice = self._route.choice(index, text, logprobs, last.finish_reason.value, last.stop_reason)
         if self._asked.fields.return_token_ids:
@@ -180,7 +193,7 @@ class Answer:
         )
         opened: set[int] = set()
         try:
-            async for batch in self._choices.batches():
+            async for batch in self._batches():
                 frames: list[bytes] = []
                 for index, delta in batch:
                     if index not in opened:
@@ -203,7 +216,9 @@ class Answer:
         echo = self._echo(index)
         frames = [encoder.opening(index, self._running_usage(), self._told(index))]
         if echo:
-            frames.append(encoder.text(index, echo, usage=self._running_usage()))
+            ids, entries = self._echoed_logprobs(index)
+            logprobs = self._writers[index](ids, entries) if ids else None
+            frames.append(encoder.text(index, echo, logprobs, self._running_usage()))
         return frames
 
     def _delta_frames(self, encoder: ChunkEncoder, index: int, delta: TextDelta) -> list[bytes]:
@@ -220,16 +235,40 @@ class Answer:
     def _echo(self, index: int) -> str:
         return self._asked.echoes[index // self._asked.params.n] if self._asked.echoes else ""
 
+    def _echoed_logprobs(self, index: int) -> tuple[Sequence[int], Sequence[TokenLogprobs | None]]:
+        """(token ids, log-probabilities) of a prompt that the choice begins with, if that was asked for."""
+        asked = self._asked
+        if not self._writers or not asked.echoes or asked.params.prompt_logprobs is None:
+            return (), ()
+        return asked.prompts[index // asked.params.n], [None, *self._choices.prompt_logprobs(index)]
+
     def _told(self, index: int) -> Mapping[str, Any]:
-        """What the response tells of the choice's prompt."""
-        return self._asked.told[index // self._asked.params.n] if self._asked.told else {}
+        """What the response tells of the choice's prompt; its log-probabilities if the choice has ended."""
+        asked = self._asked
+        told = asked.told[index // asked.params.n] if asked.told else {}
+        if asked.fields.prompt_logprobs is None:
+            return told
+        ids, entries = asked.prompts[index // asked.params.n], self._choices.prompt_logprobs(index)
+        return {**told, "prompt_logprobs": prompt_logprobs(ids, entries, self._token_text)}
+
+    def _token_text(self, token_id: int) -> str:
+        tokenizer = self._server.generation.tokenizer
+        assert tokenizer is not None, "whoever read the request needed one"
+        return tokenizer.token_text(token_id)
 
     def _running_usage(self) -> dict[str, Any] | None:
         return self._usage() if self._asked.fields.continuous_usage else None
 
     def _usage(self) -> dict[str, Any]:
         choices = self._choices
-        return usage(choices.num_prompt_tokens, choices.num_completion_tokens, choices.num_cached_tokens)
+        num_completion = 0 if self._asked.prompt_only else choices.num_completion_tokens
+        return usage(choices.num_prompt_tokens, num_completion, choices.num_cached_tokens)
+
+
+def _emptied(delta: TextDelta) -> TextDelta:
+    """`delta` without its token, for an answer that is a prompt alone."""
+    ended = None if delta.finish_reason is None else FinishReason.LENGTH
+    return TextDelta(finish_reason=ended, timings=delta.timings)
 
 
 def ignored_header(fields: Sequence[str]) -> dict[str, str]:

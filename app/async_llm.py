@@ -63,7 +63,7 @@ class AsyncLLM:
         if request_id in self._running:
             raise ValueError(f"request_id must not be that of a running request, got {request_id!r}")
         parsed = parse_prompt(prompt, generation.tokenizer)
-        completions = _Completions(generation, request_id, parsed, sampling_params.logprobs is not None)
+        completions = _Completions(generation, request_id, parsed)
         self._running[request_id] = completions
         try:
             completions.start(sampling_params, priority)
@@ -122,11 +122,10 @@ class AsyncLLM:
 class _Completions:
     """The completions of one prompt, growing side by side; a reader that lags gets what has piled up."""
 
-    def __init__(self, generation: Generation, request_id: str, prompt: Prompt, wants_logprobs: bool) -> None:
+    def __init__(self, generation: Generation, request_id: str, prompt: Prompt) -> None:
         self._generation = generation
         self._request_id = request_id
         self._prompt = prompt
-        self._wants_logprobs = wants_logprobs
         self._changed = asyncio.Event()
         self._builders: list[CompletionBuilder] = []
         self._streams: list[TextStream] = []
@@ -142,7 +141,7 @@ class _Completions:
                 priority=priority,
                 cache_salt=self._prompt.cache_salt,
             )
-            builder = CompletionBuilder(index, self._wants_logprobs)
+            builder = CompletionBuilder(index, params)
             self._streams.append(stream)
             self._builders.append(builder)
             self._tasks.append(asyncio.create_task(self._follow(stream, builder)))
@@ -172,6 +171,8 @@ class _Completions:
     async def _follow(self, stream: TextStream, builder: CompletionBuilder) -> None:
         try:
             async for delta in stream:
+                if not builder.token_ids:
+                    builder.add_prompt(stream.prompt_logprobs)  # complete by now
                 builder.add(delta.text, delta.token_ids, delta.logprobs)
                 if delta.finish_reason is not None:
                     builder.finish(delta.finish_reason, delta.stop_reason, delta.timings, delta.error)

@@ -68,6 +68,7 @@ class ChatReader:
             max_tokens=generation.default_max_tokens(len(prompt)) if max_tokens is None else max_tokens,
             max_tokens_field=request.max_tokens_field,
             logprobs=request.num_logprobs,
+            prompt_logprobs=request.prompt_logprobs,
         )
         return Asked(
             fields=request,

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 
+from ..model.plan import TokenLogprobs
 from ..model.sampling_params import SamplingParams
 from ..scheduler.request import Claim, FinishReason
 from .errors import DeadlineError, EngineStoppedError, GenerationError, RequestError
@@ -75,6 +76,10 @@ class Choices:
     def num_completion_tokens(self) -> int:
         """Tokens heard so far, of all choices."""
         return sum(record.num_tokens for record in self._records)
+
+    def prompt_logprobs(self, index: int) -> Sequence[TokenLogprobs]:
+        """What was told of the prompt of choice `index`, which must have begun."""
+        return self._streams[index].prompt_logprobs
 
     async def accepted(self) -> None:
         """Wait until the engine has taken all choices. Raises like the constructor, with nothing running."""

@@ -40,9 +40,10 @@ def completions(server: ServerContext, encoder: PromptEncoder) -> GenerationEndp
         params = sampling_params(
             request,
             server.generation.default_params,
-            max_tokens=request.max_tokens,
+            max_tokens=1 if request.prompt_only else request.max_tokens,
             max_tokens_field="max_tokens",
             logprobs=request.logprobs,
+            prompt_logprobs=request.num_prompt_logprobs,
         )
         began_s = time.perf_counter()
         encoded = _encode(prompts, encoder, request)
@@ -54,6 +55,7 @@ def completions(server: ServerContext, encoder: PromptEncoder) -> GenerationEndp
             params=params,
             ignored=ignored,
             echoes=_echoes(prompts, encoded, encoder, request) if request.echo else (),
+            prompt_only=request.prompt_only,
             told=[{"prompt_token_ids": ids} for ids in encoded] if request.return_token_ids else (),
             tokenize_s=tokenize_s,
         )
@@ -64,7 +66,7 @@ def completions(server: ServerContext, encoder: PromptEncoder) -> GenerationEndp
 def _encode(
     prompts: list[str | list[int]], encoder: PromptEncoder, request: CompletionRequest
 ) -> list[list[int]]:
-    if request.logprobs is not None:
+    if request.logprobs is not None or request.prompt_logprobs is not None:
         _ = encoder.tokenizer  # Log-probabilities are told by the tokens' texts.
     encoded = []
     cut = truncation(request, request.max_tokens)

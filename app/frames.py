@@ -58,6 +58,7 @@ class RareOutput(msgspec.Struct, array_like=True, omit_defaults=True):
     timings: RequestTimings | None = None
     error: str | None = None
     logprobs: tuple[TokenLogprobs, ...] = ()
+    prompt_logprobs: tuple[TokenLogprobs, ...] = ()
 
 
 class _Rest(msgspec.Struct, array_like=True):
@@ -130,10 +131,11 @@ class StepEncoder:
 
     def add(self, number: int, output: TokenOutput) -> None:
         """Stream `number` got `output`."""
-        _, token_ids, logprobs, finish_reason, stop_reason, timings, error = output
-        if finish_reason is not None or logprobs or timings is not None:
+        _, token_ids, logprobs, finish_reason, stop_reason, timings, error, prompt_logprobs = output
+        if finish_reason is not None or logprobs or timings is not None or prompt_logprobs:
+            told = (tuple(logprobs), tuple(prompt_logprobs))
             self._rare.append(
-                RareOutput(len(self._numbers), finish_reason, stop_reason, timings, error, tuple(logprobs))
+                RareOutput(len(self._numbers), finish_reason, stop_reason, timings, error, *told)
             )
         self._numbers.append(number)
         self._counts.append(len(token_ids))
@@ -176,7 +178,7 @@ def _outputs(
     numbers: Sequence[int], counts: Sequence[int], tokens: Sequence[int], rare: dict[int, RareOutput]
 ) -> Iterator[tuple[int, TokenOutput]]:
     start = 0
-    make, plain = tuple.__new__, ((), None, None, None, None)
+    make, plain = tuple.__new__, ((), None, None, None, None, ())
     for index, (number, count) in enumerate(zip(numbers, counts, strict=True)):
         token_ids = tokens[start : start + count]
         start += count
@@ -195,6 +197,7 @@ def _outputs(
                     entry.stop_reason,
                     entry.timings,
                     entry.error,
+                    entry.prompt_logprobs,
                 ),
             )
 

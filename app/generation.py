@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from ..model.plan import TokenLogprobs
 from ..model.sampling_params import SamplingParams
 from ..scheduler.request import Claim, FinishReason, Request, RequestTimings, TokenOutput
 from .errors import ContextLengthError, RequestError
@@ -117,11 +118,12 @@ class Generation:
         """The validated request, `max_tokens` resolved; raises like `start` and submits nothing."""
         self._check_ids(prompt_token_ids, params)
         params = self._resolve_text(params)
-        if (params.logprobs or 0) > self.vocab_size:
-            raise RequestError(
-                f"logprobs must be at most {self.vocab_size}, the tokens there are, got {params.logprobs}",
-                param="logprobs",
-            )
+        for name in ("logprobs", "prompt_logprobs"):
+            asked = getattr(params, name) or 0
+            if asked > self.vocab_size:
+                raise RequestError(
+                    f"{name} must be at most {self.vocab_size}, the tokens there are, got {asked}", param=name
+                )
         if params.grammar is not None and self.tokenizer is None:
             message = "structured_outputs must be left out: this server runs without a tokenizer"
             raise RequestError(message, param="structured_outputs")
@@ -165,7 +167,7 @@ class Generation:
                 )
 
     def _resolve_text(self, params: SamplingParams) -> SamplingParams:
-        """`params`, -1 log-probabilities as the number of all; what the tokenizer cannot do is refused."""
+        """`params`, -1 log-probabilities as the number of tokens; what the tokenizer cannot do is refused."""
         if params.stop and self.tokenizer is None:
             raise RequestError("stop must be empty: this server runs without a tokenizer", param="stop")
         shows_special = not (params.spaces_between_special_tokens or params.skip_special_tokens)
@@ -173,7 +175,13 @@ class Generation:
             # A decoder that concatenates tokens puts no spaces between any; others do as they please.
             message = "spaces_between_special_tokens must be true: this model's decoder decides on spaces"
             raise RequestError(message, param="spaces_between_special_tokens", code="unsupported_value")
-        return replace(params, logprobs=self.vocab_size) if params.logprobs == -1 else params
+        if -1 not in (params.logprobs, params.prompt_logprobs):
+            return params
+        logprobs, of_prompt = (
+            self.vocab_size if number == -1 else number
+            for number in (params.logprobs, params.prompt_logprobs)
+        )
+        return replace(params, logprobs=logprobs, prompt_logprobs=of_prompt)
 
     def _resolve_max_tokens(self, prompt_len: int, max_tokens: int | None) -> int:
         room = self.max_model_len - prompt_len
@@ -195,6 +203,7 @@ def choice_params(params: SamplingParams) -> list[SamplingParams]:
 class TextStream:
     """Text deltas of one completion, in order: `async for delta in stream`; the last has a finish reason.
 
+    prompt_logprobs: of all prompt tokens but the first, if asked for; complete with the first delta.
     The consumer calls `abort` when it stops early. Raises EngineDeadError when the engine is gone.
     """
 
@@ -205,6 +214,8 @@ class TextStream:
         self._detokenize_s = 0.0
         self._timings: RequestTimings | None = None
         self._finished = False
+        self._wants_prompt = request.params.prompt_logprobs is not None
+        self.prompt_logprobs: list[TokenLogprobs] = []
         self._assembler = (
             TextAssembler(request, tokenizer)
             if tokenizer is not None and request.params.detokenize
@@ -231,6 +242,9 @@ class TextStream:
             outputs = await self._outputs.next()
             if not self._first_token_s:
                 self._note_first(outputs)
+            if self._wants_prompt:
+                for output in outputs:
+                    self.prompt_logprobs += output.prompt_logprobs
             began_s = time.perf_counter()
             delta = self._assembler.absorb(outputs)
             self._detokenize_s += time.perf_counter() - began_s

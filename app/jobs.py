@@ -91,7 +91,7 @@ class _Whole:
     def __init__(self, generation: Generation, request: Request, index: int) -> None:
         self._tokenizer = generation.tokenizer
         self._request = request
-        self._builder = CompletionBuilder(index, request.params.logprobs is not None)
+        self._builder = CompletionBuilder(index, request.params)
         self._stream: OutputStream = generation.client.submit(request)
 
     async def result(self) -> CompletionBuilder:
@@ -99,6 +99,7 @@ class _Whole:
         while builder.finish_reason is None:
             for output in await self._stream.next():
                 builder.add("", output.token_ids, output.logprobs)
+                builder.add_prompt(output.prompt_logprobs)
                 if output.finish_reason is not None:
                     builder.finish(output.finish_reason, output.stop_reason, output.timings, output.error)
         if self._tokenizer is not None and self._request.params.detokenize:
@@ -114,12 +115,13 @@ class _Watched:
     """A completion with stop strings: its text is followed by a task."""
 
     def __init__(self, generation: Generation, request: Request, index: int) -> None:
-        self._builder = CompletionBuilder(index, request.params.logprobs is not None)
+        self._builder = CompletionBuilder(index, request.params)
         self._stream = TextStream(generation.client.submit(request), request, generation.tokenizer)
         self._task = asyncio.create_task(self._follow())
 
     async def result(self) -> CompletionBuilder:
         await self._task
+        self._builder.add_prompt(self._stream.prompt_logprobs)
         return self._builder
 
     def abort(self) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from ..model.plan import TokenLogprobs
+from ..model.sampling_params import SamplingParams
 from ..scheduler.request import FinishReason, RequestTimings
 
 
@@ -52,6 +53,7 @@ class RequestOutput:
     """A prompt and its completions, in the order of their indices.
 
     prompt: None if the prompt was given as token ids.
+    prompt_logprobs: None unless asked for; per prompt token {token id: Logprob}, None for the first.
     metrics: moments on the clock of time.monotonic, of the first completion; None until it has finished.
     num_cached_tokens: prompt tokens that the prefix cache supplied; None until known.
     """
@@ -63,6 +65,7 @@ class RequestOutput:
     finished: bool = False
     metrics: RequestTimings | None = None
     num_cached_tokens: int | None = None
+    prompt_logprobs: Sequence[dict[int, Logprob] | None] | None = None
 
 
 def request_output(
@@ -74,6 +77,7 @@ def request_output(
 ) -> RequestOutput:
     """The result so far of a prompt whose completions are in `builders`."""
     timings = builders[0].timings
+    told = builders[0].prompt_logprobs
     return RequestOutput(
         request_id=request_id,
         prompt=prompt,
@@ -82,17 +86,33 @@ def request_output(
         finished=all(builder.finish_reason is not None for builder in builders),
         metrics=timings,
         num_cached_tokens=None if timings is None else timings.num_cached_tokens,
+        prompt_logprobs=None if told is None else prompt_positions(prompt_token_ids, told, token_text),
     )
 
 
-class CompletionBuilder:
-    """Gathers one completion as it arrives. Knows token ids and text, not where they come from."""
+def prompt_positions(
+    token_ids: Sequence[int], logprobs: Sequence[TokenLogprobs], token_text: Callable[[int], str] | None
+) -> list[dict[int, Logprob] | None]:
+    """vLLM's shape of a prompt's log-probabilities, `logprobs` those of all tokens but the first.
 
-    def __init__(self, index: int, wants_logprobs: bool) -> None:
+    As far as they are known: an aborted request may have told of its beginning only.
+    """
+    told = zip(token_ids[1:], logprobs, strict=False)
+    return [None, *(_position(token_id, entry, token_text) for token_id, entry in told)]
+
+
+class CompletionBuilder:
+    """Gathers one completion as it arrives. Knows token ids and text, not where they come from.
+
+    prompt_logprobs: what was told of the prompt; None if nothing was asked.
+    """
+
+    def __init__(self, index: int, params: SamplingParams) -> None:
         self._index = index
         self._texts: list[str] = []
         self._token_ids: list[int] = []
-        self._logprobs: list[TokenLogprobs] | None = [] if wants_logprobs else None
+        self._logprobs: list[TokenLogprobs] | None = None if params.logprobs is None else []
+        self.prompt_logprobs: list[TokenLogprobs] | None = None if params.prompt_logprobs is None else []
         self.finish_reason: FinishReason | None = None
         self.stop_reason: str | int | None = None
         self.timings: RequestTimings | None = None
@@ -104,6 +124,11 @@ class CompletionBuilder:
         self._token_ids.extend(token_ids)
         if self._logprobs is not None:
             self._logprobs.extend(logprobs)
+
+    def add_prompt(self, logprobs: Sequence[TokenLogprobs]) -> None:
+        """Append what was told of the prompt."""
+        if self.prompt_logprobs is not None:
+            self.prompt_logprobs.extend(logprobs)
 
     def finish(
         self,

@@ -53,7 +53,6 @@ REFUSED: Refused = {
     "length_penalty": (1,),
     "logits_processors": ([],),
     "logprob_token_ids": ([],),
-    "prompt_logprobs": (),
     "repetition_detection": (),
     "return_token_offsets": (False,),
     "return_weight_versions": (False,),
@@ -100,6 +99,7 @@ class SamplingFields(Struct, kw_only=True):
     stop_token_ids: list[int] | None = None
     include_stop_str_in_output: bool | None = None
     ignore_eos: bool | None = None
+    prompt_logprobs: int | None = None
     min_tokens: int | None = None
     skip_special_tokens: bool | None = None
     spaces_between_special_tokens: bool | None = None
@@ -153,8 +153,13 @@ def read_stream_options(body: Mapping[str, Any], ignored: list[str]) -> Mapping[
     return {**body, "stream_options": without_nulls(options)}
 
 
-def check_common(fields: SamplingFields) -> None:
+def check_common(fields: SamplingFields, max_logprobs: int) -> None:
     """Rules between fields, and the few ranges that SamplingParams does not know."""
+    if fields.prompt_logprobs is not None:
+        check_num_logprobs("prompt_logprobs", fields.prompt_logprobs, max_logprobs)
+        if fields.stream:
+            message = "prompt_logprobs must be left out when stream is true"
+            raise RequestError(message, param="prompt_logprobs", code="unsupported_value")
     _require(1 <= fields.n <= MAX_CHOICES, "n", f"in [1, {MAX_CHOICES}]", fields.n)
     in_range = -(2**63) <= fields.priority < 2**63
     _require(in_range, "priority", "a signed 64-bit integer", fields.priority)
@@ -196,6 +201,7 @@ def sampling_params(
     max_tokens: int | None,
     max_tokens_field: str,
     logprobs: int | None,
+    prompt_logprobs: int | None,
 ) -> SamplingParams:
     """The fields over the model's `defaults`; raises RequestError with the field that is out of range.
 
@@ -216,6 +222,7 @@ def sampling_params(
             seed=None if fields.seed == -1 else fields.seed,
             max_tokens=max_tokens,
             logprobs=logprobs,
+            prompt_logprobs=prompt_logprobs,
             structured_outputs=grammar,
             **values,
         )
@@ -246,16 +253,6 @@ def usage(num_prompt_tokens: int, num_completion_tokens: int, num_cached_tokens:
         "total_tokens": num_prompt_tokens + num_completion_tokens,
         "prompt_tokens_details": {"cached_tokens": num_cached_tokens},
     }
-
-
-def finite(logprob: float) -> float:
-    """JSON has no minus infinity: a token that cannot be drawn shows as -9999, as in vLLM."""
-    return max(logprob, -9999.0)
-
-
-def id_name(token_id: int) -> str:
-    """How a token is named for `return_tokens_as_token_ids`: texts of several tokens can be the same."""
-    return f"token_id:{token_id}"
 
 
 def _logit_bias(bias: Mapping[str, float] | None) -> dict[int, float] | None:

@@ -9,14 +9,13 @@ from msgspec import Struct
 
 from ..model.plan import TokenLogprobs
 from .errors import RequestError
+from .logprob_objects import finite, id_name
 from .protocol import (
     DEFAULT_MAX_LOGPROBS,
     REFUSED,
     SamplingFields,
     check_common,
     check_num_logprobs,
-    finite,
-    id_name,
     read_stream_options,
 )
 from .protocol_grammar import read_grammar_fields
@@ -122,7 +121,7 @@ def read_chat(
     known = {*ChatRequest.__struct_fields__, *CHAT_REFUSED} if strict else None
     refuse_unknown(ignored, known)
     request = convert(body, ChatRequest)
-    check_common(request)
+    check_common(request, max_logprobs)
     _check_chat(request, max_logprobs)
     messages = read_messages(request.messages, ignored)
     refuse_unknown(ignored, known)

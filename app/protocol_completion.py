@@ -7,14 +7,13 @@ from typing import Any, NamedTuple
 
 from ..model.plan import TokenLogprobs
 from .errors import RequestError
+from .logprob_objects import finite, id_name
 from .protocol import (
     DEFAULT_MAX_LOGPROBS,
     REFUSED,
     SamplingFields,
     check_common,
     check_num_logprobs,
-    finite,
-    id_name,
     read_stream_options,
 )
 from .protocol_grammar import read_grammar_fields
@@ -39,6 +38,17 @@ class CompletionRequest(SamplingFields, kw_only=True):
     logprobs: int | None = None
     add_special_tokens: bool = True
 
+    @property
+    def prompt_only(self) -> bool:
+        """Whether the answer is the prompt, and nothing is generated."""
+        return self.echo and self.max_tokens == 0
+
+    @property
+    def num_prompt_logprobs(self) -> int | None:
+        """An echoed prompt has as many alternatives as the rest, unless the request says how many."""
+        echoed = self.logprobs if self.echo else None
+        return echoed if self.prompt_logprobs is None else self.prompt_logprobs
+
 
 class CompletionPrompts(NamedTuple):
     """A completion request, checked: each prompt text or token ids; `ignored` the unknown fields' paths."""
@@ -59,7 +69,7 @@ def read_completion(
     body = read_grammar_fields(read_stream_options(body, ignored), ignored)
     refuse_unknown(ignored, {*CompletionRequest.__struct_fields__, *COMPLETION_REFUSED} if strict else None)
     request = convert(body, CompletionRequest)
-    check_common(request)
+    check_common(request, max_logprobs)
     _check_completion(request, max_logprobs)
     return CompletionPrompts(request, read_prompts(request.prompt), ignored)
 
@@ -89,9 +99,6 @@ def read_prompts(prompt: Any) -> list[str | list[int]]:
 def _check_completion(request: CompletionRequest, max_logprobs: int) -> None:
     if request.logprobs is not None:
         check_num_logprobs("logprobs", request.logprobs, max_logprobs)
-        if request.echo:
-            message = "logprobs must be left out when echo is true: prompts have no log-probabilities here"
-            raise RequestError(message, param="logprobs", code="unsupported_value")
 
 
 class LogprobsBuilder:
@@ -105,22 +112,25 @@ class LogprobsBuilder:
         self._as_ids = as_ids
         self._offset = 0
 
-    def build(self, token_ids: Sequence[int], logprobs: Sequence[TokenLogprobs]) -> dict[str, Any]:
-        """The object for the next tokens of the choice."""
+    def build(self, token_ids: Sequence[int], logprobs: Sequence[TokenLogprobs | None]) -> dict[str, Any]:
+        """The object for the next tokens of the choice; nothing comes before a prompt's first: None."""
         tokens: list[str] = []
         offsets: list[int] = []
-        top: list[dict[str, float]] = []
+        top: list[dict[str, float] | None] = []
         for token_id, entry in zip(token_ids, logprobs, strict=True):
             token = self._name(token_id)
             tokens.append(token)
             offsets.append(self._offset)
             self._offset += len(self._text(token_id))
+            if entry is None:
+                top.append(None)
+                continue
             # The chosen token is always among them, so up to one more than asked for.
             chances = {self._name(other): finite(logprob) for other, logprob in entry.top}
             top.append({token: finite(entry.logprob)} | chances)
         return {
             "text_offset": offsets,
-            "token_logprobs": [finite(entry.logprob) for entry in logprobs],
+            "token_logprobs": [None if entry is None else finite(entry.logprob) for entry in logprobs],
             "tokens": tokens,
             "top_logprobs": top,
         }

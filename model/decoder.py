@@ -87,6 +87,10 @@ class DecoderLM:
         kv: each layer's (k_cache, v_cache), [num_blocks, num_kv_heads, block_size, head_dim].
         Returns the logits of `batch.last_tokens`: [S, vocab] in the model's dtype, in `out` if given.
         """
+        return self.logits(self.hidden(batch, kv), out)
+
+    def hidden(self, batch: ForwardBatch, kv: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
+        """`forward` without the head: [S, hidden_size] of `batch.last_tokens`."""
         step = AttentionStep.of(batch, self._split_counters)
         residual = self._embedding(batch.token_ids)
         x: Tensor | None = None
@@ -98,7 +102,11 @@ class DecoderLM:
                 x, residual = x[batch.last_tokens], residual[batch.last_tokens]
             x = layer.mlp(layer.post_norm.add(x, residual))
         assert x is not None, "a model has at least one layer"
-        return self._head(self._norm.add(x, residual), out)
+        return self._norm.add(x, residual)
+
+    def logits(self, hidden: Tensor, out: Tensor | None = None) -> Tensor:
+        """What `hidden` gave, [S, hidden_size] -> [S, vocab], in `out` if given."""
+        return self._head(hidden, out)
 
     def targets(self) -> Iterator[WeightTarget]:
         """Every checkpoint tensor that the model takes."""

@@ -12,8 +12,9 @@ from concurrent.futures import Future, ThreadPoolExecutor
 import torch
 
 from .plan import GraphCounts, StepPlan, StepResult
+from .prompt_scores import LogprobTensors, PromptScores
 from .runner import ModelRunner
-from .sampler import LogprobTensors, Sampled
+from .sampler import Sampled
 
 _NOTHING_SAMPLED = StepResult(tokens=())
 
@@ -40,7 +41,7 @@ class ThreadExecutor:
         sampled = self._runner.run(plan)
         if sampled is None:
             return _NOTHING_SAMPLED
-        return _to_result(sampled, sampled.tokens, sampled.logprobs)
+        return _to_result(sampled, sampled.tokens, sampled.logprobs, sampled.prompt_scores)
 
 
 class ThreadHandle:
@@ -84,6 +85,7 @@ class StreamHandle:
         if sampled is not None:
             self._tokens = _to_pinned(sampled.tokens)
             self._logprobs = sampled.logprobs and LogprobTensors(*map(_to_pinned, sampled.logprobs))
+            self._scores = sampled.prompt_scores and sampled.prompt_scores.moved(_to_pinned)
         self._done = torch.cuda.Event()
         self._done.record()
 
@@ -92,7 +94,7 @@ class StreamHandle:
             await asyncio.sleep(0)
         if self._sampled is None:
             return _NOTHING_SAMPLED
-        return _to_result(self._sampled, self._tokens, self._logprobs)
+        return _to_result(self._sampled, self._tokens, self._logprobs, self._scores)
 
 
 def _to_pinned(tensor: torch.Tensor) -> torch.Tensor:
@@ -100,6 +102,12 @@ def _to_pinned(tensor: torch.Tensor) -> torch.Tensor:
     return torch.empty_like(tensor, device="cpu", pin_memory=True).copy_(tensor, non_blocking=True)
 
 
-def _to_result(sampled: Sampled, tokens: torch.Tensor, logprobs: LogprobTensors | None) -> StepResult:
+def _to_result(
+    sampled: Sampled, tokens: torch.Tensor, logprobs: LogprobTensors | None, scores: PromptScores | None
+) -> StepResult:
     """A result from tensors that are in host memory."""
-    return StepResult(tokens.tolist(), None if logprobs is None else sampled.logprobs_to_host(logprobs))
+    return StepResult(
+        tokens.tolist(),
+        None if logprobs is None else sampled.logprobs_to_host(logprobs),
+        () if scores is None else scores.to_host(),
+    )

@@ -22,6 +22,8 @@ class SequenceSlice(NamedTuple):
     tokens: their ids; None means one token, `last_token[slot]`, which is already on the device.
     new_blocks: block ids appended to the slot's block table before the row runs.
     samples: whether a token is sampled after the last position; False for all but the last prefill chunk.
+    targets: tokens that follow the first positions of the row, one each, and whose log-probabilities are
+        wanted, beside as many alternatives as the slot's `params.prompt_logprobs` says.
     """
 
     slot: int
@@ -30,6 +32,7 @@ class SequenceSlice(NamedTuple):
     tokens: Sequence[int] | None
     new_blocks: Sequence[int]
     samples: bool
+    targets: Sequence[int] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,10 +91,12 @@ class StepResult:
     """Sampled tokens, one for each row with `samples`, in row order; `INVALID_TOKEN` where logits were NaN.
 
     logprobs: None if no row asked, else one entry per sampled row, None for rows that did not ask.
+    prompt_logprobs: one sequence for each row with targets, one entry for each of them.
     """
 
     tokens: Sequence[int]
     logprobs: Sequence[TokenLogprobs | None] | None = None
+    prompt_logprobs: Sequence[Sequence[TokenLogprobs]] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,8 @@ on the device, so it can be launched before this one's tokens have reached the h
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
@@ -14,6 +16,7 @@ from .batch import ForwardBatch
 from .decoder import DecoderLM
 from .graphs import DecodeGraphs, decode_sizes
 from .plan import GraphCounts, StepPlan
+from .prompt_scores import PromptQuestions, PromptScores
 from .sampler import Sampled, Sampler
 from .step_inputs import BlockTableMirror, HostBuffer, StepArrays, StepBounds, lay_out, unpack
 
@@ -65,7 +68,8 @@ class ModelRunner:
         self._sampler.start(plan.starts)
         self._sampler.mask(plan.masks)
         layout = lay_out(plan, self._mirror)
-        if self._graphs is not None and layout.bounds.max_query_len == 1:
+        questions = PromptQuestions.of(plan, self._sampler.state.num_prompt_logprobs)
+        if self._graphs is not None and layout.bounds.max_query_len == 1 and questions is None:
             step = self._graphs.replay(layout)
             if step is not None:
                 num_sampled = layout.shape.num_sampled
@@ -75,14 +79,18 @@ class ModelRunner:
         self._num_launched["decode" if layout.bounds.max_query_len == 1 else "mixed"] += 1
         packed = HostBuffer(layout.shape, self.device).pack(layout, self._mirror)
         inputs = unpack(packed.to(self.device, non_blocking=True), layout.shape)
-        logits = self._forward(inputs, layout.bounds)
-        if not layout.host_slots:
+        scores = None
+        if questions is None:
+            logits = self._forward(inputs, layout.bounds)
+        else:
+            logits, scores = self._forward_asked(inputs, layout.bounds, questions)
+        if not layout.host_slots and scores is None:
             return None
         sampled = self._sampler.sample(
             logits, inputs.sample_slots, inputs.sample_positions, layout.host_slots
         )
         self._remember(inputs, sampled.tokens)
-        return sampled
+        return sampled if scores is None else replace(sampled, prompt_scores=scores)
 
     def graph_counts(self) -> GraphCounts:
         """How plans reached the device."""
@@ -101,11 +109,28 @@ class ModelRunner:
 
     def _forward(self, inputs: StepArrays, bounds: StepBounds, logits: Tensor | None = None) -> Tensor:
         """Bring the block tables up to date and run the decoder: [S, vocab_size], in `logits` if given."""
+        return self._model.forward(self._batch(inputs, bounds), self._kv.layers, logits)
+
+    def _forward_asked(
+        self, inputs: StepArrays, bounds: StepBounds, questions: PromptQuestions
+    ) -> tuple[Tensor, PromptScores]:
+        """`_forward`, and what is asked of prompts."""
+        asked = torch.from_numpy(questions.tokens).to(self.device, non_blocking=True)
+        batch = self._batch(inputs, bounds)
+        batch = replace(batch, last_tokens=torch.cat([batch.last_tokens, asked]))
+        hidden = self._model.hidden(batch, self._kv.layers)
+        num_sampled = len(inputs.last_tokens)
+        # First of all, so that no other logits take memory meanwhile.
+        scores = questions.answer(hidden[num_sampled:], self._model.logits, self._num_slots)
+        return self._model.logits(hidden[:num_sampled]), scores
+
+    def _batch(self, inputs: StepArrays, bounds: StepBounds) -> ForwardBatch:
+        """The step as the decoder takes it, once the block tables are up to date."""
         self._block_tables.view(-1).index_copy_(0, inputs.update_index, inputs.update_value)
         decodes = inputs.token_ids[: bounds.num_decodes]
         sampled_last = self._last_token.index_select(0, inputs.slots[: bounds.num_decodes])
         decodes.copy_(torch.where(decodes < 0, sampled_last, decodes))
-        batch = ForwardBatch(
+        return ForwardBatch(
             token_ids=inputs.token_ids,
             positions=inputs.positions,
             kv_slots=inputs.kv_slots,
@@ -118,7 +143,6 @@ class ModelRunner:
             max_query_len=bounds.max_query_len,
             max_seq_len=bounds.max_seq_len,
         )
-        return self._model.forward(batch, self._kv.layers, logits)
 
     def _remember(self, inputs: StepArrays, tokens: Tensor) -> None:
         # INVALID_TOKEN must not be looked up: its sequence runs one more step before the host can end it.

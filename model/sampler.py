@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -17,22 +16,11 @@ from torch import Tensor
 from ..ops import sampling
 from ..ops.sampling import Column
 from .plan import SlotStart, TokenLogprobs, TokenMasks
+from .prompt_scores import LogprobTensors, PromptScores
 from .sampling_state import SamplingState, Stage
 
 _NARROWS = Stage.FILTER | Stage.MIN_P
 _CHANGES_LOGITS = Stage.MASK | Stage.PENALTY | Stage.BIAS | Stage.BAN
-
-
-class LogprobTensors(NamedTuple):
-    """On the device, for the L rows that asked; N is the most that one of them asked for.
-
-    chosen: [L] float32.   ranks: [L] int64.   top: [L, N] float32, best first.   top_tokens: [L, N] int64.
-    """
-
-    chosen: Tensor
-    ranks: Tensor
-    top: Tensor
-    top_tokens: Tensor
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,12 +29,14 @@ class Sampled:
 
     tokens: [S] int32 on the device, INVALID_TOKEN where the largest logit is not finite.
     logprobs: None if no row asked.   logprob_rows, num_top: [L] on the host, who asked and for how many.
+    prompt_scores: what was asked of prompts; None if nothing.
     """
 
     tokens: Tensor
     logprobs: LogprobTensors | None
     logprob_rows: NDArray[np.int64]
     num_top: NDArray[np.int64]
+    prompt_scores: PromptScores | None = None
 
     def logprobs_to_host(self, fetched: LogprobTensors) -> tuple[TokenLogprobs | None, ...]:
         """One entry per row. fetched: `logprobs` in host memory.

@@ -15,8 +15,9 @@ _MAX_INT32 = 2**31 - 1
 _GREEDY_BELOW = 1e-5
 """Logits divided by less than this have one token left anyway, and may overflow; vLLM draws the same line."""
 
+_SKIP = "skip_reading_prefix_cache"
 _INTEGERS = ("n", "top_k", "min_tokens")
-_OPTIONAL_INTEGERS = ("seed", "max_tokens", "logprobs")
+_OPTIONAL_INTEGERS = ("seed", "max_tokens", "logprobs", "prompt_logprobs")
 _NUMBERS = ("temperature", "top_p", "min_p", "repetition_penalty", "presence_penalty", "frequency_penalty")
 _SWITCHES = (
     "ignore_eos",
@@ -64,6 +65,10 @@ class SamplingParams:
     detokenize: bool = True
     logprobs: int | None = None
     """Likeliest tokens to report beside the chosen one's log-probability, -1 for all; None: no report."""
+    prompt_logprobs: int | None = None
+    """The same of every prompt token but the first, given the tokens before it."""
+    skip_reading_prefix_cache: bool | None = None
+    """Compute the whole prompt; None: if prompt_logprobs needs it."""
     structured_outputs: StructuredOutputsParams | Grammar | None = None
     """The form that the text must have; see `grammar`."""
 
@@ -117,8 +122,13 @@ class SamplingParams:
             _require(-100 <= bias <= 100, "logit_bias", "in [-100, 100]", bias)
         if self.seed is not None:
             _require(-(2**63) <= self.seed < 2**63, "seed", "a signed 64-bit integer", self.seed)
-        if self.logprobs is not None:
-            _require(self.logprobs >= -1, "logprobs", "-1 (all tokens) or not negative", self.logprobs)
+        for name in ("logprobs", "prompt_logprobs"):
+            asked = getattr(self, name)
+            _require(asked is None or asked >= -1, name, "-1 (all tokens) or not negative", asked)
+        skip = self.skip_reading_prefix_cache
+        _require(skip is None or isinstance(skip, bool), _SKIP, "True, False or None", skip)
+        needs_all = self.prompt_logprobs is not None
+        _require(not (needs_all and skip is False), _SKIP, "True or None beside prompt_logprobs", skip)
 
     def _check_lengths(self) -> None:
         if self.max_tokens is not None:
@@ -136,6 +146,11 @@ class SamplingParams:
         _require(len(ids) <= most, "stop_token_ids", f"at most {most} ids", len(ids))
         room, biases = most - len(ids), len(self.logit_bias or ())
         _require(biases <= room, "logit_bias", f"at most {room} entries beside the stop_token_ids", biases)
+
+    @property
+    def reads_prefix_cache(self) -> bool:
+        """Whether the prompt may begin with cached blocks."""
+        return not self.skip_reading_prefix_cache and self.prompt_logprobs is None
 
     @property
     def greedy(self) -> bool:

@@ -44,7 +44,7 @@ class SamplingState:
     history: [num_slots, vocab_size] int16, see ops.sampling.PROMPT_SEEN; kept for slots with penalties.
     masks: [num_slots, mask_words(vocab_size)] int32, of the next token of slots with a grammar.
     None ever moves: captured graphs hold their addresses.
-    stages, num_logprobs: on the host, by slot.
+    stages, num_logprobs, num_prompt_logprobs: on the host, by slot.
     """
 
     def __init__(self, num_slots: int, vocab_size: int, device: torch.device) -> None:
@@ -57,6 +57,7 @@ class SamplingState:
         self.masks = torch.zeros(num_slots, mask_words(vocab_size), dtype=torch.int32, device=device)
         self.stages = np.zeros(num_slots, np.uint8)
         self.num_logprobs = np.zeros(num_slots, np.int64)
+        self.num_prompt_logprobs = np.zeros(num_slots, np.int64)
         self._banned_steps = np.zeros(num_slots, np.int64)
 
     def start(self, starts: Sequence[SlotStart]) -> None:
@@ -105,6 +106,7 @@ class SamplingState:
             _stages(start, self.vocab_size, len(b) > 0) for start, b in zip(starts, biases, strict=True)
         ]
         self.num_logprobs[slots] = [start.params.logprobs or 0 for start in starts]
+        self.num_prompt_logprobs[slots] = [start.params.prompt_logprobs or 0 for start in starts]
         self._banned_steps[slots] = [start.params.min_tokens - len(start.output_tokens) for start in starts]
 
     def _write(

@@ -35,7 +35,7 @@ class Admission:
         if self._refused is not None and self._refused[0] is sequence and room <= self._refused[1]:
             return None  # nothing was freed since; looking its blocks up again would only cost time
         cached: list[int] = []
-        if self._cache.enable_prefix_caching:
+        if self._cache.enable_prefix_caching and sequence.request.params.reads_prefix_cache:
             sequence.hash_blocks(length // size, size)
             cached = self._prefix_cache.match(sequence.block_hashes[: (length - 1) // size])
         if self._cache.blocks_for(length) - len(cached) + reserve > self._pool.num_free:

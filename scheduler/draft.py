@@ -32,7 +32,7 @@ class StepDraft:
     def add_decode(self, sequence: Sequence, position: int, new_blocks: Ids[int]) -> None:
         """Compute on the token that the device sampled last, and sample the next."""
         # Once for every token: the constructor that NamedTuple writes takes twice as long.
-        row = tuple.__new__(SequenceSlice, (sequence.slot, position, 1, None, new_blocks, True))
+        row = tuple.__new__(SequenceSlice, (sequence.slot, position, 1, None, new_blocks, True, ()))
         self._rows.append(row)
         self._owners.append(sequence)
         sequence.num_scheduled = position + 1
@@ -42,7 +42,8 @@ class StepDraft:
         """Compute `length` known tokens, and sample if they are the last known."""
         end = start + length
         samples = end == sequence.num_prefill
-        row = SequenceSlice(sequence.slot, start, length, sequence.token_ids[start:end], new_blocks, samples)
+        tokens, targets = sequence.token_ids[start:end], sequence.targets(start, end)
+        row = SequenceSlice(sequence.slot, start, length, tokens, new_blocks, samples, targets)
         rows, owners = (self._rows, self._owners) if length == 1 else (self._chunks, self._chunk_owners)
         rows.append(row)
         owners.append(sequence)

@@ -122,7 +122,7 @@ class Planner:
         cached_blocks: list[int] | None = None,
     ) -> None:
         start = sequence.num_scheduled
-        length = budget.take(start, sequence.num_prefill - start)
+        length = budget.take(start, min(sequence.num_prefill - start, sequence.max_chunk))
         if length == 0:
             return
         blocks = self._make_room(sequence, start + length, draft)

@@ -83,6 +83,7 @@ class TokenOutput(NamedTuple):
 
     stop_reason: the stop token id that ended it, None for the end-of-sequence token and other reasons.
     timings: with the first token and the last output.   error: one sentence, for ERROR and DEADLINE.
+    prompt_logprobs: of the prompt's next tokens, the first of all being its second; before any token.
     """
 
     request_id: str
@@ -92,3 +93,4 @@ class TokenOutput(NamedTuple):
     stop_reason: int | None = None
     timings: RequestTimings | None = None
     error: str | None = None
+    prompt_logprobs: Sequence[TokenLogprobs] = ()

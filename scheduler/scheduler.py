@@ -107,20 +107,23 @@ class Scheduler:
         if step_s is not None:
             self._planner.pacing.observe(load, step_s, left_over=left_over)
         outputs: list[TokenOutput] = []
-        tokens = iter(result.tokens)
+        tokens, told = iter(result.tokens), iter(result.prompt_logprobs)
         logprobs = repeat(None) if result.logprobs is None else iter(result.logprobs)
         size, finished = self.cache.block_size, SequenceStatus.FINISHED
-        for (_, start, length, _, _, samples), sequence in zip(plan.rows, sequences, strict=True):
+        for (_, start, length, _, _, samples, targets), sequence in zip(plan.rows, sequences, strict=True):
             sequence.num_in_flight -= 1
             if sequence.status is not finished:
                 num_full = (start + length) // size
                 if num_full > sequence.num_named:
                     self._cache_blocks(sequence, num_full)
+                if targets:
+                    outputs.append(sequence.tell(start, next(told)))
                 if samples:
                     outputs.append(self._append(sequence, next(tokens), next(logprobs)))
-            elif samples:
-                next(tokens), next(logprobs)
-                self.counters.surplus_tokens += 1
+            else:
+                _ = next(told) if targets else None
+                _ = (next(tokens), next(logprobs)) if samples else None
+                self.counters.surplus_tokens += samples
             if not sequence.num_in_flight:
                 self._running.committed(sequence)
         return outputs
@@ -141,7 +144,8 @@ class Scheduler:
         if ending is not None:
             return self._finish(sequence, ending, *brought)
         # Once for every token, so past NamedTuple's own constructor, as in StepDraft.add_decode.
-        return tuple.__new__(TokenOutput, (sequence.request.request_id, *brought, None, None, timings, None))
+        rest = (None, None, timings, None, ())
+        return tuple.__new__(TokenOutput, (sequence.request.request_id, *brought, *rest))
 
     def _finish(
         self,

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import enum
 import time
+from collections.abc import Sequence as Tokens
 from typing import NamedTuple
 
 from ..cache.block_table import BlockTable
 from ..cache.prefix_cache import hash_chain, root_hash
-from ..model.plan import SlotStart
+from ..model.plan import SlotStart, TokenLogprobs
 from .constraint import Constraint
-from .request import FinishReason, Request, RequestTimings
+from .request import FinishReason, Request, RequestTimings, TokenOutput
+
+_MAX_TOLD = 1 << 20
+"""Log-probabilities that one step tells of one prompt, a dozen bytes each."""
 
 
 class SequenceStatus(enum.Enum):
@@ -43,6 +47,7 @@ class Sequence:
     num_named: leading blocks that were offered to the prefix cache.
     constraint: what it may say next; follows the known tokens of the output, also while it is preempted.
     charged: tokens that its tenant was charged when it began to run, see waiting.py.
+    num_told: prompt positions whose next tokens' log-probabilities were asked for and told.
     A preempted or finished sequence keeps slot and blocks until the last plan that mentions it commits.
     """
 
@@ -58,6 +63,7 @@ class Sequence:
         "num_prefill",
         "num_prompt",
         "num_scheduled",
+        "num_told",
         "order",
         "request",
         "seed",
@@ -99,6 +105,7 @@ class Sequence:
         self.num_in_flight = 0
         self.num_named = 0
         self.charged = 0.0
+        self.num_told = 0
 
     def __lt__(self, other: Sequence) -> bool:
         """Whether this one runs earlier: priority, then order of arrival."""
@@ -140,6 +147,24 @@ class Sequence:
             parent = hashes[-1] if hashes else self._root_hash
             tokens = self.token_ids[len(hashes) * block_size : num_blocks * block_size]
             hashes += hash_chain(tokens, block_size, parent)
+
+    @property
+    def max_chunk(self) -> int:
+        """Tokens that a step may compute at once: what is told of a prompt travels in bounded pieces."""
+        num_top = self.request.params.prompt_logprobs
+        return self.max_length if num_top is None else max(1, _MAX_TOLD // (num_top + 1))
+
+    def targets(self, start: int, end: int) -> Tokens[int]:
+        """Prompt tokens after positions [start, end), if their log-probabilities are still to be told."""
+        if self.request.params.prompt_logprobs is None or end <= self.num_told:
+            return ()
+        return self.token_ids[start + 1 : min(end + 1, self.num_prompt)]
+
+    def tell(self, start: int, logprobs: Tokens[TokenLogprobs]) -> TokenOutput:
+        """What a step says of the targets from position `start` on; after a preemption, what is new in it."""
+        new = logprobs[self.num_told - start :]
+        self.num_told += len(new)
+        return TokenOutput(self.request.request_id, prompt_logprobs=new)
 
     def begin(self, slot: int, num_cached: int) -> None:
         """Take a slot; the first `num_cached` positions came from the prefix cache."""

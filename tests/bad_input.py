@@ -147,6 +147,12 @@ BAD_INPUTS = {
     "all logprobs": _chat({"logprobs": True, "top_logprobs": -1}, "top_logprobs"),
     "documents": _chat({"documents": ["x"]}, "documents[0]", "invalid_type"),
     "documents of a completion": _completion({"documents": [{}]}, "documents", "unsupported_value"),
+    "prompt_logprobs": _chat({"prompt_logprobs": 21}, "prompt_logprobs"),
+    "prompt_logprobs type": _completion({"prompt_logprobs": True}, "prompt_logprobs", "invalid_type"),
+    "prompt_logprobs streamed": _chat(
+        {"prompt_logprobs": 1, "stream": True}, "prompt_logprobs", "unsupported_value"
+    ),
+    "no tokens without echo": _completion({"max_tokens": 0}, "max_tokens"),
     "suffix": _completion({"suffix": "x"}, "suffix", "unsupported_value"),
     "beam": _completion({"use_beam_search": True}, "use_beam_search", "unsupported_value"),
     "best_of": _completion({"best_of": 4}, "best_of", "unsupported_value"),

@@ -40,6 +40,7 @@ class ExpectedOutput:
 
     token_ids: list[int] = field(default_factory=list)
     logprobs: list[TokenLogprobs] = field(default_factory=list)
+    prompt_logprobs: list[TokenLogprobs] = field(default_factory=list)
     finish_reason: FinishReason = FinishReason.LENGTH
     stop_reason: int | None = None
 
@@ -53,6 +54,8 @@ def expected_output(request: Request, model: ToyModel, max_model_len: int = 1 <<
     stop_ids = eos_ids | set(params.stop_token_ids)
     prompt = list(request.prompt_token_ids)
     expected = ExpectedOutput()
+    if params.prompt_logprobs is not None:
+        expected.prompt_logprobs = [model.logprobs(t, params.prompt_logprobs) for t in prompt[1:]]
     constraint = ToyConstraint.of(request, model.vocab_size)
     for num_output in range(min(request.max_tokens, max_model_len - len(prompt))):
         banned = stop_ids if num_output < params.min_tokens else frozenset()
@@ -172,16 +175,20 @@ class FakeExecutor:
         bound = {row.slot for row in sampled if self._slots[row.slot].start.params.grammar is not None}
         assert set(masked) == bound, f"masks for slots {sorted(masked)}, grammars in {sorted(bound)}"
         tokens = [self._sample(row, masked.get(row.slot, frozenset())) for row in sampled]
+        told = [self._tell(row) for row in plan.rows if row.targets]
         asked = [self._slots[row.slot].start.params.logprobs for row in sampled]
-        if all(num_top is None for num_top in asked):
-            return StepResult(tokens)
-        return StepResult(
-            tokens,
-            [
-                None if num_top is None else self.model.logprobs(token, num_top)
-                for token, num_top in zip(tokens, asked, strict=True)
-            ],
-        )
+        entries = [
+            None if num_top is None else self.model.logprobs(token, num_top)
+            for token, num_top in zip(tokens, asked, strict=True)
+        ]
+        return StepResult(tokens, entries if any(entries) else None, told)
+
+    def _tell(self, row: SequenceSlice) -> list[TokenLogprobs]:
+        """Of a row's targets, which must be what the sequence goes on with."""
+        start = self._slots[row.slot].start
+        follow = list(start.prompt_tokens[row.start + 1 :][: len(row.targets)])
+        assert [*row.targets] == follow and len(follow) <= row.length, f"{follow} follow, not {row.targets}"
+        return [self.model.logprobs(token, start.params.prompt_logprobs or 0) for token in row.targets]
 
     def _check(self, plan: StepPlan) -> None:
         assert plan.rows, "a step without rows"

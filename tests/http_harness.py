@@ -140,7 +140,15 @@ class ScriptedStream:
             () if num_top is None else (entry,),
             reason,
             timings=self._timings if reason is not None else None,
+            prompt_logprobs=self._prompt_logprobs() if self._position == 1 else (),
         )
+
+    def _prompt_logprobs(self) -> list[TokenLogprobs]:
+        num_top = self._request.params.prompt_logprobs
+        if num_top is None:
+            return []
+        top = tuple((65 + i, -0.5 - i) for i in range(num_top))
+        return [TokenLogprobs(-0.125 * i, 2, top) for i in range(1, len(self._request.prompt_token_ids))]
 
 
 def make_generation(client: ScriptedClient, **changes: Any) -> Generation:

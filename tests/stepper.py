@@ -23,6 +23,7 @@ class Received:
 
     token_ids: list[int] = field(default_factory=list)
     logprobs: list[TokenLogprobs] = field(default_factory=list)
+    prompt_logprobs: list[TokenLogprobs] = field(default_factory=list)
     last: TokenOutput | None = None
 
     @property
@@ -134,6 +135,8 @@ class Stepper:
             assert received.last is None, f"{output.request_id} had its last output already"
             received.token_ids += output.token_ids
             received.logprobs += output.logprobs
+            assert not (output.prompt_logprobs and received.token_ids), "the prompt's come first"
+            received.prompt_logprobs += output.prompt_logprobs
             if output.finish_reason is not None:
                 received.last = output
                 self.check_answer(output.request_id)
@@ -159,6 +162,7 @@ class Stepper:
         expected = expected_output(self.requests[request_id], self.model, self.config.max_model_len)
         assert received.token_ids == expected.token_ids
         assert received.logprobs == expected.logprobs
+        assert received.prompt_logprobs == expected.prompt_logprobs
         assert received.end.finish_reason is expected.finish_reason
         assert received.end.stop_reason == expected.stop_reason
         assert (received.end.error is not None) == (expected.finish_reason is FinishReason.ERROR)

@@ -160,3 +160,53 @@ def test_all_alternatives(http: httpx.Client, engine: ScriptedClient) -> None:
     body = {**HELLO, "logprobs": True, "top_logprobs": -1, "max_tokens": 1}
     content = http.post(CHAT, json=body).json()["choices"][0]["logprobs"]["content"]
     assert engine.requests[-1].params.logprobs == 300 == len(content[0]["top_logprobs"])
+
+
+def test_prompt_logprobs(http: httpx.Client) -> None:
+    whole = http.post(CHAT, json={**HELLO, "prompt_logprobs": 1}).json()
+    told = whole["prompt_logprobs"]
+    assert len(told) == len(PROMPT) and told[0] is None
+    assert told[1] == {
+        "115": {"logprob": -0.125, "rank": 2, "decoded_token": "s"},
+        "65": {"logprob": -0.5, "rank": 1, "decoded_token": "A"},
+    }
+    body = {"prompt": ["ab", "cde"], "max_tokens": 2, "n": 2, "prompt_logprobs": 0}
+    choices = http.post(COMPLETIONS, json=body).json()["choices"]
+    assert [len(choice["prompt_logprobs"]) for choice in choices] == [2, 2, 3, 3]
+    assert choices[3]["prompt_logprobs"][2] == {"101": {"logprob": -0.25, "rank": 2, "decoded_token": "e"}}
+
+
+@pytest.mark.parametrize("max_tokens", [0, 3])
+def test_echoed_logprobs(http: httpx.Client, max_tokens: int) -> None:
+    """What evaluation harnesses ask: how likely is this text?"""
+    body = {"prompt": ["abc", "d"], "echo": True, "logprobs": 1, "max_tokens": max_tokens}
+    whole = http.post(COMPLETIONS, json=body).json()
+    first, second = whole["choices"]
+    # "Gr" and half of a character, which a text cut there shows as U+FFFD.
+    said = ["G", "r", "\ufffd"][:max_tokens]
+    assert first["text"] == "abc" + "".join(said)
+    assert first["finish_reason"] == "length"
+    assert first["logprobs"] == {
+        "tokens": ["a", "b", "c", *said],
+        "token_logprobs": [None, -0.125, -0.25, *[-0.5] * max_tokens],
+        "text_offset": list(range(3 + max_tokens)),
+        "top_logprobs": [None, {"b": -0.125, "A": -0.5}, {"c": -0.25, "A": -0.5}]
+        + [{token: -0.5, "A": -0.5} for token in said],
+    }
+    assert second["logprobs"]["token_logprobs"] == [None, *[-0.5] * max_tokens]
+    assert whole["usage"]["completion_tokens"] == 2 * max_tokens
+    told: dict[int, list[Any]] = {0: [], 1: []}
+    texts = {0: "", 1: ""}
+    for chunk in chunks(http, COMPLETIONS, body):
+        (choice,) = chunk["choices"]
+        texts[choice["index"]] += choice["text"]
+        if choice["logprobs"] is not None:
+            told[choice["index"]] += choice["logprobs"]["token_logprobs"]
+    assert texts == {i: choice["text"] for i, choice in enumerate(whole["choices"])}
+    assert told == {i: choice["logprobs"]["token_logprobs"] for i, choice in enumerate(whole["choices"])}
+
+
+def test_echo_alone(http: httpx.Client) -> None:
+    answer = http.post(COMPLETIONS, json={"prompt": "abc", "echo": True, "max_tokens": 0}).json()
+    choice = answer["choices"][0]
+    assert (choice["text"], choice["logprobs"], answer["usage"]["completion_tokens"]) == ("abc", None, 0)

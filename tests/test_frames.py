@@ -37,9 +37,12 @@ logprobs = st.builds(
 )
 timings = st.builds(RequestTimings, floats, floats, floats, floats, st.integers(0, 9), st.integers(0, 9))
 plain = st.builds(
-    lambda token_ids, entries: TokenOutput("", token_ids, tuple(entries)),
+    lambda token_ids, entries, prompt: TokenOutput(
+        "", token_ids, tuple(entries), prompt_logprobs=tuple(prompt)
+    ),
     st.lists(tokens, max_size=4),
     st.lists(logprobs, max_size=2),
+    st.just([]) | st.lists(logprobs, max_size=2),
 )
 last = st.builds(
     lambda output, reason, stop, times, error: output._replace(
@@ -65,6 +68,7 @@ requests = st.builds(
         logit_bias=st.none() | st.dictionaries(tokens, st.floats(-100, 100), max_size=3),
         ignore_eos=st.booleans(),
         logprobs=st.none() | st.integers(0, 20),
+        prompt_logprobs=st.none() | st.integers(0, 20),
     ),
     max_tokens=st.integers(1, 100_000),
     eos_token_ids=st.frozensets(tokens, max_size=3),

@@ -6,6 +6,7 @@ import pytest
 
 from octavo.app.outputs import CompletionBuilder, Logprob, request_output
 from octavo.model.plan import TokenLogprobs
+from octavo.model.sampling_params import SamplingParams
 from octavo.scheduler.request import FinishReason, RequestTimings
 
 
@@ -14,7 +15,7 @@ def _names(token: int) -> str:
 
 
 def test_a_completion_grows_and_what_was_built_stays() -> None:
-    builder = CompletionBuilder(2, wants_logprobs=False)
+    builder = CompletionBuilder(2, SamplingParams())
     builder.add("He", [5], ())
     first = builder.build(None)
     builder.add("llo", [6, 7], ())
@@ -26,8 +27,23 @@ def test_a_completion_grows_and_what_was_built_stays() -> None:
     assert last.logprobs is None and last.cumulative_logprob is None
 
 
+def test_prompts_tell_of_all_tokens_but_the_first() -> None:
+    builder = CompletionBuilder(0, SamplingParams(prompt_logprobs=1))
+    builder.add_prompt([TokenLogprobs(-2.0, 3, ((1, -0.5),))])
+    builder.add_prompt([TokenLogprobs(-0.25, 1, ((8, -0.25),))])
+    output = request_output("r", None, [6, 7, 8], [builder], None)
+    assert output.prompt_logprobs == [
+        None,
+        {7: Logprob(-2.0, 3), 1: Logprob(-0.5, 1)},
+        {8: Logprob(-0.25, 1)},
+    ]
+    silent = CompletionBuilder(0, SamplingParams())
+    silent.add_prompt([TokenLogprobs(-2.0, 3, ())])
+    assert request_output("r", None, [6, 7], [silent], None).prompt_logprobs is None
+
+
 def test_logprobs_hold_the_sampled_token_first_and_the_likeliest_once() -> None:
-    builder = CompletionBuilder(0, wants_logprobs=True)
+    builder = CompletionBuilder(0, SamplingParams(logprobs=2))
     builder.add(
         "", [5, 6], [TokenLogprobs(-2.0, 3, ((1, -0.5), (2, -1.0))), TokenLogprobs(-0.25, 1, ((6, -0.25),))]
     )
@@ -45,7 +61,7 @@ def test_logprobs_hold_the_sampled_token_first_and_the_likeliest_once() -> None:
 
 
 def test_a_request_is_finished_when_all_its_completions_are() -> None:
-    builders = [CompletionBuilder(index, False) for index in range(2)]
+    builders = [CompletionBuilder(index, SamplingParams()) for index in range(2)]
     builders[0].finish(FinishReason.LENGTH, timings=RequestTimings(1.0, num_cached_tokens=16))
     running = request_output("r", "Hi", [1, 2], builders, None)
     assert not running.finished

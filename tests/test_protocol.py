@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from octavo.app.errors import ContextLengthError, RequestError
-from octavo.app.protocol import SamplingFields, check_common, client_names, finite, sampling_params, usage
+from octavo.app.logprob_objects import finite
+from octavo.app.protocol import SamplingFields, check_common, client_names, sampling_params, usage
 from octavo.app.validation import convert
 from octavo.model.sampling_params import SamplingParams
 
@@ -17,11 +18,12 @@ def params_of(
     fields: dict[str, Any], defaults: dict[str, Any] | None = None, **changes: Any
 ) -> SamplingParams:
     request = convert(fields, SamplingFields)
-    check_common(request)
+    check_common(request, 20)
     settings: dict[str, Any] = {
         "max_tokens": 16,
         "max_tokens_field": "max_tokens",
         "logprobs": None,
+        "prompt_logprobs": None,
     } | changes
     return sampling_params(request, defaults or {}, **settings)
 

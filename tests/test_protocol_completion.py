@@ -69,11 +69,27 @@ def test_prompt_is_required() -> None:
         read_completion({"max_tokens": 4})
 
 
-@pytest.mark.parametrize("fields", [{"logprobs": 21}, {"logprobs": -1}, {"logprobs": 1, "echo": True}])
-def test_logprobs_out_of_range_or_with_echo(fields: dict[str, Any]) -> None:
+@pytest.mark.parametrize("fields", [{"logprobs": 21}, {"logprobs": -1}])
+def test_logprobs_out_of_range(fields: dict[str, Any]) -> None:
     with pytest.raises(RequestError) as caught:
         read_completion({"prompt": "a", **fields})
     assert caught.value.param == "logprobs"
+
+
+@pytest.mark.parametrize(
+    "fields, expected",
+    [
+        ({}, None),
+        ({"logprobs": 3}, None),
+        ({"logprobs": 3, "echo": True}, 3),
+        ({"logprobs": 3, "echo": True, "prompt_logprobs": 1}, 1),
+        ({"prompt_logprobs": 0}, 0),
+    ],
+)
+def test_prompt_logprobs_are_asked_for_by_name_or_by_echo(
+    fields: dict[str, Any], expected: int | None
+) -> None:
+    assert read_completion({"prompt": "a", **fields}).request.num_prompt_logprobs == expected
 
 
 @pytest.mark.parametrize("field", sorted(COMPLETION_REFUSED))
@@ -82,6 +98,16 @@ def test_known_fields_that_do_nothing_here_are_refused_by_name(field: str) -> No
         read_completion({"prompt": "a", field: {"anything": "else"}})
     assert (caught.value.param, caught.value.status) == (field, 400)
     assert field not in CompletionRequest.__struct_fields__
+
+
+def test_nothing_comes_before_a_prompts_first_token() -> None:
+    builder = LogprobsBuilder({1: b"ab", 2: b"c"}.__getitem__)
+    assert builder.build([1, 2], [None, TokenLogprobs(-1.0, 1, ())]) == {
+        "text_offset": [0, 2],
+        "token_logprobs": [None, -1.0],
+        "tokens": ["ab", "c"],
+        "top_logprobs": [None, {"c": -1.0}],
+    }
 
 
 def test_offsets_run_through_all_chunks() -> None:

@@ -85,6 +85,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         stop_token_ids=st.sampled_from([(), (), (7,), (7, EOS)]),
         ignore_eos=st.booleans(),
         logprobs=st.sampled_from([None, None, 0, 2]),
+        prompt_logprobs=st.sampled_from([None, None, None, 1]),
         priority=st.sampled_from([0, 0, 0, 1]),
         cache_salt=st.sampled_from(["", "", "tenant"]),
         structured_outputs=st.sampled_from([None, None, toy_grammar(1), toy_grammar(9)]),

@@ -49,7 +49,7 @@ class DeviceTimes:
     def _load(self, rows: Sequence[SequenceSlice]) -> tuple[int, int, float]:
         num_tokens = context = 0
         work = 0.0
-        for _, start, length, _, _, _ in rows:
+        for _, start, length, *_ in rows:
             num_tokens += length
             if length == 1:
                 context += start

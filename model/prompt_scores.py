@@ -1,0 +1,105 @@
+"""Log-probabilities of prompt tokens: which positions of a step tell them, and how they are computed.
+
+A step's hidden states fit, but their logits would not: a prompt of 8,192 tokens has gigabytes of them. So the
+head is applied in pieces of no more rows than a step may sample, which memory is set aside for.
+
+    row      position  start ........................ start + length - 1
+             target    start + 1 .................... start + length         tokens of the prompt
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ..ops.sampling import log_probabilities
+from .plan import StepPlan, TokenLogprobs
+
+_MIN_PIECE_ROWS = 8
+_MAX_PIECE_ROWS = 64
+
+
+class LogprobTensors(NamedTuple):
+    """On one device, for L rows; N is the most that one of them asked for.
+
+    chosen: [L] float32.   ranks: [L] int64.   top: [L, N] float32, best first.   top_tokens: [L, N] int64.
+    """
+
+    chosen: Tensor
+    ranks: Tensor
+    top: Tensor
+    top_tokens: Tensor
+
+
+class Span(NamedTuple):
+    """Positions of one row that are asked about, and how many likeliest tokens at each."""
+
+    num_tokens: int
+    num_top: int
+
+
+@dataclass(frozen=True, slots=True)
+class PromptQuestions:
+    """What a plan asks of prompts. tokens, targets: [P], index in the step's tokens, and the id after it."""
+
+    tokens: NDArray[np.int64]
+    targets: NDArray[np.int64]
+    spans: tuple[Span, ...]
+
+    @classmethod
+    def of(cls, plan: StepPlan, num_top: NDArray[np.int64]) -> PromptQuestions | None:
+        """None if the plan asks nothing. num_top: by slot."""
+        if not any([row.targets for row in plan.rows]):
+            return None
+        tokens: list[int] = []
+        targets: list[int] = []
+        spans = []
+        begin = 0
+        for row in plan.rows:
+            if row.targets:
+                tokens += range(begin, begin + len(row.targets))
+                targets += row.targets
+                spans.append(Span(len(row.targets), int(num_top[row.slot])))
+            begin += row.length
+        return cls(np.array(tokens, np.int64), np.array(targets, np.int64), tuple(spans))
+
+    def answer(self, hidden: Tensor, head: Callable[[Tensor], Tensor], num_slots: int) -> PromptScores:
+        """hidden: [P, hidden_size], of `tokens`.   head: hidden states -> logits."""
+        num_top = max(span.num_top for span in self.spans)
+        targets = torch.from_numpy(self.targets).to(hidden.device, non_blocking=True)
+        size = max(_MIN_PIECE_ROWS, min(_MAX_PIECE_ROWS, num_slots))
+        pieces = [
+            log_probabilities(head(rows), wanted, num_top)
+            for rows, wanted in zip(hidden.split(size), targets.split(size), strict=True)
+        ]
+        return PromptScores(LogprobTensors(*map(torch.cat, zip(*pieces, strict=True))), self.spans)
+
+
+@dataclass(frozen=True, slots=True)
+class PromptScores:
+    """The answers, in the order of the questions."""
+
+    tensors: LogprobTensors
+    spans: tuple[Span, ...]
+
+    def moved(self, copy: Callable[[Tensor], Tensor]) -> PromptScores:
+        """The same, each tensor copied by `copy`."""
+        return PromptScores(LogprobTensors(*map(copy, self.tensors)), self.spans)
+
+    def to_host(self) -> tuple[Sequence[TokenLogprobs], ...]:
+        """One sequence for each row that was asked about; the tensors are in host memory."""
+        columns = zip(*(column.tolist() for column in self.tensors), strict=True)
+        return tuple(
+            [
+                TokenLogprobs(chosen, rank, tuple(zip(tokens[:num_top], top[:num_top], strict=True)))
+                for chosen, rank, top, tokens in islice(columns, num_tokens)
+            ]
+            for num_tokens, num_top in self.spans
+        )
