@@ -171,6 +171,15 @@ def plan_engine(config: EngineConfig, source: ModelSource) -> EnginePlan:
         max_num_seqs=max_num_seqs,
         on_gpu=on_gpu,
     )
+    graphs_bytes = 0
+    if on_gpu and not config.enforce_eager:
+        graphs_bytes = graph_bytes(
+            model,
+            dtype,
+            max_num_batched_tokens=max_num_batched_tokens,
+            max_num_seqs=max_num_seqs,
+            block_size=config.block_size,
+        )
     cpu_kv_bytes = min(_CPU_KV_BYTES, max(0, total_bytes - weights_bytes - activations_bytes) // 2)
     try:
         ledger = MemoryLedger.fit(
@@ -178,7 +187,7 @@ def plan_engine(config: EngineConfig, source: ModelSource) -> EnginePlan:
             others_bytes=others_bytes,
             weights_bytes=weights_bytes,
             activations_bytes=activations_bytes,
-            graphs_bytes=graph_bytes(max_num_seqs) if on_gpu and not config.enforce_eager else 0,
+            graphs_bytes=graphs_bytes,
             block_bytes=kv_bytes_per_block(model, config.block_size, dtype.itemsize),
             block_size=config.block_size,
             utilization=config.gpu_memory_utilization,
@@ -231,6 +240,7 @@ def build_executor(config: EngineConfig, source: ModelSource, plan: EnginePlan) 
     )
     if plan.device.type == "cpu":
         return ThreadExecutor(runner)
+    runner.compile_kernels()
     warm_up(
         runner,
         max_tokens=plan.scheduler.max_num_batched_tokens,
@@ -239,7 +249,7 @@ def build_executor(config: EngineConfig, source: ModelSource, plan: EnginePlan) 
         num_slots=plan.scheduler.max_num_seqs,
     )
     if not config.enforce_eager:
-        runner.capture_graphs()
+        runner.capture_graphs(plan.scheduler.max_num_batched_tokens)
     return StreamExecutor(runner)
 
 

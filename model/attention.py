@@ -20,36 +20,14 @@ from .targets import WeightTarget
 
 @dataclass(frozen=True, slots=True)
 class AttentionStep:
-    """One batch cut into decodes and chunks, once for all layers.
+    """What all layers of a step share.
 
-    chunk_starts: [R - num_decodes + 1] int32, each chunk's first token counted from the first chunk's.
-    split_counters: see decode_attention; None on a CPU.
-    memo: what the layers' ops compute alike in this step.
+    split_counters: see decode_attention; None on a CPU.   memo: what the layers' ops compute alike.
     """
 
     batch: ForwardBatch
-    decode_slots: Tensor
-    decode_lens: Tensor
-    chunk_slots: Tensor
-    chunk_starts: Tensor
-    chunk_lens: Tensor
     split_counters: Tensor | None
     memo: StepMemo
-
-    @classmethod
-    def of(cls, batch: ForwardBatch, split_counters: Tensor | None) -> AttentionStep:
-        """Cut `batch`; the parts are views, except for the shifted starts."""
-        n = batch.num_decodes
-        return cls(
-            batch=batch,
-            decode_slots=batch.slots[:n],
-            decode_lens=batch.seq_lens[:n],
-            chunk_slots=batch.slots[n:],
-            chunk_starts=batch.query_starts[n:] - n if n else batch.query_starts,
-            chunk_lens=batch.seq_lens[n:],
-            split_counters=split_counters,
-            memo=StepMemo(),
-        )
 
 
 class Attention:
@@ -108,53 +86,39 @@ class Attention:
         return self._o(self._attend(q, step, k_cache, v_cache).view(-1, self._num_heads * self._head_dim))
 
     def _attend(self, q: Tensor, step: AttentionStep, k_cache: Tensor, v_cache: Tensor) -> Tensor:
-        """The decodes lie before the chunks; in a mixed step both write into one buffer."""
-        num_decodes, num_tokens = step.batch.num_decodes, q.shape[0]
-        if num_decodes == num_tokens:
-            return self._decode(q, step, k_cache, v_cache, None)
-        if num_decodes == 0:
-            return self._prefill(q, step, k_cache, v_cache, None)
-        out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
-        self._decode(q[:num_decodes], step, k_cache, v_cache, out[:num_decodes])
-        self._prefill(q[num_decodes:], step, k_cache, v_cache, out[num_decodes:])
+        """Decodes and chunks are two calls for the whole batch, which write different rows of one buffer."""
+        batch, num_decodes = step.batch, len(step.batch.decode_slots)
+        out = torch.empty_like(q)
+        if num_decodes:
+            decode_attention(
+                q[:num_decodes],
+                k_cache,
+                v_cache,
+                batch.block_tables,
+                batch.decode_slots,
+                batch.decode_lens,
+                scale=self._scale,
+                window=self._window,
+                max_seq_len=batch.max_seq_len,
+                counters=step.split_counters,
+                out=out[:num_decodes],
+                memo=step.memo,
+            )
+        if len(batch.chunk_slots):
+            prefill_attention(
+                q,
+                k_cache,
+                v_cache,
+                batch.block_tables,
+                batch.chunk_slots,
+                batch.chunk_starts,
+                batch.chunk_lens,
+                scale=self._scale,
+                window=self._window,
+                out=out,
+                memo=step.memo,
+            )
         return out
-
-    def _decode(
-        self, q: Tensor, step: AttentionStep, k_cache: Tensor, v_cache: Tensor, out: Tensor | None
-    ) -> Tensor:
-        return decode_attention(
-            q,
-            k_cache,
-            v_cache,
-            step.batch.block_tables,
-            step.decode_slots,
-            step.decode_lens,
-            scale=self._scale,
-            window=self._window,
-            max_seq_len=step.batch.max_seq_len,
-            counters=step.split_counters,
-            out=out,
-            memo=step.memo,
-        )
-
-    def _prefill(
-        self, q: Tensor, step: AttentionStep, k_cache: Tensor, v_cache: Tensor, out: Tensor | None
-    ) -> Tensor:
-        return prefill_attention(
-            q,
-            k_cache,
-            v_cache,
-            step.batch.block_tables,
-            step.chunk_slots,
-            step.chunk_starts,
-            step.chunk_lens,
-            scale=self._scale,
-            window=self._window,
-            max_query_len=step.batch.max_query_len,
-            max_seq_len=step.batch.max_seq_len,
-            out=out,
-            memo=step.memo,
-        )
 
     def targets(self) -> Iterator[WeightTarget]:
         """The four projections, their biases and the head norms."""

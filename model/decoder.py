@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
+from ..ops.step_memo import StepMemo
 from ..ops.tuning import MAX_SPLIT_PAIRS
 from .attention import Attention, AttentionStep
 from .batch import ForwardBatch
@@ -91,7 +92,7 @@ class DecoderLM:
 
     def hidden(self, batch: ForwardBatch, kv: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
         """`forward` without the head: [S, hidden_size] of `batch.last_tokens`."""
-        step = AttentionStep.of(batch, self._split_counters)
+        step = AttentionStep(batch, self._split_counters, StepMemo())
         residual = self._embedding(batch.token_ids)
         x: Tensor | None = None
         for layer, cos_sin, (k_cache, v_cache) in zip(self._layers, self._tables, kv, strict=True):

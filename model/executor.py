@@ -72,7 +72,7 @@ class StreamExecutor:
             torch.cuda.synchronize(self._runner.device)
         finally:
             del self._runner
-            gc.collect()  # graphs and what they were captured from refer to each other
+            gc.collect()  # a failed step's traceback holds the model in a cycle
             torch.cuda.empty_cache()
 
 

@@ -1,8 +1,9 @@
-"""Whole decode steps as CUDA graphs, one per padded batch size. Knows no model: it captures what it is given.
+"""Whole steps as CUDA graphs, one per padded shape. Knows no model: it captures what it is given.
 
 A captured step reads its inputs from one buffer at a fixed address and leaves its results at fixed addresses,
-so a launch is one copy and one replay. Graphs share one memory pool and are captured from large to small: the
-smaller ones live in what the largest needs.
+so a launch is one copy and one replay. There are two families of shapes: steps of decodes alone, and mixed
+ones, whose rows are decodes and chunks in any proportion. Graphs share one memory pool and are captured from
+large to small: the smaller ones live in what the largest needs.
 """
 
 from __future__ import annotations
@@ -17,7 +18,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .step_inputs import BlockTableMirror, HostBuffer, StepArrays, StepBounds, StepLayout, StepShape, unpack
+from ..ops.tuning import MAX_THIN_ROWS
+from .step_inputs import BlockTableMirror, HostBuffer, StepArrays, StepLayout, StepShape, unpack
+
+MAX_CHUNKS = 64
+"""Chunks of a mixed graph at most."""
+
+_MIXED_TOKENS = (64, 128, 192, 256, 320, 384, 512, 640, 768, 1024, 1280, 1536, 2048)
+_MIXED_ROWS = (16, 64, 256, 512, 1024)
+_SPARE_UPDATES = 256
+"""Block-table entries of a mixed graph beside one per row and its own tokens': for cached prefixes."""
 
 
 def decode_sizes(max_num_seqs: int) -> list[int]:
@@ -26,12 +36,40 @@ def decode_sizes(max_num_seqs: int) -> list[int]:
     return sorted({*(size for size in sizes if size < max_num_seqs), min(max_num_seqs, sizes[-1])})
 
 
+def decode_shapes(max_num_seqs: int) -> list[StepShape]:
+    """Steps of decodes alone, ascending. A decode takes one new block at most, if no prefix was cached."""
+    return [StepShape(size, size, 0, size, size) for size in decode_sizes(max_num_seqs)]
+
+
+def mixed_shapes(max_num_seqs: int, max_num_tokens: int, block_size: int) -> list[StepShape]:
+    """Steps with chunks, ascending by tokens, then by rows.
+
+    Beyond 2,048 tokens the device takes longer than launching kernel by kernel does.
+    """
+    rows = sorted({min(num_rows, max_num_seqs) for num_rows in _MIXED_ROWS})
+    return [
+        StepShape(tokens, size, min(size, MAX_CHUNKS), size, size + -(-tokens // block_size) + _SPARE_UPDATES)
+        for tokens in _MIXED_TOKENS
+        if tokens <= max_num_tokens
+        for size in rows
+        if size < tokens
+    ]
+
+
+def varied_shapes(max_num_seqs: int, block_size: int) -> list[StepShape]:
+    """A few steps that between them need every kernel variant that any step needs."""
+    thin = MAX_THIN_ROWS + 2
+    decodes = [shape for shape in decode_shapes(max_num_seqs) if shape.num_tokens < thin]
+    largest = mixed_shapes(max_num_seqs, _MIXED_TOKENS[-1], block_size)[-len(_MIXED_ROWS) :]
+    return [*decodes, *decode_shapes(max_num_seqs)[thin::8], *largest]
+
+
 @dataclass(frozen=True, slots=True)
 class CapturedStep:
     """One graph and where it leaves its results, of which the first S rows are real.
 
     staging: host buffers used in turn; one is still being read when the next step is packed.
-    logits: [size, vocab_size].   tokens: [size] int32.
+    logits: [S, vocab_size].   tokens: [S] int32.
     """
 
     graph: torch.cuda.CUDAGraph
@@ -40,57 +78,64 @@ class CapturedStep:
     tokens: Tensor
 
 
-class DecodeGraphs:
-    """Graphs of steps whose rows are all of length 1.
-
-    step: queues one step on the current stream and returns (logits, tokens).
-    hits, misses: decode steps that were replayed, and that were larger than any graph.
-    """
+class StepGraphs:
+    """Graphs of the shapes given, which are ascending."""
 
     def __init__(
         self,
-        step: Callable[[StepArrays, int], tuple[Tensor, Tensor]],
         mirror: BlockTableMirror,
-        sizes: Sequence[int],
+        decodes: Sequence[StepShape],
+        mixed: Sequence[StepShape],
         device: torch.device,
     ) -> None:
-        self.hits = 0
-        self.misses = 0
-        self._step = step
         self._mirror = mirror
-        self._sizes = sorted(sizes)
+        self._decodes = list(decodes)
+        self._decode_sizes = [shape.num_tokens for shape in decodes]
+        self._mixed = list(mixed)
+        self._mixed_tokens = [shape.num_tokens for shape in mixed]
         self._device = device
-        self._captured: dict[int, CapturedStep] = {}
-        self._inputs = torch.zeros(_shape(self._sizes[-1]).num_bytes, dtype=torch.uint8, device=device)
+        self._captured: dict[StepShape, CapturedStep] = {}
+        num_bytes = max(shape.num_bytes for shape in (*decodes, *mixed))
+        self._inputs = torch.zeros(num_bytes, dtype=torch.uint8, device=device)
 
-    def capture_all(self) -> None:
-        """Capture every size. The kernels must have been compiled, or capture fails."""
+    def capture_all(self, step: Callable[[StepArrays], tuple[Tensor, Tensor]]) -> None:
+        """Capture every shape. The kernels must have been compiled, or capture fails.
+
+        step: queues one step on the current stream and returns (logits, tokens).
+        """
         pool = torch.cuda.graph_pool_handle()
-        for size in reversed(self._sizes):
-            self._captured[size] = self._capture(size, pool)
+        for shape in sorted((*self._decodes, *self._mixed), reverse=True):
+            self._captured[shape] = self._capture(step, shape, pool)
 
     def replay(self, layout: StepLayout) -> CapturedStep | None:
-        """Queue a step on the current stream; None, and nothing done, if no graph is large enough."""
-        index = bisect_left(self._sizes, max(layout.shape.num_rows, layout.shape.num_updates))
-        captured = self._captured.get(self._sizes[index]) if index < len(self._sizes) else None
-        if captured is None:
-            self.misses += 1
+        """Queue a step on the current stream; None, and nothing done, if no graph can hold it."""
+        shape = self._fitting(layout.shape)
+        if shape is None:
             return None
-        self.hits += 1
+        captured = self._captured[shape]
         self._copy_in(layout, next(captured.staging))
         captured.graph.replay()
         return captured
 
-    def _capture(self, size: int, pool: Any) -> CapturedStep:
-        shape = _shape(size)
+    def _fitting(self, wanted: StepShape) -> StepShape | None:
+        """The smallest shape that holds a step."""
+        if wanted.num_chunks == 0:
+            index = bisect_left(self._decode_sizes, max(wanted.num_tokens, wanted.num_updates))
+            return self._decodes[index] if index < len(self._decodes) else None
+        begin = bisect_left(self._mixed_tokens, wanted.num_tokens)
+        return next((shape for shape in self._mixed[begin:] if shape.holds(wanted)), None)
+
+    def _capture(
+        self, step: Callable[[StepArrays], tuple[Tensor, Tensor]], shape: StepShape, pool: Any
+    ) -> CapturedStep:
         staging = [HostBuffer(shape, self._device) for _ in range(_NUM_STAGING)]
         self._copy_in(_EMPTY, staging[0])
         inputs = unpack(self._inputs, shape)
-        self._step(inputs, size)  # compiles what this size needs
+        step(inputs)  # compiles what this shape needs
         torch.cuda.synchronize(self._device)
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph, pool=pool):
-            logits, tokens = self._step(inputs, size)
+            logits, tokens = step(inputs)
         return CapturedStep(graph, itertools.cycle(staging), logits, tokens)
 
     def _copy_in(self, layout: StepLayout, staging: HostBuffer) -> None:
@@ -100,13 +145,5 @@ class DecodeGraphs:
 
 _NUM_STAGING = 3
 _EMPTY = StepLayout(
-    StepShape(0, 0, 0, 0),
-    StepBounds(0, 0, 0),
-    [],
-    {name: np.zeros(0, np.int32) for name in StepArrays._fields},
+    StepShape(0, 0, 0, 0, 0), 0, [], {name: np.zeros(0, np.int32) for name in StepArrays._fields}
 )
-
-
-def _shape(size: int) -> StepShape:
-    """A decode row takes at most one new block; one that continues a cached prefix may bring more."""
-    return StepShape(size, size, size, size)

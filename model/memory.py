@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from .config import ModelConfig
-from .graphs import decode_sizes
+from .graphs import decode_shapes, mixed_shapes
 
 _WORKSPACE_BYTES = 64 << 20
 """Matrix libraries' own buffers and the allocator's rounding, on a GPU."""
@@ -42,9 +42,21 @@ def weight_bytes(config: ModelConfig, dtype: torch.dtype) -> int:
     return dtype.itemsize * (config.num_layers * layer + heads * config.vocab_size * hidden + hidden)
 
 
-def graph_bytes(max_num_seqs: int) -> int:
-    """Memory of the decode steps that are captured for up to `max_num_seqs` sequences."""
-    return len(decode_sizes(max_num_seqs)) * _GRAPH_BYTES
+def graph_bytes(
+    config: ModelConfig,
+    dtype: torch.dtype,
+    *,
+    max_num_batched_tokens: int,
+    max_num_seqs: int,
+    block_size: int,
+) -> int:
+    """Memory of the captured steps: what each takes, and the activations of the largest, in their pool."""
+    shapes = [
+        *decode_shapes(max_num_seqs),
+        *mixed_shapes(max_num_seqs, max_num_batched_tokens, block_size),
+    ]
+    largest = max(shape.num_tokens for shape in shapes)
+    return len(shapes) * _GRAPH_BYTES + largest * _token_bytes(config, dtype)
 
 
 def activation_bytes(
@@ -52,14 +64,17 @@ def activation_bytes(
 ) -> int:
     """Upper bound of a step's memory beyond weights and KV.
 
-    Per token: residual, normed input, merged projection, queries and output of attention, and in the MLP the
-    merged projection and its product, of which the largest moment holds most. Per sampled row: logits in the
-    model's type and twice in float32, for filters and log-probabilities, the history of penalties,
-    and the bits of a mask.
+    Per sampled row: logits in the model's type and twice in float32, for filters and log-probabilities, the
+    history of penalties and the bits of a mask.
     """
-    attention = (config.num_heads + 2 * config.num_kv_heads + 2 * config.num_heads) * config.head_dim
-    per_token = 3 * config.hidden_size + max(attention, 3 * config.intermediate_size)
     per_row = config.vocab_size * (dtype.itemsize + 2 * torch.float32.itemsize + torch.int16.itemsize)
     per_row += config.vocab_size // 8
-    size = max_num_batched_tokens * per_token * dtype.itemsize + max_num_seqs * per_row
+    size = max_num_batched_tokens * _token_bytes(config, dtype) + max_num_seqs * per_row
     return size + (_WORKSPACE_BYTES if on_gpu else 0)
+
+
+def _token_bytes(config: ModelConfig, dtype: torch.dtype) -> int:
+    """Of a token: residual, normed input, merged projection, queries and output of attention, and in the MLP
+    the merged projection and its product, of which the largest moment holds most."""
+    attention = (config.num_heads + 2 * config.num_kv_heads + 2 * config.num_heads) * config.head_dim
+    return (3 * config.hidden_size + max(attention, 3 * config.intermediate_size)) * dtype.itemsize

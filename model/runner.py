@@ -14,11 +14,11 @@ from torch import Tensor
 from ..cache.storage import KVStorage
 from .batch import ForwardBatch
 from .decoder import DecoderLM
-from .graphs import DecodeGraphs, decode_sizes
+from .graphs import StepGraphs, decode_shapes, mixed_shapes, varied_shapes
 from .plan import GraphCounts, StepPlan
 from .prompt_scores import PromptQuestions, PromptScores
 from .sampler import Sampled, Sampler
-from .step_inputs import BlockTableMirror, HostBuffer, StepArrays, StepBounds, lay_out, unpack
+from .step_inputs import BlockTableMirror, HostBuffer, StepArrays, lay_out, unpack
 
 
 class ModelRunner:
@@ -49,18 +49,37 @@ class ModelRunner:
         self._block_tables = torch.zeros(num_slots + 1, max_blocks, dtype=torch.int32, device=device)
         self._last_token = torch.zeros(num_slots + 1, dtype=torch.int32, device=device)
         self._sampler = Sampler(num_slots + 1, vocab_size, device)
-        self._graphs: DecodeGraphs | None = None
+        self._graphs: StepGraphs | None = None
+        self._num_replayed = {"decode": 0, "mixed": 0}
         self._num_launched = {"decode": 0, "mixed": 0}
 
     @torch.inference_mode()
-    def capture_graphs(self) -> None:
-        """Capture decode steps as CUDA graphs; until then, every step is launched kernel by kernel."""
-        sizes = decode_sizes(self._num_slots)
+    def compile_kernels(self) -> None:
+        """Have the kernels of all kinds of steps compiled, several at a time; what slots hold is lost."""
+        from ..ops.compile_ahead import kernels_compiled_ahead  # Triton exists for some platforms only
+
+        with kernels_compiled_ahead():
+            for shape in varied_shapes(self._num_slots, self._mirror.block_size):
+                packed = torch.zeros(shape.num_bytes, dtype=torch.uint8, device=self.device)
+                self._whole_step(unpack(packed, shape), None)
+        self._block_tables.zero_()
+        self._last_token.zero_()
+
+    @torch.inference_mode()
+    def capture_graphs(self, max_num_tokens: int) -> None:
+        """Capture steps of up to `max_num_tokens` tokens as CUDA graphs; until then, every step is launched
+        kernel by kernel."""
+        decodes = decode_shapes(self._num_slots)
+        mixed = mixed_shapes(self._num_slots, max_num_tokens, self._mirror.block_size)
         # All graphs leave their logits here: as results of their own they would add up to gigabytes.
-        self._logits = torch.empty(sizes[-1], self._vocab_size, dtype=self._dtype, device=self.device)
-        graphs = DecodeGraphs(self._decode_step, self._mirror, sizes, self.device)
-        graphs.capture_all()
-        self._graphs = graphs
+        num_logits = max(shape.num_sampled for shape in (*decodes, *mixed))
+        logits = torch.empty(num_logits, self._vocab_size, dtype=self._dtype, device=self.device)
+
+        def step(inputs: StepArrays) -> tuple[Tensor, Tensor]:
+            return self._whole_step(inputs, logits[: len(inputs.sample_slots)])
+
+        self._graphs = StepGraphs(self._mirror, decodes, mixed, self.device)
+        self._graphs.capture_all(step)
 
     @torch.inference_mode()
     def run(self, plan: StepPlan) -> Sampled | None:
@@ -69,21 +88,24 @@ class ModelRunner:
         self._sampler.mask(plan.masks)
         layout = lay_out(plan, self._mirror)
         questions = PromptQuestions.of(plan, self._sampler.state.num_prompt_logprobs)
-        if self._graphs is not None and layout.bounds.max_query_len == 1 and questions is None:
-            step = self._graphs.replay(layout)
-            if step is not None:
-                num_sampled = layout.shape.num_sampled
-                return self._sampler.report(
-                    step.logits[:num_sampled], step.tokens[:num_sampled], layout.host_slots
-                )
-        self._num_launched["decode" if layout.bounds.max_query_len == 1 else "mixed"] += 1
+        kind = "mixed" if layout.shape.num_chunks else "decode"
+        step = self._graphs.replay(layout) if self._graphs is not None and questions is None else None
+        if step is not None:
+            self._num_replayed[kind] += 1
+            num_sampled = layout.shape.num_sampled
+            if not num_sampled:
+                return None
+            return self._sampler.report(
+                step.logits[:num_sampled], step.tokens[:num_sampled], layout.host_slots
+            )
+        self._num_launched[kind] += 1
         packed = HostBuffer(layout.shape, self.device).pack(layout, self._mirror)
         inputs = unpack(packed.to(self.device, non_blocking=True), layout.shape)
         scores = None
         if questions is None:
-            logits = self._forward(inputs, layout.bounds)
+            logits = self._forward(inputs, layout.max_seq_len)
         else:
-            logits, scores = self._forward_asked(inputs, layout.bounds, questions)
+            logits, scores = self._forward_asked(inputs, layout.max_seq_len, questions)
         if not layout.host_slots and scores is None:
             return None
         sampled = self._sampler.sample(
@@ -94,29 +116,28 @@ class ModelRunner:
 
     def graph_counts(self) -> GraphCounts:
         """How plans reached the device."""
-        num_replayed = 0 if self._graphs is None else self._graphs.hits
-        return GraphCounts({"decode": num_replayed, "mixed": 0}, dict(self._num_launched))
+        return GraphCounts(dict(self._num_replayed), dict(self._num_launched))
 
-    def _decode_step(self, inputs: StepArrays, num_rows: int) -> tuple[Tensor, Tensor]:
-        """A whole step of single-token rows without a host decision: (logits, tokens) of all rows."""
+    def _whole_step(self, inputs: StepArrays, logits: Tensor | None) -> tuple[Tensor, Tensor]:
+        """A step without a host decision, for a graph: (logits, tokens) of all rows that may be sampled."""
         max_seq_len = self._block_tables.shape[1] * self._mirror.block_size
-        logits = self._forward(inputs, StepBounds(num_rows, 1, max_seq_len), self._logits[:num_rows])
+        logits = self._forward(inputs, max_seq_len, logits)
         tokens = self._sampler.choose_on_gpu(
             logits, inputs.sample_slots, inputs.sample_positions, changes=True, filters=True
         )
         self._remember(inputs, tokens)
         return logits, tokens
 
-    def _forward(self, inputs: StepArrays, bounds: StepBounds, logits: Tensor | None = None) -> Tensor:
+    def _forward(self, inputs: StepArrays, max_seq_len: int, logits: Tensor | None = None) -> Tensor:
         """Bring the block tables up to date and run the decoder: [S, vocab_size], in `logits` if given."""
-        return self._model.forward(self._batch(inputs, bounds), self._kv.layers, logits)
+        return self._model.forward(self._batch(inputs, max_seq_len), self._kv.layers, logits)
 
     def _forward_asked(
-        self, inputs: StepArrays, bounds: StepBounds, questions: PromptQuestions
+        self, inputs: StepArrays, max_seq_len: int, questions: PromptQuestions
     ) -> tuple[Tensor, PromptScores]:
         """`_forward`, and what is asked of prompts."""
         asked = torch.from_numpy(questions.tokens).to(self.device, non_blocking=True)
-        batch = self._batch(inputs, bounds)
+        batch = self._batch(inputs, max_seq_len)
         batch = replace(batch, last_tokens=torch.cat([batch.last_tokens, asked]))
         hidden = self._model.hidden(batch, self._kv.layers)
         num_sampled = len(inputs.last_tokens)
@@ -124,24 +145,24 @@ class ModelRunner:
         scores = questions.answer(hidden[num_sampled:], self._model.logits, self._num_slots)
         return self._model.logits(hidden[:num_sampled]), scores
 
-    def _batch(self, inputs: StepArrays, bounds: StepBounds) -> ForwardBatch:
+    def _batch(self, inputs: StepArrays, max_seq_len: int) -> ForwardBatch:
         """The step as the decoder takes it, once the block tables are up to date."""
         self._block_tables.view(-1).index_copy_(0, inputs.update_index, inputs.update_value)
-        decodes = inputs.token_ids[: bounds.num_decodes]
-        sampled_last = self._last_token.index_select(0, inputs.slots[: bounds.num_decodes])
+        decodes = inputs.token_ids[: len(inputs.decode_slots)]
+        sampled_last = self._last_token.index_select(0, inputs.decode_slots)
         decodes.copy_(torch.where(decodes < 0, sampled_last, decodes))
         return ForwardBatch(
             token_ids=inputs.token_ids,
             positions=inputs.positions,
             kv_slots=inputs.kv_slots,
             block_tables=self._block_tables,
-            slots=inputs.slots,
-            query_starts=inputs.query_starts,
-            seq_lens=inputs.seq_lens,
+            decode_slots=inputs.decode_slots,
+            decode_lens=inputs.decode_lens,
+            chunk_slots=inputs.chunk_slots,
+            chunk_starts=inputs.chunk_starts,
+            chunk_lens=inputs.chunk_lens,
             last_tokens=inputs.last_tokens,
-            num_decodes=bounds.num_decodes,
-            max_query_len=bounds.max_query_len,
-            max_seq_len=bounds.max_seq_len,
+            max_seq_len=max_seq_len,
         )
 
     def _remember(self, inputs: StepArrays, tokens: Tensor) -> None:

@@ -6,7 +6,7 @@ know yet, the token that a decode row continues from, is left as FROM_DEVICE and
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from .plan import SequenceSlice, StepPlan
+from .plan import SlotStart, StepPlan
 
 FROM_DEVICE = -1
 """A token id that is the last one sampled in the row's slot."""
@@ -25,10 +25,11 @@ _ALIGNMENT = 16
 
 
 class StepShape(NamedTuple):
-    """Array lengths of a step: T tokens, R rows, S sampled rows, U appended block-table entries."""
+    """Array lengths of a step: T tokens, D decodes, C chunks, S sampled rows, U appended table entries."""
 
     num_tokens: int
-    num_rows: int
+    num_decodes: int
+    num_chunks: int
     num_sampled: int
     num_updates: int
 
@@ -39,11 +40,26 @@ class StepShape(NamedTuple):
 
     def fields(self) -> Iterator[tuple[int, torch.dtype]]:
         """Length and type of each of StepArrays, in order."""
-        tokens, rows, sampled, updates = self
+        tokens, decodes, chunks, sampled, updates = self
         for length in (tokens, sampled, updates):
             yield length, torch.int64
-        for length in (tokens, tokens, rows, rows + 1, rows, sampled, sampled, updates):
+        for length in (
+            tokens,
+            tokens,
+            decodes,
+            decodes,
+            chunks,
+            chunks + 1,
+            chunks,
+            sampled,
+            sampled,
+            updates,
+        ):
             yield length, torch.int32
+
+    def holds(self, other: StepShape) -> bool:
+        """Whether a step of `other` fits."""
+        return all(mine >= theirs for mine, theirs in zip(self, other, strict=True))
 
 
 def _padded_bytes(length: int, dtype: torch.dtype) -> int:
@@ -62,9 +78,11 @@ class StepArrays(NamedTuple):
     update_index: Tensor
     token_ids: Tensor
     positions: Tensor
-    slots: Tensor
-    query_starts: Tensor
-    seq_lens: Tensor
+    decode_slots: Tensor
+    decode_lens: Tensor
+    chunk_slots: Tensor
+    chunk_starts: Tensor
+    chunk_lens: Tensor
     sample_slots: Tensor
     sample_positions: Tensor
     update_value: Tensor
@@ -91,78 +109,73 @@ class BlockTableMirror:
         self.padding_slot = num_slots
         self._num_blocks = [0] * num_slots
 
-    def apply(self, plan: StepPlan) -> tuple[list[int], list[int]]:
-        """File the plan's new blocks; returns their flat positions and ids."""
-        for start in plan.starts:
+    def apply(
+        self, starts: Iterable[SlotStart], slots: Iterable[int], new_blocks: Iterable[Sequence[int]]
+    ) -> tuple[list[int], list[int]]:
+        """File the blocks that a plan's rows append; returns their flat positions and ids."""
+        for start in starts:
             self._num_blocks[start.slot] = 0
         index: list[int] = []
         values: list[int] = []
         width = self.tables.shape[1]
-        for row in plan.rows:
-            if row.new_blocks:
-                first = self._num_blocks[row.slot]
-                self._num_blocks[row.slot] = end = first + len(row.new_blocks)
-                self.tables[row.slot, first:end] = row.new_blocks
-                index += range(row.slot * width + first, row.slot * width + end)
-                values += row.new_blocks
+        for slot, blocks in zip(slots, new_blocks, strict=True):
+            if blocks:
+                first = self._num_blocks[slot]
+                self._num_blocks[slot] = end = first + len(blocks)
+                self.tables[slot, first:end] = blocks
+                index += range(slot * width + first, slot * width + end)
+                values += blocks
         return index, values
-
-
-class StepBounds(NamedTuple):
-    """Host integers that size grids. num_decodes: leading rows of one token; the others are upper bounds."""
-
-    num_decodes: int
-    max_query_len: int
-    max_seq_len: int
 
 
 @dataclass(frozen=True, slots=True)
 class StepLayout:
     """A plan worked out on the host, not packed yet. `shape` is exact; padding is added when it is packed.
 
-    host_slots: the sampled rows' slots.
+    max_seq_len: of the longest row, this step's tokens included.   host_slots: the sampled rows' slots.
     """
 
     shape: StepShape
-    bounds: StepBounds
+    max_seq_len: int
     host_slots: list[int]
     arrays: dict[str, NDArray[np.int32] | NDArray[np.int64]]
 
 
 def lay_out(plan: StepPlan, mirror: BlockTableMirror) -> StepLayout:
     """Work out a plan's arrays. O(tokens) in numpy, O(rows) in Python."""
-    update_index, update_value = mirror.apply(plan)
-    rows = plan.rows
-    slots = np.array([row.slot for row in rows], np.int32)
-    starts = np.array([row.start for row in rows], np.int32)
-    lengths = np.array([row.length for row in rows], np.int32)
-    num_decodes = int(np.count_nonzero(lengths == 1))
-    query_starts = np.zeros(len(rows) + 1, np.int32)
-    np.cumsum(lengths, out=query_starts[1:])
-    num_tokens = int(query_starts[-1])
-    if num_decodes == len(rows):
+    row_slots, row_starts, row_lengths, row_tokens, new_blocks, samples = zip(*plan.rows, strict=True)
+    update_index, update_value = mirror.apply(plan.starts, row_slots, new_blocks)
+    slots, starts, lengths = (np.array(c, np.int32) for c in (row_slots, row_starts, row_lengths))
+    num_rows, num_decodes = len(slots), int(np.count_nonzero(lengths == 1))
+    row_ends = np.cumsum(lengths, dtype=np.int32)
+    num_tokens = int(row_ends[-1])
+    if num_decodes == num_rows:
         positions, token_slots = starts, slots
     else:
-        positions = np.arange(num_tokens, dtype=np.int32) + np.repeat(starts - query_starts[:-1], lengths)
+        positions = np.arange(num_tokens, dtype=np.int32) + np.repeat(starts - row_ends + lengths, lengths)
         token_slots = np.repeat(slots, lengths)
     size = mirror.block_size
     blocks = mirror.tables[token_slots, positions // size].astype(np.int64)
-    sampled = np.flatnonzero(np.array([row.samples for row in rows], bool))
+    sampled = np.flatnonzero(samples)
     seq_lens = starts + lengths
     sample_slots = slots[sampled]
+    chunk_starts = np.full(num_rows - num_decodes + 1, num_decodes, np.int32)
+    chunk_starts[1:] = row_ends[num_decodes:]
     return StepLayout(
-        shape=StepShape(num_tokens, len(rows), len(sampled), len(update_index)),
-        bounds=StepBounds(num_decodes, int(lengths.max()), int(seq_lens.max())),
+        shape=StepShape(num_tokens, num_decodes, num_rows - num_decodes, len(sampled), len(update_index)),
+        max_seq_len=int(seq_lens.max()),
         host_slots=sample_slots.tolist(),
         arrays={
             "kv_slots": blocks * size + positions % size,
-            "last_tokens": (query_starts[1:] - 1)[sampled].astype(np.int64),
+            "last_tokens": (row_ends - 1)[sampled].astype(np.int64),
             "update_index": np.array(update_index, np.int64),
-            "token_ids": _token_ids(rows, num_tokens, query_starts),
+            "token_ids": _token_ids(row_tokens, row_ends),
             "positions": positions,
-            "slots": slots,
-            "query_starts": query_starts,
-            "seq_lens": seq_lens,
+            "decode_slots": slots[:num_decodes],
+            "decode_lens": seq_lens[:num_decodes],
+            "chunk_slots": slots[num_decodes:],
+            "chunk_starts": chunk_starts,
+            "chunk_lens": seq_lens[num_decodes:],
             "sample_slots": sample_slots,
             "sample_positions": seq_lens[sampled],
             "update_value": np.array(update_value, np.int32),
@@ -170,13 +183,11 @@ def lay_out(plan: StepPlan, mirror: BlockTableMirror) -> StepLayout:
     )
 
 
-def _token_ids(
-    rows: Sequence[SequenceSlice], num_tokens: int, query_starts: NDArray[np.int32]
-) -> NDArray[np.int32]:
-    token_ids = np.full(num_tokens, FROM_DEVICE, np.int32)
-    for row, begin in zip(rows, query_starts.tolist(), strict=False):
-        if row.tokens is not None:
-            token_ids[begin : begin + row.length] = row.tokens
+def _token_ids(row_tokens: Sequence[Sequence[int] | None], row_ends: NDArray[np.int32]) -> NDArray[np.int32]:
+    token_ids = np.full(row_ends[-1], FROM_DEVICE, np.int32)
+    for row, tokens in enumerate(row_tokens):
+        if tokens is not None:
+            token_ids[row_ends[row] - len(tokens) : row_ends[row]] = tokens
     return token_ids
 
 
@@ -200,8 +211,8 @@ class HostBuffer:
 def _padding(name: str, layout: StepLayout, mirror: BlockTableMirror) -> int:
     if name == "kv_slots":
         return -1
-    if name in ("slots", "sample_slots"):
+    if name in ("decode_slots", "chunk_slots", "sample_slots"):
         return mirror.padding_slot
-    if name == "query_starts":
+    if name == "chunk_starts":
         return layout.shape.num_tokens
     return mirror.padding_slot * mirror.tables.shape[1] if name == "update_index" else 0

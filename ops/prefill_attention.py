@@ -73,6 +73,7 @@ def prefill_attention_reference(
     *,
     scale: float,
     window: int | None,
+    out: Tensor,
     memo: StepMemo,
 ) -> Tensor:
     num_kv_heads, block_size = k_cache.shape[1:3]
@@ -80,12 +81,8 @@ def prefill_attention_reference(
         ("prefill reads", num_kv_heads, block_size, window),
         lambda: plan_reads(block_tables, slots, query_starts, seq_lens, k_cache, window),
     )
-    attended = [(read, _attend(q, k_cache, v_cache, read, scale)) for read in reads]
-    if len(reads) == 1 and reads[0].end - reads[0].start == q.shape[0]:
-        return attended[0][1]
-    out = torch.zeros_like(q)
-    for read, values in attended:
-        out[read.start : read.end] = values
+    for read in reads:
+        out[read.start : read.end] = _attend(q, k_cache, v_cache, read, scale)
     return out
 
 
@@ -97,7 +94,7 @@ def _attend(q: Tensor, k_cache: Tensor, v_cache: Tensor, read: ChunkRead, scale:
     attended = torch.nn.functional.scaled_dot_product_attention(
         queries, k, v, attn_mask=read.mask, is_causal=read.mask is None, scale=scale, enable_gqa=True
     )
-    return attended.squeeze(0).transpose(0, 1).contiguous()
+    return attended.squeeze(0).transpose(0, 1)
 
 
 def prefill_attention(
@@ -111,21 +108,20 @@ def prefill_attention(
     *,
     scale: float,
     window: int | None = None,
-    max_query_len: int,
-    max_seq_len: int,
     out: Tensor | None = None,
     memo: StepMemo | None = None,
 ) -> Tensor:
     """Softmax(scale q K^T) V where a row's last query sees all its keys and each one before sees one less.
 
-    q: [T, Hq, d], the rows' queries one after another.   k_cache, v_cache: [num_blocks, Hkv, block_size, d].
+    q: [T, Hq, d]; queries that no row owns may lie before, between and behind those of the rows.
+    k_cache, v_cache: [num_blocks, Hkv, block_size, d].
     block_tables: [num_slots, max_blocks] int32.   slots: [R] int32, row -> row of block_tables.
-    query_starts: [R + 1] int32, row -> its first query in q.
+    query_starts: [R + 1] int32, row -> its first query in q, ascending.
     seq_lens: [R] int32, keys of the row, the chunk's own included; 0 for a padding row.
-    window: a query at position p sees keys in (p - window, p].
-    max_query_len, max_seq_len: upper bounds that size the grid.   memo: what the step's layers share.
-    Returns [T, Hq, d] in q's dtype, written to `out` if given. Padding rows' results are arbitrary.
+    window: a query at position p sees keys in (p - window, p].   memo: what the step's layers share.
+    Returns [T, Hq, d] in q's dtype, in `out` if given; where no row's query stands it is left as it is.
     """
+    out = torch.empty_like(q) if out is None else out
     if q.is_cuda:
         from .prefill_attention_kernel import launch_prefill_attention
 
@@ -141,7 +137,7 @@ def prefill_attention(
             window=window,
             out=out,
         )
-    attended = prefill_attention_reference(
+    return prefill_attention_reference(
         q,
         k_cache,
         v_cache,
@@ -151,6 +147,6 @@ def prefill_attention(
         seq_lens,
         scale=scale,
         window=window,
+        out=out,
         memo=memo or StepMemo(),
     )
-    return attended if out is None else out.copy_(attended)

@@ -4,7 +4,7 @@
 
 so keys and values are read once per group, short chunks fill a tile, and a tile wastes less than a token.
 A tile's row is found by a search in query_starts: row r's tiles begin at query_starts[r] // TOKENS + r, which
-leaves at most one tile per row empty. Tiles with the most keys run first.
+leaves at most one tile per row empty, and those before the first row's. Tiles with the most keys run first.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ def _prefill_kernel(
     num_queries = tl.load(query_starts + row + 1) - row_start
     seq_len = tl.load(seq_lens + row)
     first_token = (tile - (row_start // tokens + row)) * tokens
-    if first_token >= num_queries or seq_len == 0:
+    if first_token < 0 or first_token >= num_queries or seq_len == 0:
         return
     prefix = seq_len - num_queries
     last_token = tl.minimum(first_token + tokens, num_queries) - 1

@@ -246,11 +246,14 @@ def sample(
 
 
 def _scratch(num_rows: int, num_blocks: int, filters: bool, device: torch.device) -> tuple[Stats, Band]:
-    """Uninitialised; the band is a token of its kind without filters."""
-    shape = (num_rows, num_blocks)
-    floats = torch.empty(3, *shape, dtype=torch.float32, device=device)
-    integers = torch.empty(2, *shape, dtype=torch.int32, device=device)
-    ends = torch.empty(2, num_rows, dtype=torch.float32, device=device)
-    copies = torch.empty(*shape, _CAPACITY if filters else 0, dtype=torch.float32, device=device)
-    stats = Stats(floats[0], floats[1], integers[0], num_blocks)
-    return stats, Band(ends[0], ends[1], copies, integers[1], floats[2])
+    """Uninitialised; the band is a token of its kind without filters. Each tensor has memory of its own: a
+    view into another is aligned in some batches and not in others, and kernels are compiled for either."""
+
+    def empty(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+        return torch.empty(shape, dtype=dtype, device=device)
+
+    blocks = (num_rows, num_blocks)
+    stats = Stats(empty(*blocks), empty(*blocks), empty(*blocks, dtype=torch.int32), num_blocks)
+    copies = empty(*blocks, _CAPACITY if filters else 0)
+    counts = empty(*blocks, dtype=torch.int32)
+    return stats, Band(empty(num_rows), empty(num_rows), copies, counts, empty(*blocks))

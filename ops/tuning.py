@@ -9,7 +9,7 @@ from dataclasses import dataclass
 class DecodeTiles:
     """block_n: keys per tile.   min_split: keys that a split holds at least, a multiple of block_n.
 
-    num_stages: block ids are loaded a stage before their keys, so 5 keep two tiles in flight, 8 three.
+    num_stages: block ids are loaded a stage before their keys, so of 3 one holds the next tile's keys.
     """
 
     block_n: int
@@ -58,7 +58,7 @@ def decode_tiles(head_dim: int, element_size: int) -> DecodeTiles:
     """For a padded head_dim (a power of two) and the cache's bytes per element."""
     if head_dim * element_size > 256:
         return DecodeTiles(block_n=32, min_split=128, num_warps=4, num_stages=2)
-    return DecodeTiles(block_n=64, min_split=128, num_warps=4, num_stages=5)
+    return DecodeTiles(block_n=128, min_split=128, num_warps=4, num_stages=3)
 
 
 def decode_splits(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import torch
@@ -11,22 +12,28 @@ from octavo.model.plan import StepPlan
 from octavo.model.warm_up import warm_up
 
 
-def kernels_compiled(with_graphs: bool) -> tuple[list[str], list[str]]:
-    """Names of the kernels that were compiled before the first request, and by requests of all kinds."""
+def kernels_compiled(with_graphs: bool, cache: str) -> tuple[list[str], list[str], list[str]]:
+    """Names of the kernels that were loaded before the first request, of those among them that were not in
+    the cache on disk, and of those that requests of all kinds needed. cache: an empty folder for it."""
+    os.environ["TRITON_CACHE_DIR"] = cache
     from triton import knobs
 
     compiled: list[str] = []
     knobs.runtime.jit_cache_hook = lambda *, repr, **_: compiled.append(repr)  # before each compilation
     num_slots = 20
+    late: list[str] = []
+    knobs.compilation.listener = lambda *, src, cache_hit, **_: None if cache_hit else late.append(src.name)
     runner = make_runner(num_slots=num_slots, num_blocks=512, device=torch.device("cuda", 0))
+    runner.compile_kernels()
+    compiled.clear()
     warm_up(runner, max_tokens=256, max_length=MAX_LENGTH, block_size=BLOCK_SIZE, num_slots=num_slots)
     if with_graphs:
-        runner.capture_graphs()
-    num_before = len(compiled)
+        runner.capture_graphs(256)
+    num_before, late_before = len(compiled), list(late)
     for step in all_kinds_of_steps(num_slots):
         runner.run(step)
     torch.cuda.synchronize()
-    return compiled[:num_before], compiled[num_before:]
+    return compiled[:num_before], late_before, compiled[num_before:]
 
 
 def all_kinds_of_steps(num_slots: int) -> list[StepPlan]:

@@ -45,9 +45,11 @@ class Harness:
     def step(self, tokens: Mapping[int, Sequence[int]]) -> dict[int, Tensor]:
         """Feed slot -> next tokens, returns slot -> their logits. Single tokens run as decodes."""
         batch = self.batch(tokens)
-        logits, starts = self.run(batch), batch.query_starts.tolist()
-        spans = zip(batch.slots.tolist(), starts, starts[1:], strict=False)
-        return {slot: logits[start:end] for slot, start, end in spans}
+        logits, starts = self.run(batch), batch.chunk_starts.tolist()
+        spans = zip(batch.chunk_slots.tolist(), starts, starts[1:], strict=False)
+        chunks = {slot: logits[start:end] for slot, start, end in spans}
+        decodes = enumerate(batch.decode_slots.tolist())
+        return chunks | {slot: logits[row : row + 1] for row, slot in decodes}
 
     def run(self, batch: ForwardBatch) -> Tensor:
         """The logits of the batch's last tokens."""
@@ -57,6 +59,8 @@ class Harness:
     def batch(self, tokens: Mapping[int, Sequence[int]]) -> ForwardBatch:
         """The step that feeds slot -> next tokens and wants all logits; the slots' lengths grow at once."""
         rows = sorted(tokens.items(), key=lambda row: len(row[1]) != 1)
+        decodes = [slot for slot, ids in rows if len(ids) == 1]
+        chunks = [slot for slot, ids in rows if len(ids) != 1]
         starts, positions, kv_slots = [0], [], []
         for slot, ids in rows:
             for position in range(self.lengths[slot], self.lengths[slot] + len(ids)):
@@ -70,11 +74,11 @@ class Harness:
             positions=torch.tensor(positions, dtype=torch.int32),
             kv_slots=torch.tensor(kv_slots, dtype=torch.int64),
             block_tables=self.block_tables,
-            slots=torch.tensor([slot for slot, _ in rows], dtype=torch.int32),
-            query_starts=torch.tensor(starts, dtype=torch.int32),
-            seq_lens=torch.tensor([self.lengths[slot] for slot, _ in rows], dtype=torch.int32),
+            decode_slots=torch.tensor(decodes, dtype=torch.int32),
+            decode_lens=torch.tensor([self.lengths[slot] for slot in decodes], dtype=torch.int32),
+            chunk_slots=torch.tensor(chunks, dtype=torch.int32),
+            chunk_starts=torch.tensor(starts[len(decodes) :], dtype=torch.int32),
+            chunk_lens=torch.tensor([self.lengths[slot] for slot in chunks], dtype=torch.int32),
             last_tokens=torch.arange(len(positions)),
-            num_decodes=sum(len(ids) == 1 for _, ids in rows),
-            max_query_len=max(len(ids) for _, ids in rows),
             max_seq_len=max(self.lengths[slot] for slot, _ in rows),
         )

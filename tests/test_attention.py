@@ -1,4 +1,4 @@
-"""Attention over a step cut into decodes and chunks: the cut, and that a mixed step is two steps in one."""
+"""Attention over a step of decodes and chunks: a mixed step is two steps in one, and padding is nobody."""
 
 from __future__ import annotations
 
@@ -7,9 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 from model_harness import Harness
-from runner_harness import CONFIG, CPU, random_model
-
-from octavo.model.attention import AttentionStep
+from runner_harness import CONFIG, random_model
 
 
 @pytest.fixture
@@ -18,22 +16,6 @@ def harness() -> Harness:
     made = Harness(random_model(), CONFIG, num_slots=4, max_length=32)
     made.step({0: [1, 2, 3, 4, 5], 2: [9, 8, 7]})
     return made
-
-
-def test_a_mixed_step_is_cut_after_its_decodes(harness: Harness) -> None:
-    batch = harness.batch({0: [6], 1: [1, 2, 3], 2: [5], 3: [4, 4, 4, 4, 4]})
-    step = AttentionStep.of(batch, None)
-    assert (step.decode_slots.tolist(), step.decode_lens.tolist()) == ([0, 2], [6, 4])
-    assert (step.chunk_slots.tolist(), step.chunk_lens.tolist()) == ([1, 3], [3, 5])
-    assert step.chunk_starts.tolist() == [0, 3, 8]  # counted from the first chunk's first query
-    assert step.decode_slots.data_ptr() == batch.slots.data_ptr()  # a captured step must see new values
-
-
-def test_steps_of_one_kind_have_nothing_of_the_other(harness: Harness) -> None:
-    chunks = AttentionStep.of(harness.batch({1: [1, 2], 3: [4, 4, 4]}), None)
-    assert (len(chunks.decode_slots), chunks.chunk_starts.tolist()) == (0, [0, 2, 5])
-    decodes = AttentionStep.of(harness.batch({0: [1], 2: [4]}), None)
-    assert (len(decodes.chunk_slots), decodes.chunk_starts.tolist()) == (0, [0])
 
 
 def test_a_mixed_step_gives_what_its_halves_give_alone(harness: Harness) -> None:
@@ -46,8 +28,31 @@ def test_a_mixed_step_gives_what_its_halves_give_alone(harness: Harness) -> None
 
 
 def test_a_single_token_is_the_same_as_a_decode_and_as_a_chunk(harness: Harness) -> None:
-    as_decode = harness.batch({0: [6], 2: [5]})
-    assert as_decode.num_decodes == 2 and as_decode.token_ids.device == CPU
-    logits = harness.run(as_decode)
-    torch.testing.assert_close(harness.run(replace(as_decode, num_decodes=0)), logits, rtol=1e-4, atol=1e-4)
-    torch.testing.assert_close(harness.run(replace(as_decode, num_decodes=1)), logits, rtol=1e-4, atol=1e-4)
+    decodes = harness.batch({0: [6], 2: [5]})
+    expected = harness.run(decodes)
+    for num_decodes in (0, 1):
+        mixed = replace(
+            decodes,
+            decode_slots=decodes.decode_slots[:num_decodes],
+            decode_lens=decodes.decode_lens[:num_decodes],
+            chunk_slots=decodes.decode_slots[num_decodes:],
+            chunk_starts=torch.arange(num_decodes, 3, dtype=torch.int32),
+            chunk_lens=decodes.decode_lens[num_decodes:],
+        )
+        torch.testing.assert_close(harness.run(mixed), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_padding_rows_leave_the_tokens_of_others_alone(harness: Harness) -> None:
+    """As in a captured graph: decodes without keys stand where the chunks' tokens are, chunks at the end."""
+    batch = harness.batch({0: [6], 1: [1, 2, 3], 2: [5], 3: [4, 4, 4, 4, 4]})
+    expected = harness.run(batch)
+    padding = torch.zeros(4, dtype=torch.int32)
+    padded = replace(
+        batch,
+        decode_slots=torch.cat((batch.decode_slots, padding)),
+        decode_lens=torch.cat((batch.decode_lens, padding)),
+        chunk_slots=torch.cat((batch.chunk_slots, padding)),
+        chunk_starts=torch.cat((batch.chunk_starts, padding + len(batch.token_ids))),
+        chunk_lens=torch.cat((batch.chunk_lens, padding)),
+    )
+    torch.testing.assert_close(harness.run(padded), expected, rtol=1e-4, atol=1e-4)

@@ -179,10 +179,8 @@ def test_padding_changes_nothing(tmp_path: Path) -> None:
         token_ids=torch.cat((batch.token_ids, padding)),
         positions=torch.cat((batch.positions, padding)),
         kv_slots=torch.cat((batch.kv_slots, torch.full((3,), -1))),
-        slots=torch.cat((batch.slots, padding)),
-        seq_lens=torch.cat((batch.seq_lens, padding)),
-        query_starts=torch.arange(5, dtype=torch.int32),
-        num_decodes=4,
+        decode_slots=torch.cat((batch.decode_slots, padding)),
+        decode_lens=torch.cat((batch.decode_lens, padding)),
     )
     assert_same(harness.run(padded), expected)
     for before, after in zip(pages, (page for pair in harness.kv.layers for page in pair), strict=True):

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from runner_harness import BLOCK_SIZE, VOCAB_SIZE, PlanMaker, make_runner
 
-from octavo.model.graphs import decode_sizes
-from octavo.model.plan import SequenceSlice, StepPlan
+from octavo.model.graphs import MAX_CHUNKS, decode_sizes, mixed_shapes
+from octavo.model.plan import GraphCounts, SequenceSlice, StepPlan
 from octavo.model.runner import ModelRunner
 
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
@@ -29,8 +31,30 @@ def test_every_batch_finds_a_graph_that_is_hardly_larger(max_num_seqs: int) -> N
             assert padding < 8 or padding * 8 <= rows
 
 
+@given(st.integers(1, 1500), st.integers(1, 9000), st.sampled_from([4, 16, 64]))
+def test_mixed_graphs_are_ordered_and_hold_what_their_tokens_may_bring(
+    max_num_seqs: int, max_num_tokens: int, block_size: int
+) -> None:
+    shapes = mixed_shapes(max_num_seqs, max_num_tokens, block_size)
+    assert shapes == sorted(set(shapes))
+    for shape in shapes:
+        assert shape.num_tokens <= min(max_num_tokens, 2048)
+        assert 0 < shape.num_chunks <= min(MAX_CHUNKS, shape.num_decodes)
+        assert shape.num_decodes == shape.num_sampled <= min(max_num_seqs, shape.num_tokens)
+        assert shape.num_updates >= shape.num_decodes + shape.num_tokens // block_size
+    if max_num_tokens >= 64:
+        assert shapes
+
+
 def cuda_runner(num_slots: int) -> ModelRunner:
     return make_runner(num_slots=num_slots, num_blocks=512, device=torch.device("cuda", 0))
+
+
+def tokens_launched_ahead(runner: ModelRunner, steps: Sequence[StepPlan]) -> list[list[int]]:
+    """The tokens of all steps; none is read before the last is launched, only copied: a graph writes its own
+    over those of the replay before."""
+    copies = [sampled.tokens.clone() for step in steps if (sampled := runner.run(step)) is not None]
+    return [tokens.tolist() for tokens in copies]
 
 
 def tokens_of(runner: ModelRunner, num_slots: int, num_decodes: int) -> list[list[int]]:
@@ -42,19 +66,48 @@ def tokens_of(runner: ModelRunner, num_slots: int, num_decodes: int) -> list[lis
         prompt = [(7 * slot + i) % (VOCAB_SIZE - 1) for i in range(2 + slot % 9)]
         steps.append(plans.plan(plans.prefill(slot, prompt)))
     steps += [plans.plan(*map(plans.decode, range(num_slots))) for _ in range(num_decodes)]
-    results = [runner.run(step) for step in steps]  # launched ahead: nothing is read before the last
-    return [result.tokens.tolist() for result in results if result is not None]
+    return tokens_launched_ahead(runner, steps)
 
 
 @needs_gpu
 @pytest.mark.parametrize("batch", [1, 7, 33])
 def test_replayed_steps_give_the_tokens_of_launched_ones(batch: int) -> None:
     launched, replayed = cuda_runner(40), cuda_runner(40)
-    replayed.capture_graphs()
-    graphs = replayed._graphs
-    assert graphs is not None
+    replayed.capture_graphs(128)
     assert tokens_of(replayed, batch, 12) == tokens_of(launched, batch, 12)
-    assert (graphs.hits, graphs.misses) == (12, 0)
+    counts = replayed.graph_counts()
+    assert sum(counts.replayed.values()) == batch + 12 and not any(counts.launched.values())
+    assert counts.replayed["decode"] >= 12
+
+
+def mixed_tokens_of(runner: ModelRunner, num_slots: int) -> list[list[int]]:
+    """Every sequence decodes while the prompts of the next come in chunks, two at a time."""
+    plans, steps = PlanMaker(num_blocks=512), []
+    for slot in range(0, num_slots, 2):
+        for new in (slot, slot + 1):
+            plans.start(new, **({"temperature": 0.9, "top_k": 9} if new % 3 else {}))
+        prompts = [
+            [(5 * new + i) % (VOCAB_SIZE - 1) for i in range(20 + new % 11)] for new in (slot, slot + 1)
+        ]
+        for begin, end in ((0, 9), (9, None)):
+            decodes = [plans.decode(running) for running in range(slot)]
+            chunks = [
+                plans.prefill(new, prompt[begin:end], samples=end is None)
+                for new, prompt in zip((slot, slot + 1), prompts, strict=True)
+            ]
+            steps.append(plans.plan(*decodes, *chunks))
+    return tokens_launched_ahead(runner, steps)
+
+
+@needs_gpu
+@pytest.mark.parametrize("num_slots", [2, 18, 40])
+def test_replayed_mixed_steps_give_the_tokens_of_launched_ones(num_slots: int) -> None:
+    launched, replayed = cuda_runner(40), cuda_runner(40)
+    replayed.capture_graphs(128)
+    assert mixed_tokens_of(replayed, num_slots) == mixed_tokens_of(launched, num_slots)
+    assert replayed.graph_counts() == GraphCounts(
+        {"decode": 0, "mixed": num_slots}, {"decode": 0, "mixed": 0}
+    )
 
 
 @needs_gpu
@@ -63,9 +116,7 @@ def test_a_step_with_more_new_blocks_than_rows_is_launched_or_takes_a_larger_gra
     prompt = [(5 * i) % (VOCAB_SIZE - 1) for i in range(7 * BLOCK_SIZE + 1)]
     for num_slots, hits in ((2, 0), (16, 1)):
         runner, plans = cuda_runner(num_slots), PlanMaker()
-        runner.capture_graphs()
-        graphs = runner._graphs
-        assert graphs is not None
+        runner.capture_graphs(16)
         plans.start(0)
         first = plans.prefill(0, prompt)
         expected = runner.run(plans.plan(first))
@@ -75,4 +126,6 @@ def test_a_step_with_more_new_blocks_than_rows_is_launched_or_takes_a_larger_gra
         hit = runner.run(StepPlan((row,), plans.plan().starts))
         assert expected is not None and hit is not None
         assert hit.tokens.tolist() == expected.tokens.tolist()
-        assert (graphs.hits, graphs.misses) == (hits, 1 - hits)
+        counts = runner.graph_counts()
+        assert (counts.replayed["decode"], counts.launched["decode"]) == (hits, 1 - hits)
+        assert counts.launched["mixed"] == 1, "the prompt is larger than any graph here"

@@ -76,10 +76,20 @@ def test_larger_steps_need_more() -> None:
     assert bound(64, 200) - bound(64, 100) >= 100 * config.vocab_size * 8
 
 
-def test_graphs_cost_by_the_number_of_captured_sizes() -> None:
-    assert 0 < graph_bytes(1) < graph_bytes(16) < graph_bytes(256) < graph_bytes(1024)
-    assert graph_bytes(16) == 16 * graph_bytes(1)
-    assert graph_bytes(5000) == graph_bytes(1024)  # larger steps are not captured
+def test_graphs_cost_by_the_number_of_captured_shapes_and_the_tokens_of_the_largest() -> None:
+    config = config_of("LlamaForCausalLM")
+
+    def cost(max_num_seqs: int, max_num_batched_tokens: int) -> int:
+        return graph_bytes(
+            config,
+            torch.bfloat16,
+            max_num_batched_tokens=max_num_batched_tokens,
+            max_num_seqs=max_num_seqs,
+            block_size=16,
+        )
+
+    assert 0 < cost(1, 32) < cost(16, 32) < cost(256, 256) < cost(256, 2048) < cost(1024, 2048)
+    assert cost(5000, 8192) == cost(1024, 2048)  # larger steps are not captured
 
 
 def test_memory_of_a_cpu_is_the_machines_or_what_its_container_may_use(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from paged_cache import DTYPES, TOLERANCE, PagedCache
@@ -62,9 +64,26 @@ def test_any_path_of_a_device_agrees_with_the_definition(
     for _ in range(2):  # the second call finds its indices in the memo
         out = prefill_attention(
             q, cache.k, cache.v, cache.block_tables, cache.slots, starts(query_lens, device), cache.seq_lens,
-            scale=64**-0.5, window=window, max_query_len=64, max_seq_len=100, memo=memo,
+            scale=64**-0.5, window=window, memo=memo,
         )  # fmt: skip
         check(out, q, cache, query_lens, window)
+
+
+@pytest.mark.parametrize("before", [1, 40])
+@pytest.mark.parametrize("path", [prefill_attention, launch_prefill_attention])
+def test_queries_of_others_before_and_behind_the_rows_are_left_alone(
+    kernel_device: torch.device, path: Callable[..., Tensor], before: int
+) -> None:
+    cache = PagedCache.random([30, 50, 0], 2, 32, 16, torch.float32, kernel_device)
+    q = torch.randn(before + 30 + 12 + 20, 6, 32, device=kernel_device)
+    query_starts = starts([30, 12, 0], kernel_device) + before
+    out = torch.full_like(q, 7)
+    path(
+        q, cache.k, cache.v, cache.block_tables, cache.slots, query_starts, cache.seq_lens,
+        scale=32**-0.5, out=out,
+    )  # fmt: skip
+    check(out[before:], q[before:], cache, [30, 12, 0])
+    assert (out[:before] == 7).all() and (out[before + 42 :] == 7).all()
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

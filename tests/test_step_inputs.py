@@ -73,7 +73,7 @@ def expected_arrays(plan: StepPlan, tables: dict[int, list[int]]) -> dict[str, l
     arrays: dict[str, list[int]] = {name: [] for name in StepArrays._fields}
     for start in plan.starts:
         tables[start.slot] = []
-    arrays["query_starts"].append(0)
+    arrays["chunk_starts"].append(sum(row.length == 1 for row in plan.rows))
     for row in plan.rows:
         table = tables[row.slot]
         for block in row.new_blocks:
@@ -85,9 +85,11 @@ def expected_arrays(plan: StepPlan, tables: dict[int, list[int]]) -> dict[str, l
             arrays["positions"].append(position)
             arrays["kv_slots"].append(table[position // BLOCK_SIZE] * BLOCK_SIZE + position % BLOCK_SIZE)
             arrays["token_ids"].append(FROM_DEVICE if row.tokens is None else row.tokens[i])
-        arrays["slots"].append(row.slot)
-        arrays["query_starts"].append(len(arrays["positions"]))
-        arrays["seq_lens"].append(row.start + row.length)
+        kind = "decode" if row.length == 1 else "chunk"
+        arrays[f"{kind}_slots"].append(row.slot)
+        arrays[f"{kind}_lens"].append(row.start + row.length)
+        if row.length != 1:
+            arrays["chunk_starts"].append(len(arrays["positions"]))
         if row.samples:
             arrays["last_tokens"].append(len(arrays["positions"]) - 1)
             arrays["sample_slots"].append(row.slot)
@@ -97,13 +99,14 @@ def expected_arrays(plan: StepPlan, tables: dict[int, list[int]]) -> dict[str, l
 
 PADDING: dict[str, int] = dict.fromkeys(StepArrays._fields, 0) | {
     "kv_slots": -1,
-    "slots": PADDING_SLOT,
+    "decode_slots": PADDING_SLOT,
+    "chunk_slots": PADDING_SLOT,
     "sample_slots": PADDING_SLOT,
     "update_index": PADDING_SLOT * MAX_BLOCKS,
 }
 
 
-@given(plans(), st.lists(st.integers(0, 5), min_size=4, max_size=4))
+@given(plans(), st.lists(st.integers(0, 5), min_size=5, max_size=5))
 @settings(max_examples=150, deadline=None)
 def test_every_array_of_every_step_is_what_the_plan_says(steps: list[StepPlan], padding: list[int]) -> None:
     mirror = BlockTableMirror(NUM_SLOTS, MAX_BLOCKS, BLOCK_SIZE)
@@ -116,7 +119,7 @@ def test_every_array_of_every_step_is_what_the_plan_says(steps: list[StepPlan], 
         arrays = unpack(HostBuffer(shape, CPU).pack(layout, mirror), shape)
         num_tokens = len(expected["token_ids"])
         for name, view in arrays._asdict().items():
-            pad = num_tokens if name == "query_starts" else PADDING[name]
+            pad = num_tokens if name == "chunk_starts" else PADDING[name]
             values = expected[name]
             assert view.tolist() == values + [pad] * (len(view) - len(values)), name
         # What the device does with the updates leaves it with the tables that the host believes in.
@@ -126,13 +129,14 @@ def test_every_array_of_every_step_is_what_the_plan_says(steps: list[StepPlan], 
             assert device_tables[slot, : len(table)].tolist() == table
         assert not device_tables[PADDING_SLOT].any()
         assert layout.host_slots == expected["sample_slots"]
-        lengths = [row.length for row in plan.rows]
-        assert layout.bounds == (lengths.count(1), max(lengths), max(expected["seq_lens"]))
+        assert layout.max_seq_len == max(row.start + row.length for row in plan.rows)
 
 
-@given(st.tuples(*[st.integers(0, 40)] * 4))
+@given(st.tuples(*[st.integers(0, 40)] * 5))
 @settings(max_examples=100, deadline=None)
-def test_every_field_begins_on_16_bytes_and_none_shares_a_byte(lengths: tuple[int, int, int, int]) -> None:
+def test_every_field_begins_on_16_bytes_and_none_shares_a_byte(
+    lengths: tuple[int, int, int, int, int],
+) -> None:
     shape = StepShape(*lengths)
     buffer = torch.zeros(shape.num_bytes, dtype=torch.uint8)
     views = unpack(buffer, shape)
@@ -143,9 +147,13 @@ def test_every_field_begins_on_16_bytes_and_none_shares_a_byte(lengths: tuple[in
     for number, view in enumerate(views, 1):
         assert (view == number).all()
     by_name: dict[str, Any] = views._asdict()
-    for name, dtype in (("kv_slots", torch.int64), ("last_tokens", torch.int64), ("slots", torch.int32)):
+    for name, dtype in (
+        ("kv_slots", torch.int64),
+        ("last_tokens", torch.int64),
+        ("decode_slots", torch.int32),
+    ):
         assert by_name[name].dtype == dtype
-    tokens, rows, sampled, updates = shape
+    tokens, decodes, chunks, sampled, updates = shape
     of_tokens, of_samples = (
         {"kv_slots", "token_ids", "positions"},
         {
@@ -161,14 +169,16 @@ def test_every_field_begins_on_16_bytes_and_none_shares_a_byte(lengths: tuple[in
             wanted = sampled
         elif name.startswith("update"):
             wanted = updates
+        elif name.startswith("decode"):
+            wanted = decodes
         else:
-            wanted = rows + (name == "query_starts")
+            wanted = chunks + (name == "chunk_starts")
         assert len(view) == wanted, name
 
 
 def test_a_buffer_is_packed_anew_without_a_trace_of_the_step_before() -> None:
     mirror = BlockTableMirror(NUM_SLOTS, MAX_BLOCKS, BLOCK_SIZE)
-    shape = StepShape(8, 4, 4, 4)
+    shape = StepShape(8, 4, 4, 4, 4)
     host, fresh = HostBuffer(shape, CPU), HostBuffer(shape, CPU)
     host.pack(lay_out(StepPlan((SequenceSlice(0, 0, 8, [7] * 8, [3, 4], True),)), mirror), mirror)
     small = lay_out(StepPlan((SequenceSlice(2, 0, 1, [5], [9], True),)), mirror)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -24,9 +25,8 @@ def run_warm_up(runner: ModelRunner, *, num_slots: int, max_tokens: int = 64, ma
 
 @pytest.fixture
 def no_gpu_to_wait_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The steps run on any device; only the wait at the end of the warm-up needs a GPU."""
-    if not torch.cuda.is_available():
-        monkeypatch.setattr(torch.cuda, "synchronize", lambda device: None)
+    """The steps run on any device, here on the CPU; only the wait at the end of the warm-up needs a GPU."""
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda device: None)
 
 
 @pytest.mark.usefixtures("no_gpu_to_wait_for")
@@ -76,9 +76,10 @@ def test_the_smallest_engines_are_warmed_up_too(
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 @pytest.mark.parametrize("with_graphs", [True, False])
-def test_no_kernel_is_compiled_once_the_engine_is_ready(with_graphs: bool) -> None:
+def test_no_kernel_is_compiled_once_the_engine_is_ready(with_graphs: bool, tmp_path: Path) -> None:
     """In a process of its own: this one has compiled kernels for other tests."""
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as process:
-        before, after = process.submit(kernels_compiled, with_graphs).result()
-    assert before, "the hook saw no kernel compiled: it does not watch what it should"
+        before, late, after = process.submit(kernels_compiled, with_graphs, str(tmp_path)).result()
+    assert before, "the hook saw no kernel loaded: it does not watch what it should"
+    assert late == [], "these were not compiled ahead, together with the others"
     assert after == []
