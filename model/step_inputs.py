@@ -143,7 +143,7 @@ class StepLayout:
 
 def lay_out(plan: StepPlan, mirror: BlockTableMirror) -> StepLayout:
     """Work out a plan's arrays. O(tokens) in numpy, O(rows) in Python."""
-    row_slots, row_starts, row_lengths, row_tokens, new_blocks, samples = zip(*plan.rows, strict=True)
+    row_slots, row_starts, row_lengths, row_tokens, new_blocks, samples, *_ = zip(*plan.rows, strict=True)
     update_index, update_value = mirror.apply(plan.starts, row_slots, new_blocks)
     slots, starts, lengths = (np.array(c, np.int32) for c in (row_slots, row_starts, row_lengths))
     num_rows, num_decodes = len(slots), int(np.count_nonzero(lengths == 1))
