@@ -36,6 +36,7 @@ LogprobsWriter = Callable[[Sequence[int], Sequence[Any]], Any]
 """(token ids, their TokenLogprobs) of one choice's next tokens -> what the response says of them."""
 
 IGNORED_HEADER = "x-octavo-ignored-fields"
+TIMES_HEADER = "server-timing"
 _MAX_NAMED_FIELDS = 20
 _MAX_NAME_CHARS = 64
 
@@ -121,7 +122,9 @@ class Answer:
         """The response. Raises RequestError, and ClientDisconnect if nobody waits for it any more."""
         await self._accepted()
         headers = ignored_header(self._asked.ignored)
+        times = self._choices.times
         if self._asked.fields.stream:
+            headers[TIMES_HEADER] = times.opening_header(time.monotonic())
             return EventStream(
                 self._frames(),
                 on_close=self._choices.stop,
@@ -132,6 +135,7 @@ class Answer:
             body = await unless_disconnected(request.receive, self._whole())
         finally:
             self._choices.stop()
+        headers[TIMES_HEADER] = times.header(time.monotonic())
         return Response(body, media_type="application/json", headers=headers)
 
     async def _accepted(self) -> None:
@@ -156,7 +160,9 @@ class Answer:
                 deltas[index].append(delta)
         choices = [self._choice(index, heard) for index, heard in enumerate(deltas)]
         beside = {} if self._route.chunk.prompt_in_choice else self._told(0)
-        return msgspec.json.encode({**self._common, "choices": choices, "usage": self._usage(), **beside})
+        return msgspec.json.encode(
+            {**self._common, "choices": choices, "usage": self._final_usage(), **beside}
+        )
 
     async def _batches(self) -> AsyncGenerator[Batch]:
         async with aclosing(self._choices.batches()) as batches:
@@ -203,7 +209,7 @@ class Answer:
                 if frames:
                     yield b"".join(frames)
             if fields.include_usage:
-                yield encoder.usage(self._usage())
+                yield encoder.usage(self._final_usage())
         except RequestError as error:
             yield error_frame(error.body())
         except Exception:
@@ -258,6 +264,9 @@ class Answer:
 
     def _running_usage(self) -> dict[str, Any] | None:
         return self._usage() if self._asked.fields.continuous_usage else None
+
+    def _final_usage(self) -> dict[str, Any]:
+        return {**self._usage(), "timings": self._choices.times.usage()}
 
     def _usage(self) -> dict[str, Any]:
         choices = self._choices

@@ -13,6 +13,7 @@ from .errors import DeadlineError, EngineStoppedError, GenerationError, RequestE
 from .generation import NO_CLAIM, Generation, TextDelta, TextStream, choice_params
 from .metrics import ServerMetrics
 from .request_record import RequestRecord, cause_of_refusal
+from .request_times import RequestTimes
 
 Batch = list[tuple[int, TextDelta]]
 """(index of the choice, what it brought), as many as have come."""
@@ -42,6 +43,7 @@ class Choices:
     ) -> None:
         self.num_prompt_tokens = sum(map(len, prompts))
         self.num_cached_tokens = 0
+        self.times = RequestTimes(arrival_s)
         self._n = params.n
         self._metrics = metrics
         self._streams: list[TextStream] = []
@@ -119,6 +121,8 @@ class Choices:
             raise DeadlineError(delta.error or "the request ran out of time")
         if delta.finish_reason is FinishReason.ERROR:
             raise GenerationError(delta.error or "The engine failed at this request.")
+        if delta.timings is not None:
+            self.times.absorb(delta.timings)
         if delta.timings is not None and index % self._n == 0:
             # The first choice tells how warm the cache was; its siblings find what it has just written.
             self.num_cached_tokens += delta.timings.num_cached_tokens

@@ -18,7 +18,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from .answer import IGNORED_HEADER
+from .answer import IGNORED_HEADER, TIMES_HEADER
 from .anthropic import CountTokens, anthropic_messages
 from .chat import chat_completions
 from .completions import completions
@@ -116,7 +116,7 @@ def _middleware(server: ServerContext, routes: list[Route]) -> list[Middleware]:
             allow_origins=settings.cors_origins,
             allow_methods=["*"],
             allow_headers=["*"],
-            expose_headers=[REQUEST_ID_HEADER, IGNORED_HEADER, "retry-after"],
+            expose_headers=[REQUEST_ID_HEADER, IGNORED_HEADER, TIMES_HEADER, "retry-after"],
         ),
         Middleware(Bugs),
     ]

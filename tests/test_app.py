@@ -61,6 +61,7 @@ def test_chat_answer(http: httpx.Client) -> None:
     assert bytes(byte for entry in content for byte in entry["bytes"]) == REPLY.encode() + b"<end>"
     assert all(len(entry["top_logprobs"]) == 2 for entry in content)
     prompt_tokens, completion_tokens = len("user: hi\nassistant: "), len(REPLY.encode()) + 1
+    assert body["usage"].pop("timings")["queue_ms"] >= 0
     assert body["usage"] == {
         "prompt_tokens": prompt_tokens,
         "completion_tokens": completion_tokens,
