@@ -160,7 +160,7 @@ class StopChecker:
         for stop in self._stops:
             if stop in text:
                 return self._finish(text)
-            num_safe = min(num_safe, _start_of_partial(text, stop))
+            num_safe = min(num_safe, start_of_partial(text, stop))
         self._held = text[num_safe:]
         return text[:num_safe], None
 
@@ -171,11 +171,11 @@ class StopChecker:
         return text[: start + len(stop) if self._include_stop else start], stop
 
 
-def _start_of_partial(text: str, stop: str) -> int:
-    """Where the longest end of `text` begins that `stop` may continue; len(text) if there is none."""
-    start = text.find(stop[0], max(0, len(text) - len(stop) + 1))
+def start_of_partial(text: str, marker: str) -> int:
+    """Where the longest end of `text` begins that `marker` may continue; len(text) if there is none."""
+    start = text.find(marker[0], max(0, len(text) - len(marker) + 1))
     while start >= 0:
-        if stop.startswith(text[start:]):
+        if marker.startswith(text[start:]):
             return start
-        start = text.find(stop[0], start + 1)
+        start = text.find(marker[0], start + 1)
     return len(text)
