@@ -7,79 +7,32 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass
-from typing import Any, NamedTuple
-from urllib.parse import quote
+from typing import Any
 
 import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
 from ..model.plan import TokenLogprobs
-from ..model.sampling_params import SamplingParams
 from ..scheduler.request import Claim, FinishReason
+from .answer_parts import delta_json
+from .asked import Asked, Route
 from .choices import Batch, Choices
-from .chunks import DONE, ChunkEncoder, ChunkShape, error_frame
+from .chunks import DONE, ChunkEncoder, error_frame
 from .context import ServerContext
 from .disconnect import unless_disconnected
 from .errors import GenerationError, RequestError
 from .generation import TextDelta
+from .ignored_fields import ignored_header
 from .logprob_objects import prompt_logprobs
-from .protocol import SamplingFields, client_names, usage
+from .protocol import client_names, usage
 from .sse import EventStream
 
 log = logging.getLogger(__name__)
 
-LogprobsWriter = Callable[[Sequence[int], Sequence[Any]], Any]
-"""(token ids, their TokenLogprobs) of one choice's next tokens -> what the response says of them."""
-
-IGNORED_HEADER = "x-octavo-ignored-fields"
 TIMES_HEADER = "server-timing"
-_MAX_NAMED_FIELDS = 20
-_MAX_NAME_CHARS = 64
-
-
-class Route(NamedTuple):
-    """What distinguishes one route's answers.
-
-    choice: (index, text, logprobs, finish reason, stop reason) -> the choice's object.
-    logprobs: a writer for one choice; true names tokens by their ids.
-    """
-
-    id_prefix: str
-    object: str
-    chunk: ChunkShape
-    choice: Callable[[int, str, Any, str | None, str | int | None], dict[str, Any]]
-    logprobs: Callable[[bool], LogprobsWriter]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Asked:
-    """A request, read: what to generate.
-
-    echoes: for each prompt the text that its answers begin with.
-    prompt_only: the one token that was generated is left out of the answer.
-    told: for each prompt what the response tells of it.
-    prompt_field, max_tokens_field: the request's names for them, for errors that come later.
-    tokenize_s: seconds that encoding the prompts took.
-    grammar_field: likewise for what `params.structured_outputs` comes from, if neither response_format nor
-    structured_outputs.
-    """
-
-    fields: SamplingFields
-    model: str
-    prompts: Sequence[Sequence[int]]
-    params: SamplingParams
-    ignored: Sequence[str] = ()
-    echoes: Sequence[str] = ()
-    prompt_only: bool = False
-    told: Sequence[Mapping[str, Any]] = ()
-    prompt_field: str = "prompt"
-    max_tokens_field: str = "max_tokens"
-    tokenize_s: float = 0.0
-    grammar_field: str = ""
 
 
 class Answer:
@@ -102,6 +55,8 @@ class Answer:
         num_writers = len(asked.prompts) * asked.params.n if asked.params.logprobs is not None else 0
         as_ids = asked.fields.return_tokens_as_token_ids
         self._writers = [route.logprobs(as_ids) for _ in range(num_writers)]
+        num_choices = len(asked.prompts) * asked.params.n
+        self._parts = [] if asked.parts is None else [asked.parts() for _ in range(num_choices)]
         try:
             self._choices = Choices(
                 server.generation,
@@ -181,8 +136,12 @@ class Answer:
             entries = [entry for delta in deltas for entry in delta.logprobs]
             echoed_ids, echoed = self._echoed_logprobs(index)
             logprobs = self._writers[index]([*echoed_ids, *token_ids], [*echoed, *entries])
-        text = self._echo(index) + "".join(delta.text for delta in deltas)
-        choice = self._route.choice(index, text, logprobs, last.finish_reason.value, last.stop_reason)
+        text, echo = "".join(delta.text for delta in deltas), self._echo(index)
+        reason = last.finish_reason.value
+        choice = self._route.choice(index, echo + text, logprobs, reason, last.stop_reason)
+        if self._parts:
+            choice["message"] |= self._parts[index].message(text, echo)
+            choice["finish_reason"] = self._parts[index].finish_reason(last.finish_reason)
         if self._asked.fields.return_token_ids:
             choice["token_ids"] = token_ids
         return {**choice, **self._told(index)} if self._route.chunk.prompt_in_choice else choice
@@ -231,11 +190,30 @@ class Answer:
         frames = []
         logprobs = self._writers[index](delta.token_ids, delta.logprobs) if self._writers else None
         tells_tokens = logprobs is not None or self._asked.fields.return_token_ids
+        if self._parts:
+            return self._part_frames(encoder, index, delta, logprobs, tells_tokens)
         if delta.text or (tells_tokens and delta.token_ids):
             frames.append(encoder.text(index, delta.text, logprobs, self._running_usage(), delta.token_ids))
         if delta.finish_reason is not None:
             reason = delta.finish_reason.value
             frames.append(encoder.closing(index, reason, delta.stop_reason, self._running_usage()))
+        return frames
+
+    def _part_frames(
+        self, encoder: ChunkEncoder, index: int, delta: TextDelta, logprobs: Any, tells_tokens: bool
+    ) -> list[bytes]:
+        """Chunks of an answer in parts; what is told of the delta's tokens stands in the first."""
+        parts, reason = self._parts[index], delta.finish_reason
+        deltas = [delta_json(piece) for piece in parts.push(delta.text, final=reason is not None)]
+        if tells_tokens and delta.token_ids and not deltas:
+            deltas = [b"{}"]
+        frames, token_ids = [], delta.token_ids
+        for each in deltas:
+            frames.append(encoder.part(index, each, logprobs, self._running_usage(), token_ids))
+            logprobs, token_ids = None, ()
+        if reason is not None:
+            told = parts.finish_reason(reason)
+            frames.append(encoder.closing(index, told, delta.stop_reason, self._running_usage()))
         return frames
 
     def _echo(self, index: int) -> str:
@@ -278,13 +256,3 @@ def _emptied(delta: TextDelta) -> TextDelta:
     """`delta` without its token, for an answer that is a prompt alone."""
     ended = None if delta.finish_reason is None else FinishReason.LENGTH
     return TextDelta(finish_reason=ended, timings=delta.timings)
-
-
-def ignored_header(fields: Sequence[str]) -> dict[str, str]:
-    """The header that names unknown fields; clients choose the names, so they are quoted and cut."""
-    if not fields:
-        return {}
-    names = [quote(field[:_MAX_NAME_CHARS], safe="[]") for field in fields[:_MAX_NAMED_FIELDS]]
-    if len(fields) > _MAX_NAMED_FIELDS:
-        names.append("...")
-    return {IGNORED_HEADER: ", ".join(names)}

@@ -7,7 +7,6 @@ from functools import partial
 from starlette.requests import Request
 from starlette.responses import Response
 
-from .answer import ignored_header
 from .anthropic_writer import MESSAGE_PREFIX, AnthropicWriter
 from .body import read_body
 from .chat import ChatReader, logprobs_writer
@@ -15,6 +14,7 @@ from .context import ServerContext
 from .endpoint import GenerationEndpoint
 from .errors import RequestError
 from .event_answer import EventAnswer, TranslatedAsked, translated
+from .ignored_fields import ignored_header
 from .prompt_encoder import PromptEncoder
 from .protocol_anthropic import CountRequest, MessagesRequest, read_messages_request
 from .responses import json_response

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from .answer import Answer, Asked, LogprobsWriter, Route
+from .answer import Answer
+from .asked import Asked, LogprobsWriter, Route
 from .chunks import CHAT_CHUNK
 from .context import ServerContext
 from .endpoint import GenerationEndpoint
+from .errors import RequestError
 from .prompt_encoder import PromptEncoder, truncation
 from .protocol import sampling_params
 from .protocol_chat import (
@@ -21,6 +24,7 @@ from .protocol_chat import (
     check_template_flags,
     read_chat,
 )
+from .tool_types import ToolMode
 from .validation import decode_object
 
 
@@ -53,9 +57,9 @@ class ChatReader:
 
     def read(self, fields: Mapping[str, Any]) -> Asked:
         """What a request without nulls asks for. Raises RequestError."""
-        request, messages, ignored = self._check(fields)
+        request, messages, tools, ignored = asked = self._check(fields)
         model = self._server.served_name(request.model)
-        text = self._render(request, messages)
+        text = self._render(asked)
         began_s = time.perf_counter()
         prompt = self._encoder.encode_prompt(
             text, "messages", request.add_special_tokens, truncation(request, request.max_output_tokens)
@@ -70,6 +74,15 @@ class ChatReader:
             logprobs=request.num_logprobs,
             prompt_logprobs=request.prompt_logprobs,
         )
+        if tools is not None and tools.mode is not ToolMode.AUTO:
+            raise RequestError(
+                'tool_choice must be "auto" or "none" on this server',
+                param="tool_choice",
+                code="unsupported_value",
+            )
+        formats = self._encoder.formats
+        if formats.needs_special_tokens(tools, self._encoder.tokenizer):
+            params = replace(params, skip_special_tokens=False)
         return Asked(
             fields=request,
             model=model,
@@ -78,6 +91,7 @@ class ChatReader:
             ignored=ignored,
             echoes=[_last_words(messages)] if request.echo else (),
             told=[_told(request, text, prompt)],
+            parts=formats.parts(tools, text, request.include_reasoning),
             prompt_field="messages",
             max_tokens_field=request.max_tokens_field,
             tokenize_s=tokenize_s,
@@ -85,20 +99,22 @@ class ChatReader:
 
     def count(self, fields: Mapping[str, Any]) -> int:
         """Tokens of the prompt, however many. Raises RequestError."""
-        request, messages, _ = self._check(fields)
+        asked = self._check(fields)
+        request = asked.request
         self._server.served_name(request.model)
-        text = self._render(request, messages)
+        text = self._render(asked)
         return len(self._encoder.encode(text, "messages", request.add_special_tokens))
 
     def _check(self, fields: Mapping[str, Any]) -> ChatPrompt:
         settings = self._server.settings
         return read_chat(fields, strict=settings.strict, max_logprobs=settings.max_logprobs)
 
-    def _render(self, request: ChatRequest, messages: list[dict[str, Any]]) -> str:
+    def _render(self, asked: ChatPrompt) -> str:
+        request = asked.request
         if request.chat_template is not None:
             self._server.settings.check_trusts_templates()
         return self._encoder.render(
-            messages,
+            asked.messages,
             add_generation_prompt=check_template_flags(
                 request.add_generation_prompt, request.continue_final_message
             ),
@@ -106,6 +122,8 @@ class ChatReader:
             variables=request.chat_template_kwargs,
             documents=request.documents,
             source=request.chat_template,
+            tools=asked.tools,
+            reasoning_effort=request.reasoning_effort,
         )
 
 

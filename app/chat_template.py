@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
-from jinja2 import nodes
+from jinja2 import meta, nodes
 from jinja2.exceptions import SecurityError
 from jinja2.ext import Extension, loopcontrols
 from jinja2.parser import Parser
@@ -22,6 +22,8 @@ from jinja2.utils import Namespace
 
 from .errors import RequestError, StartupError
 from .json_file import read_json_object
+from .tool_formats import HERMES, ToolFormat
+from .tool_prompt import plain_messages
 
 _MAX_CHARACTERS = 1 << 26
 """A prompt of 64 Mi characters is beyond every model; a template that writes more has run away."""
@@ -43,6 +45,7 @@ class ChatTemplate:
     """A compiled template, and the one for requests with tools where a model has two.
 
     special_tokens: "bos_token", "eos_token", ... to their text; visible to the template.
+    source: the text of all templates.   variables: the names that they ask for.
     Raises StartupError if a template is not valid Jinja.
     """
 
@@ -53,6 +56,8 @@ class ChatTemplate:
         self._special_tokens = dict(special_tokens or {})
         environment = _environment()
         self._templates = {name: _compile(environment, text) for name, text in sources.items()}
+        self.source = "\n".join(sources.values())
+        self.variables = frozenset(meta.find_undeclared_variables(environment.parse(self.source)))
         if "default" not in self._templates:
             raise StartupError(f"the model has chat templates {', '.join(sources)} but none named default")
 
@@ -64,11 +69,17 @@ class ChatTemplate:
         except StartupError as error:
             raise TemplateError(f"chat_template: {error}", param="chat_template") from error
 
+    @property
+    def shows_tools(self) -> bool:
+        """Whether the model is told of tools in its own way; else plain messages tell it."""
+        return "tools" in self.variables
+
     def render(
         self,
         messages: Sequence[Mapping[str, Any]],
         *,
         tools: Sequence[Mapping[str, Any]] | None = None,
+        plain_format: ToolFormat = HERMES,
         add_generation_prompt: bool = True,
         continue_final_message: bool = False,
         variables: Mapping[str, Any] | None = None,
@@ -79,9 +90,12 @@ class ChatTemplate:
         continue_final_message: the prompt ends where the last message's text ends, for the model to go on.
         variables: more of them for the template, e.g. `enable_thinking`; the API's chat_template_kwargs.
         documents: for templates that know how to show some, for retrieval.
+        plain_format: of tool calls, if the template knows none.
         Raises TemplateError.
         """
         _check_names(variables or {})
+        if not self.shows_tools:
+            messages = plain_messages(messages, tools or (), plain_format)
         conversation = [_with_parsed_arguments(message) for message in messages]
         if continue_final_message:
             if add_generation_prompt:

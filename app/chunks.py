@@ -114,6 +114,19 @@ class ChunkEncoder:
         tail = self._shape.after_text + b',"logprobs":' + encode(logprobs) + reasons
         return head + encode(text) + tail + self._choice_end(token_ids) + self._end(usage)
 
+    def part(
+        self,
+        index: int,
+        delta: bytes,
+        logprobs: Any = None,
+        usage: Mapping[str, Any] | None = None,
+        token_ids: Sequence[int] = (),
+    ) -> bytes:
+        """The chunk of a chat that carries `delta`, a JSON object."""
+        members = b'"delta":' + delta + b',"logprobs":' + encode(logprobs)
+        reasons = b',"finish_reason":null,"stop_reason":null'
+        return self._choice_head(index) + members + reasons + self._choice_end(token_ids) + self._end(usage)
+
     def closing(
         self,
         index: int,

@@ -5,7 +5,8 @@ from __future__ import annotations
 import time
 from functools import partial
 
-from .answer import Answer, Asked, Route
+from .answer import Answer
+from .asked import Asked, Route
 from .chunks import COMPLETION_CHUNK
 from .context import ServerContext
 from .endpoint import GenerationEndpoint

@@ -178,6 +178,16 @@ class ServerConfig:
     trust_request_chat_template: bool = setting(
         False, SWITCH, "let requests bring a chat template of their own"
     )
+    tool_call_parser: str = setting(
+        "auto",
+        choice("auto", "hermes", "llama3_json", "mistral"),
+        "how the model writes tool calls; auto reads it off the chat template",
+    )
+    reasoning_parser: str = setting(
+        "auto",
+        choice("auto", "none", "qwen3", "deepseek_r1", "mistral"),
+        "how the model marks its reasoning; auto reads it off the chat template",
+    )
     log_level: str = setting(
         "info", choice("debug", "info", "warning", "error"), "least severe log lines shown"
     )

@@ -30,6 +30,7 @@ class ServerSettings:
     trust_request_chat_template: whether a request may bring a chat template of its own.
     request_timeout_s, queue_timeout_s: longest that a request may take, and wait; None is no limit.
     key_weights: shares of the engine, one for each of api_keys; empty is equal ones.
+    tool_call_parser, reasoning_parser: how the model writes both; auto reads it off its chat template.
     """
 
     model_names: tuple[str, ...]
@@ -45,6 +46,8 @@ class ServerSettings:
     request_timeout_s: float | None = None
     queue_timeout_s: float | None = None
     key_weights: tuple[float, ...] = ()
+    tool_call_parser: str = "auto"
+    reasoning_parser: str = "auto"
 
     def check_trusts_templates(self) -> None:
         """Raise RequestError unless a request may bring a chat template of its own."""

@@ -10,7 +10,8 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from ..scheduler.request import Claim
-from .answer import Answer, Asked
+from .answer import Answer
+from .asked import Asked
 from .body import read_body
 from .claims import claim_of
 from .context import ServerContext

@@ -17,7 +17,8 @@ from typing import Any, NamedTuple, Protocol
 import msgspec
 
 from ..scheduler.request import Claim
-from .answer import Answer, Asked, LogprobsWriter, Route
+from .answer import Answer
+from .asked import Asked, LogprobsWriter, Route
 from .chat import ChatReader
 from .chunks import CHAT_CHUNK
 from .context import ServerContext

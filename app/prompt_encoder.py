@@ -9,11 +9,14 @@ from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any, NamedTuple
 
+from .chat_formats import ChatFormats, effort_variables
 from .chat_template import ChatTemplate
 from .errors import ContextLengthError, RequestError
 from .generation import Generation
 from .protocol import SamplingFields
 from .tokenizer import Tokenizer
+from .tool_formats import HERMES
+from .tool_types import ToolUse
 
 # Normalisation can shorten a text before it is split, though not by this much.
 _SHRINKS_AT_MOST = 4
@@ -36,11 +39,22 @@ def truncation(fields: SamplingFields, max_tokens: int | None) -> Truncation | N
 
 
 class PromptEncoder:
-    """Encodes for one model. `field` below is the request field to name in a RequestError."""
+    """Encodes for one model. `field` below is the request field to name in a RequestError.
 
-    def __init__(self, generation: Generation) -> None:
+    tool_parser, reasoning_parser: see ChatFormats.
+    """
+
+    def __init__(
+        self, generation: Generation, tool_parser: str = "auto", reasoning_parser: str = "auto"
+    ) -> None:
         self._generation = generation
         self._max_model_len = generation.max_model_len
+        template = generation.chat_template
+        self.formats = (
+            ChatFormats(None, None)
+            if template is None
+            else ChatFormats.of(template, tool_parser, reasoning_parser)
+        )
 
     @property
     def tokenizer(self) -> Tokenizer:
@@ -60,6 +74,8 @@ class PromptEncoder:
         variables: Mapping[str, Any] | None,
         documents: Sequence[Mapping[str, Any]] | None = None,
         source: str | None = None,
+        tools: ToolUse | None = None,
+        reasoning_effort: str | None = None,
     ) -> str:
         """A conversation as the model's chat template writes it, or the one in `source`.
 
@@ -71,11 +87,14 @@ class PromptEncoder:
         elif template is None:
             message = "This model has no chat template: ask /v1/completions instead"
             raise RequestError(message, param="messages", code="unsupported_value")
+        self.formats.check(tools)
         return template.render(
-            messages,
+            self.formats.fitting_ids(messages),
+            tools=None if tools is None else [tool.for_template() for tool in tools.tools],
+            plain_format=self.formats.tools or HERMES,
             add_generation_prompt=add_generation_prompt,
             continue_final_message=continue_final_message,
-            variables=variables,
+            variables={**effort_variables(reasoning_effort, template), **(variables or {})},
             documents=documents,
         )
 

@@ -1,13 +1,12 @@
-"""/v1/chat/completions: the request's fields and messages, and the answer's objects. Knows no HTTP."""
+"""/v1/chat/completions: the request's fields and the answer's objects. Knows no HTTP."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from msgspec import Struct
-
 from ..model.plan import TokenLogprobs
+from .chat_messages import read_messages
 from .errors import RequestError
 from .logprob_objects import finite, id_name
 from .protocol import (
@@ -19,9 +18,8 @@ from .protocol import (
     read_stream_options,
 )
 from .protocol_grammar import read_grammar_fields
-from .validation import Refused, check_fields, convert, join, refuse_unknown, show, without_nulls
-
-ROLES = ("system", "developer", "user", "assistant")
+from .tool_types import ToolUse, read_tools
+from .validation import Refused, check_fields, convert, refuse_unknown
 
 CHAT_REFUSED: Refused = {
     **REFUSED,
@@ -30,37 +28,24 @@ CHAT_REFUSED: Refused = {
     "function_call": ("none",),
     "functions": ([],),
     "modalities": (["text"],),
-    "parallel_tool_calls": (True, False),
     "prediction": (),
-    "reasoning_effort": (),
-    "tool_choice": ("none",),
-    "tools": ([],),
     "verbosity": ("medium",),
     "web_search_options": (),
     # vLLM
-    "include_reasoning": (True,),
     "media_io_kwargs": ({},),
     "mm_processor_kwargs": ({},),
 }
 
-# An assistant's message comes back with the keys that an answer has, most of them null or empty.
-_MESSAGE_REFUSED: Refused = {
-    "annotations": ([],),
-    "audio": (),
-    "function_call": (),
-    "reasoning": ("",),
-    "reasoning_content": ("",),
-    "refusal": ("",),
-    "tool_call_id": (),
-    "tool_calls": ([],),
-}
-_PART_REFUSED: Refused = {"annotations": ([],)}
-
 
 class ChatRequest(SamplingFields, kw_only=True):
-    """The fields of a chat request that are understood; `messages` are checked by `read_messages`."""
+    """The fields of a chat request that are understood; messages and tools are checked by their readers."""
 
     messages: list[Any]
+    tools: list[Any] | None = None
+    tool_choice: str | dict[str, Any] | None = None
+    parallel_tool_calls: bool = True
+    include_reasoning: bool = True
+    reasoning_effort: str | None = None
     max_tokens: int | None = None
     max_completion_tokens: int | None = None
     logprobs: bool = False
@@ -90,22 +75,16 @@ class ChatRequest(SamplingFields, kw_only=True):
         return (self.top_logprobs or 0) if self.logprobs else None
 
 
-class _Message(Struct, kw_only=True):
-    role: str
-    content: str | list[Any] | None = None
-    name: str | None = None
-
-
-class _TextPart(Struct, kw_only=True):
-    type: str
-    text: str
-
-
 class ChatPrompt(NamedTuple):
-    """A chat request, checked; `messages` as a chat template takes them, `ignored`: unknown fields' paths."""
+    """A chat request, checked.
+
+    messages: as a chat template takes them.   tools: None if the model is told of none.
+    ignored: paths of unknown fields.
+    """
 
     request: ChatRequest
     messages: list[dict[str, Any]]
+    tools: ToolUse | None
     ignored: list[str]
 
 
@@ -124,15 +103,9 @@ def read_chat(
     check_common(request, max_logprobs)
     _check_chat(request, max_logprobs)
     messages = read_messages(request.messages, ignored)
+    tools = read_tools(request.tools, request.tool_choice, request.parallel_tool_calls, ignored)
     refuse_unknown(ignored, known)
-    return ChatPrompt(request, messages, ignored)
-
-
-def read_messages(entries: Sequence[Any], ignored: list[str]) -> list[dict[str, Any]]:
-    """Messages as a chat template takes them, text parts joined; unknown fields' paths go to `ignored`."""
-    if not entries:
-        raise RequestError("messages must hold at least one message, got []", param="messages")
-    return [_read_message(entry, f"messages[{i}]", ignored) for i, entry in enumerate(entries)]
+    return ChatPrompt(request, messages, tools, ignored)
 
 
 def check_template_flags(add_generation_prompt: bool | None, continue_final_message: bool) -> bool:
@@ -149,44 +122,6 @@ def _check_chat(request: ChatRequest, max_logprobs: int) -> None:
         check_num_logprobs("top_logprobs", top, max_logprobs)
     if top and not request.logprobs:
         raise RequestError("top_logprobs must be 0 or left out unless logprobs is true", param="top_logprobs")
-
-
-def _read_message(entry: Any, path: str, ignored: list[str]) -> dict[str, Any]:
-    if not isinstance(entry, dict):
-        raise RequestError(f"{path} must be an object, got {show(entry)}", param=path, code="invalid_type")
-    ignored += check_fields(entry, _Message, _MESSAGE_REFUSED, path)
-    message = convert(without_nulls(entry), _Message, path)
-    if message.role not in ROLES:
-        rule = f"must be one of {', '.join(ROLES)}"
-        raise RequestError(f"{path}.role {rule}, got {show(message.role)}", param=f"{path}.role")
-    if message.content is None:
-        name = f"{path}.content"
-        raise RequestError(f"{name} is required", param=name, code="missing_required_parameter")
-    # Open models are trained on "system"; "developer" is OpenAI's newer word for it.
-    role = "system" if message.role == "developer" else message.role
-    rendered: dict[str, Any] = {"role": role, "content": _read_content(message.content, path, ignored)}
-    if message.name is not None:
-        rendered["name"] = message.name
-    return rendered
-
-
-def _read_content(content: str | list[Any], message_path: str, ignored: list[str]) -> str:
-    if isinstance(content, str):
-        return content
-    if not content:
-        path = join(message_path, "content")
-        raise RequestError(f"{path} must hold at least one part, got []", param=path)
-    texts = []
-    for i, entry in enumerate(content):
-        path = f"{message_path}.content[{i}]"
-        kind = entry.get("type") if isinstance(entry, dict) else None
-        if isinstance(kind, str) and kind != "text":
-            message = f'{path}.type must be "text", got {show(kind)}'
-            raise RequestError(message, param=f"{path}.type", code="unsupported_value")
-        part = convert(entry, _TextPart, path)
-        ignored += check_fields(entry, _TextPart, _PART_REFUSED, path)
-        texts.append(part.text)
-    return "\n".join(texts)
 
 
 def chat_logprobs(

@@ -92,6 +92,8 @@ async def _serve(engine: EngineConfig, server: ServerConfig, listener: socket.so
         strict=server.strict,
         max_logprobs=server.max_logprobs,
         trust_request_chat_template=server.trust_request_chat_template,
+        tool_call_parser=server.tool_call_parser,
+        reasoning_parser=server.reasoning_parser,
         max_queued_requests=engine.max_queued_requests,
         request_timeout_s=server.request_timeout,
         queue_timeout_s=server.queue_timeout,

@@ -18,7 +18,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from .answer import IGNORED_HEADER, TIMES_HEADER
+from .answer import TIMES_HEADER
 from .anthropic import CountTokens, anthropic_messages
 from .chat import chat_completions
 from .completions import completions
@@ -26,6 +26,7 @@ from .context import ServerContext, ServerSettings
 from .errors import RequestError
 from .generation import Generation
 from .health import Health
+from .ignored_fields import IGNORED_HEADER
 from .loop_lag import measure_lag
 from .metrics import ServerMetrics
 from .middleware import Accounting, ApiKeys, Bugs
@@ -83,7 +84,8 @@ def _routes(
     complaint: Callable[[], str | None],
     gather: Callable[[], Awaitable[ServerMetrics]] | None,
 ) -> list[Route]:
-    encoder = PromptEncoder(server.generation)
+    settings = server.settings
+    encoder = PromptEncoder(server.generation, settings.tool_call_parser, settings.reasoning_parser)
     models = Models(server)
     tokenize = Tokenize(server, encoder)
     health = Health(server, complaint)

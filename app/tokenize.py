@@ -8,19 +8,20 @@ from msgspec import Struct
 from starlette.requests import Request
 from starlette.responses import Response
 
-from .answer import ignored_header
 from .body import read_body
+from .chat_messages import read_messages
 from .context import ServerContext
 from .errors import RequestError
+from .ignored_fields import ignored_header
 from .prompt_encoder import PromptEncoder
-from .protocol_chat import check_template_flags, read_messages
+from .protocol_chat import check_template_flags
 from .responses import json_response
+from .tool_types import read_tools
 from .validation import Refused, check_fields, convert, decode_object, refuse_unknown
 
 _TOKENIZE_REFUSED: Refused = {
     "media_io_kwargs": ({},),
     "mm_processor_kwargs": ({},),
-    "tools": ([],),
 }
 
 
@@ -30,6 +31,7 @@ class TokenizeRequest(Struct, kw_only=True):
     model: str | None = None
     prompt: str | None = None
     messages: list[Any] | None = None
+    tools: list[Any] | None = None
     add_special_tokens: bool | None = None
     return_token_strs: bool = False
     add_generation_prompt: bool | None = None
@@ -103,6 +105,7 @@ class Tokenize:
             self._server.settings.check_trusts_templates()
         text = self._encoder.render(
             read_messages(asked.messages or [], ignored),
+            tools=read_tools(asked.tools, None, True, ignored),
             add_generation_prompt=check_template_flags(
                 asked.add_generation_prompt, asked.continue_final_message
             ),

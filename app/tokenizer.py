@@ -39,9 +39,9 @@ class Tokenizer:
         self.eos_token_ids = frozenset(eos_token_ids)
         self.bos_token_id = self._id_of("bos_token")
         added = backend.get_added_tokens_decoder()
-        special_ids = frozenset(token_id for token_id, token in added.items() if token.special)
+        self._special_ids = frozenset(token_id for token_id, token in added.items() if token.special)
         self._all_bytes = TokenBytes.of(backend)
-        self._visible_bytes = None if self._all_bytes is None else self._all_bytes.without(special_ids)
+        self._visible_bytes = None if self._all_bytes is None else self._all_bytes.without(self._special_ids)
 
     @classmethod
     def from_directory(
@@ -71,6 +71,11 @@ class Tokenizer:
         if named is not None:
             eos_token_ids = [*eos_token_ids, named]
         return cls(backend, eos_token_ids=eos_token_ids, special_tokens=special_tokens)
+
+    def special_id(self, text: str) -> int | None:
+        """The special token of this very text; None if there is none, and the text is text."""
+        token_id = self.backend.token_to_id(text)
+        return token_id if token_id in self._special_ids else None
 
     @property
     def vocab_size(self) -> int:

@@ -32,6 +32,10 @@ def _completion(
     return _json(COMPLETIONS, {"prompt": "hi", **fields}, code, param, status)
 
 
+def _tool(**fields: Any) -> dict[str, Any]:
+    return {"type": "function", "function": {"name": "f", **fields}}
+
+
 _MALFORMED = {
     "empty": b"",
     "spaces": b"   ",
@@ -131,7 +135,6 @@ BAD_INPUTS = {
     "both prompts": _chat(
         {"add_generation_prompt": True, "continue_final_message": True}, "add_generation_prompt"
     ),
-    "tools": _chat({"tools": [{"type": "function"}]}, "tools", "unsupported_value"),
     "format": _chat({"response_format": {"type": "xml"}}, "response_format.type", "unsupported_value"),
     "no schema": _chat(
         {"response_format": {"type": "json_schema"}},
@@ -140,6 +143,30 @@ BAD_INPUTS = {
     ),
     "two grammars": _chat({"structured_outputs": {"regex": "a", "json": {}}}, "structured_outputs"),
     "no choice": _completion({"structured_outputs": {"choice": []}}, "structured_outputs.choice"),
+    "no tools": _chat({"tools": []}, "tools"),
+    "tools type": _chat({"tools": {}}, "tools", "invalid_type"),
+    "tool without function": _chat(
+        {"tools": [{"type": "function"}]}, "tools[0].function", "missing_required_parameter"
+    ),
+    "tool type": _chat({"tools": [{"type": "custom", "function": {}}]}, "tools[0].type"),
+    "tool name": _chat({"tools": [_tool(name="a b")]}, "tools[0].function.name"),
+    "tool twice": _chat({"tools": [_tool(), _tool()]}, "tools[1].function.name"),
+    "tool schema": _chat(
+        {"tools": [_tool(parameters={"type": "array"})]}, "tools[0].function.parameters.type"
+    ),
+    "tool_choice": _chat({"tools": [_tool()], "tool_choice": "always"}, "tool_choice"),
+    "tool_choice type": _chat({"tools": [_tool()], "tool_choice": 1}, "tool_choice", "invalid_type"),
+    "tool_choice alone": _chat({"tool_choice": "auto"}, "tool_choice"),
+    "tool_choice of another": _chat(
+        {"tools": [_tool()], "tool_choice": _tool(name="g")}, "tool_choice.function.name"
+    ),
+    "parallel_tool_calls": _chat({"parallel_tool_calls": 1}, "parallel_tool_calls", "invalid_type"),
+    "functions": _chat({"functions": [{"name": "f"}]}, "functions", "unsupported_value"),
+    "function_call": _chat({"function_call": "auto"}, "function_call", "unsupported_value"),
+    "reasoning_effort": _chat({"reasoning_effort": "most"}, "reasoning_effort"),
+    "reasoning_effort unheard": _chat(
+        {"reasoning_effort": "low"}, "reasoning_effort", "unsupported_parameter"
+    ),
     "truncate to nothing": _chat({"truncate_prompt_tokens": 0}, "truncate_prompt_tokens"),
     "truncate to too much": _chat({"truncate_prompt_tokens": 10**6}, "truncate_prompt_tokens"),
     "truncation_side": _chat({"truncation_side": "up"}, "truncation_side"),

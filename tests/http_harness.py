@@ -57,10 +57,11 @@ class ScriptedClient:
 
     slow: a letter every 10 ms, up to max_tokens.   late: nothing for 0.5 s.   count: the seed in digits.
     broken: fails after three tokens.   dead: the engine dies after three tokens.   full: the queue is full.
-    Otherwise REPLY, ended by the end token.
+    Otherwise `reply`, ended by the end token.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, reply: str = REPLY) -> None:
+        self.reply = reply
         self.requests: list[Request] = []
         self.running: set[str] = set()
         self.aborted: dict[str, float] = {}
@@ -93,7 +94,7 @@ class ScriptedStream:
         if "slow" in prompt:
             self._tokens = [ord("a") + i % 26 for i in range(request.max_tokens)]
         else:
-            reply = str(request.params.seed) if "count" in prompt else REPLY
+            reply = str(request.params.seed) if "count" in prompt else client.reply
             self._tokens = [*reply.encode(), EOS][: request.max_tokens]
 
     async def accepted(self) -> None:

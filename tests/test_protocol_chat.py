@@ -19,59 +19,6 @@ from octavo.model.plan import TokenLogprobs
 HELLO = [{"role": "user", "content": "hello"}]
 
 
-def test_messages_become_what_a_template_takes() -> None:
-    messages = [
-        {"role": "system", "content": "be brief"},
-        {"role": "developer", "content": "very"},
-        {
-            "role": "user",
-            "name": "ann",
-            "content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}],
-        },
-        {"role": "assistant", "content": "ok", "refusal": None, "tool_calls": [], "annotations": []},
-    ]
-    got = read_chat({"messages": messages})
-    assert got.messages == [
-        {"role": "system", "content": "be brief"},
-        {"role": "system", "content": "very"},
-        {"role": "user", "content": "a\nb", "name": "ann"},
-        {"role": "assistant", "content": "ok"},
-    ]
-    assert got.ignored == []
-
-
-@pytest.mark.parametrize(
-    "messages, param, rule",
-    [
-        ([], "messages", "at least one"),
-        ("hello", "messages", "must be a list"),
-        (["hello"], "messages[0]", 'must be an object, got "hello"'),
-        ([{}], "messages[0].role", "is required"),
-        ([{"role": 1, "content": ""}], "messages[0].role", "must be a string, got 1"),
-        ([{"role": "robot", "content": ""}], "messages[0].role", "must be one of system, developer"),
-        ([{"role": "tool", "content": ""}], "messages[0].role", "must be one of"),
-        ([*HELLO, {"role": "user"}], "messages[1].content", "is required"),
-        ([*HELLO, {"role": "user", "content": None}], "messages[1].content", "is required"),
-        ([{"role": "user", "content": 3}], "messages[0].content", "must be a string or a list, got 3"),
-        ([{"role": "user", "content": []}], "messages[0].content", "at least one part"),
-        ([{"role": "user", "content": ["x"]}], "messages[0].content[0]", "must be an object"),
-        ([{"role": "user", "content": [{"type": "text"}]}], "messages[0].content[0].text", "is required"),
-        (
-            [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}],
-            "messages[0].content[0].type",
-            'must be "text", got "image_url"',
-        ),
-        ([{"role": "user", "content": "", "tool_calls": [1]}], "messages[0].tool_calls", "must be []"),
-        ([{"role": "user", "content": "", "audio": {}}], "messages[0].audio", "not supported"),
-    ],
-)
-def test_bad_messages_name_the_place(messages: Any, param: str, rule: str) -> None:
-    with pytest.raises(RequestError) as caught:
-        read_chat({"messages": messages})
-    assert caught.value.param == param
-    assert rule in caught.value.message
-
-
 def test_messages_are_required() -> None:
     with pytest.raises(RequestError, match="^messages is required$") as caught:
         read_chat({"model": "x"})
