@@ -6,7 +6,6 @@ what the scheduler and the cache do with it is theirs.
 
 from __future__ import annotations
 
-import math
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -18,55 +17,55 @@ from octavo.scheduler.request import Request, TokenOutput
 from octavo.scheduler.scheduler import Scheduler
 
 Receive = Callable[[float, Sequence[TokenOutput]], None]
-_TOKEN = 1
+TOKEN = 1
+"""Every token that is sampled: the next turn of a conversation repeats what the one before was answered."""
 
 
 @dataclass(slots=True)
 class SimulatedEngine:
-    """One replica. Requests come from `arrivals`, in order of `arrival_s`, on this clock.
+    """One replica.
 
     seconds: how long the device takes for a plan.   receive: hears (now, outputs) of every step.
-    host_s: what the host takes between the end of a step and the launch of the next but one.
+    now_s: the moment until which everything has happened.   busy_s: what the device has worked.
     """
 
     config: SchedulerConfig
     cache: CacheConfig
     seconds: Callable[[StepPlan], float]
     receive: Receive
-    host_s: float = 0.0
     now_s: float = 0.0
     busy_s: float = 0.0
     num_steps: int = 0
     scheduler: Scheduler = field(init=False)
     _in_flight: deque[tuple[StepPlan, float, float]] = field(init=False, default_factory=deque)
-    _free_at_s: float = 0.0
-    _completed_s: float = 0.0
+    _free_at_s: float = field(init=False, default=0.0)
+    _completed_s: float = field(init=False, default=0.0)
     _results: dict[int, StepResult] = field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:
         self.scheduler = Scheduler(self.config, self.cache, seed=0)
 
     def run(self, arrivals: Iterable[Request]) -> None:
-        """Serve all of them to their end."""
-        source = iter(arrivals)
-        request = next(source, None)
-        while True:
-            while request is not None and request.arrival_s <= self.now_s:
-                self.scheduler.add(request)
-                request = next(source, None)
-            if not self.step():
-                if request is None:
-                    return
-                self.now_s = request.arrival_s
+        """Serve requests that come in order of `arrival_s` on this clock, all of them to their end."""
+        for request in arrivals:
+            self.advance(request.arrival_s)
+            self.scheduler.add(request)
+        while self._step():
+            pass
 
-    def step(self, until_s: float = math.inf) -> bool:
+    def advance(self, until_s: float) -> None:
+        """Let steps happen until the one under way at `until_s` has ended, or nothing is left to do."""
+        while self.now_s < until_s:
+            if not self._step():
+                self.now_s = until_s
+
+    def _step(self) -> bool:
         """Launch a step, and complete one if two are in flight; False if there is nothing to do."""
         plan = self.scheduler.schedule()
         if plan is not None:
-            begin_s = max(self.now_s + self.host_s, self._free_at_s)
             took_s = self.seconds(plan)
-            self._free_at_s = begin_s + took_s
             self.busy_s += took_s
+            self._free_at_s = max(self.now_s, self._free_at_s) + took_s
             self._in_flight.append((plan, self.now_s, self._free_at_s))
         elif not self._in_flight:
             return False
@@ -85,9 +84,8 @@ class SimulatedEngine:
 
     def _result(self, plan: StepPlan) -> StepResult:
         rows = plan.rows
-        sampled = len(rows) if rows[-1].length == 1 else sum(row.samples for row in rows)
-        if rows[0].tokens is not None and rows[-1].length == 1:
-            sampled = sum(row.samples for row in rows)
+        only_decodes = rows[-1].length == 1 and rows[0].tokens is None and not plan.starts
+        sampled = len(rows) if only_decodes else sum(row.samples for row in rows)
         if sampled not in self._results:
-            self._results[sampled] = StepResult((_TOKEN,) * sampled)
+            self._results[sampled] = StepResult((TOKEN,) * (sampled + 1))
         return self._results[sampled]
