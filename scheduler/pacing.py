@@ -34,9 +34,12 @@ class Pacing:
         self._model = StepTimeModel()
         self._behind_s = 0.0
 
-    def budget(self, decodes: StepLoad, tokens: int, *, whole: bool) -> PromptBudget:
-        """What a step with these decode rows may spend on prompts, of `tokens` at most."""
-        if self._target_s is None or not decodes.num_decodes or whole:
+    def budget(self, decodes: StepLoad, tokens: int, *, streams: bool, whole: bool) -> PromptBudget:
+        """What a step with these decode rows may spend on prompts, of `tokens` at most.
+
+        streams: whether anybody decodes, be it not in this step.   whole: no prompt may be cut.
+        """
+        if self._target_s is None or not streams or whole:
             return PromptBudget(tokens, others=decodes.num_decodes, whole=whole)
         num_decodes, context_tokens = decodes.num_decodes, decodes.context_tokens
         cost = self._model.prompt_cost(num_decodes, context_tokens)

@@ -94,7 +94,8 @@ class Planner:
         so does whoever is next in the queue: those behind it, which may be short, get their turn.
         """
         whole = not self._config.enable_chunked_prefill
-        budget = self.pacing.budget(decodes, draft.budget, whole=whole)
+        streams = bool(self._running.decoding)
+        budget = self.pacing.budget(decodes, draft.budget, streams=streams, whole=whole)
         prompts = sorted(self._running.prefilling, key=policy.remaining)
         if prompts and not whole and not budget.covers(prompts):
             eldest = next(iter(self._running.prefilling))
