@@ -106,6 +106,12 @@ class EngineConfig:
     tensor_parallel_size: int = setting(
         1, integer(1), "devices that share the model", only=1, because="this version runs on one device"
     )
+    step_timeout: float | None = setting(
+        600.0,
+        _POSITIVE_SECONDS,
+        "longest that a step may take; then its requests fail, after as long again the server ends",
+        optional=True,
+    )
     enforce_eager: bool = setting(False, SWITCH, "never capture CUDA graphs")
     skip_tokenizer_init: bool = setting(False, SWITCH, "load no tokenizer; prompts are token ids")
     seed: int | None = setting(

@@ -14,11 +14,15 @@ from ..scheduler.errors import CapacityError, QueueFullError
 from ..scheduler.request import FinishReason, Request
 from ..scheduler.scheduler import Scheduler
 from ..scheduler.stats import EngineStats
+from ..scheduler.watchdog import Watchdog
 from .errors import EngineDeadError, EngineOverloadedError, GenerationError, RequestError
 from .grammar_compiler import GrammarCompiler
 from .grammar_matcher import CompiledGrammar
+from .pulse import Pulse
 
 log = logging.getLogger(__name__)
+
+_STUCK_RETRY_S = 30
 
 
 @contextlib.contextmanager
@@ -36,7 +40,7 @@ def contained(request: Request) -> Iterator[None]:
 class EngineHost:
     """Owns the step coroutine, which runs from `start` to `close`. deliver: see Engine.
 
-    grammars: None refuses requests with a grammar.
+    grammars: None refuses requests with a grammar.   step_timeout_s: see Watchdog; None watches nothing.
     """
 
     def __init__(
@@ -47,8 +51,12 @@ class EngineHost:
         *,
         overlap: bool,
         grammars: GrammarCompiler | None = None,
+        step_timeout_s: float | None = None,
     ) -> None:
         self._engine = Engine(scheduler, executor, deliver, overlap=overlap)
+        self._max_waiting = scheduler.config.max_queued_requests
+        self._step_timeout_s = step_timeout_s
+        self._watch: asyncio.Task[None] | None = None
         self._grammars = grammars
         self._compiling: dict[str, asyncio.Task[None]] = {}
         self._task: asyncio.Task[None] | None = None
@@ -56,9 +64,25 @@ class EngineHost:
     def start(self) -> None:
         """Begin to step, in the running event loop."""
         self._task = asyncio.create_task(self._engine.run(), name="octavo-engine")
+        if self._step_timeout_s is not None:
+            self._watch = asyncio.create_task(Watchdog(self._engine, self._step_timeout_s).run())
+
+    @property
+    def stuck(self) -> bool:
+        """The device could not be freed; see Engine."""
+        return self._engine.stuck
+
+    def pulse(self) -> Pulse:
+        """How the engine is at this moment."""
+        num_running, num_waiting = self._engine.load()
+        return Pulse(
+            self._engine.step_age_s(), self._step_timeout_s, num_running, num_waiting, self._max_waiting
+        )
 
     async def close(self) -> None:
         """Stop stepping and free the device."""
+        if self._watch is not None:
+            self._watch.cancel()
         for compiling in self._compiling.values():
             compiling.cancel()
         if self._task is not None:
@@ -100,6 +124,9 @@ class EngineHost:
     def _add(self, request: Request, grammar: CompiledGrammar | None = None) -> None:
         if self._task is None or self._task.done():
             raise EngineDeadError(self._cause())
+        trouble = self.pulse().trouble()
+        if trouble is not None:
+            raise EngineOverloadedError(trouble, retry_after_s=_STUCK_RETRY_S)
         constraint = None if grammar is None else grammar.follower(ignore_eos=request.params.ignore_eos)
         try:
             self._engine.add(request, constraint)

@@ -10,21 +10,19 @@ import asyncio
 import logging
 import socket
 from collections.abc import Sequence
-from functools import partial
 from typing import NamedTuple
 
 from ..model.plan import Executor
 from ..scheduler.request import FinishReason, Request, TokenOutput
 from ..scheduler.scheduler import Scheduler
 from ..scheduler.stats import EngineStats
-from . import frames, messages
+from . import messages
+from .engine_frontend import Frontend
 from .engine_host import EngineHost, contained
-from .errors import RequestError
 from .frame_link import MAX_BUFFERED_BYTES, MAX_STALLED_S, FrameLink
 from .frontend_numbers import FrontendNumbers
 from .grammar_compiler import GrammarCompiler
 from .loop_lag import measure_lag
-from .metrics_state import MetricsState
 
 log = logging.getLogger(__name__)
 
@@ -44,7 +42,7 @@ class EngineServer:
     """Runs the engine from `start` to `close`, for the front ends that are attached.
 
     max_buffered_bytes, max_stalled_s: how much a front end may leave unread, and for how long.
-    max_silent_s: how long a front end may leave a question unanswered.
+    max_silent_s: how long a front end may leave a question unanswered.   step_timeout_s: see EngineHost.
     """
 
     def __init__(
@@ -57,8 +55,16 @@ class EngineServer:
         max_buffered_bytes: int = MAX_BUFFERED_BYTES,
         max_stalled_s: float = MAX_STALLED_S,
         max_silent_s: float = _MAX_SILENT_S,
+        step_timeout_s: float | None = None,
     ) -> None:
-        self.host = EngineHost(scheduler, executor, self._deliver, overlap=overlap, grammars=grammars)
+        self.host = EngineHost(
+            scheduler,
+            executor,
+            self._deliver,
+            overlap=overlap,
+            grammars=grammars,
+            step_timeout_s=step_timeout_s,
+        )
         self.numbers = FrontendNumbers()
         self._routes: dict[str, _Route] = {}
         self._frontends: set[Frontend] = set()
@@ -87,6 +93,11 @@ class EngineServer:
     def stats(self) -> EngineStats:
         """A moment of the engine."""
         return self.host.stats()
+
+    @property
+    def stuck(self) -> bool:
+        """The device could not be freed; see Engine."""
+        return self.host.stuck
 
     @property
     def num_streams(self) -> int:
@@ -181,119 +192,3 @@ class EngineServer:
                     frontend.link.cut(f"it has not answered for {self._max_silent_s:g} s")
                 elif frontend.greeted.done():
                     frontend.ask()
-
-
-class Frontend:
-    """One front end, as the engine sees it.
-
-    greeted: done once it could accept connections.   idle: done once it has answered Drain, or is lost.
-    lost: the cause, once it is gone.   num_cut: requests that ended with it.
-    requests: stream number -> request id.   state: what it had counted when it last told.
-    """
-
-    link: FrameLink
-
-    def __init__(self, server: EngineServer) -> None:
-        loop = asyncio.get_running_loop()
-        self.greeted: asyncio.Future[None] = loop.create_future()
-        self.idle: asyncio.Future[None] = loop.create_future()
-        self.lost: asyncio.Future[str] = loop.create_future()
-        self.step = frames.StepEncoder()
-        self.requests: dict[int, str] = {}
-        self.state: MetricsState | None = None
-        self.num_cut = 0
-        self._server = server
-        self._accepted: list[int] = []
-        self._asked: list[tuple[float, asyncio.Future[None]]] = []
-        self._scrapes: set[asyncio.Task[None]] = set()
-
-    def tell(self, message: messages.Message) -> None:
-        """Send a message."""
-        self.link.send(messages.encode(message))
-
-    def ask(self) -> asyncio.Future[None]:
-        """Ask for its numbers; done when `state` is as of now, or the front end is lost."""
-        loop = asyncio.get_running_loop()
-        answer: asyncio.Future[None] = loop.create_future()
-        self._asked.append((loop.time(), answer))
-        self.tell(messages.AskNumbers())
-        return answer
-
-    def silent_s(self) -> float:
-        """For how long it has owed an answer."""
-        return asyncio.get_running_loop().time() - self._asked[0][0] if self._asked else 0.0
-
-    def receive(self, kind: int, payload: memoryview) -> None:
-        """A frame has come. Raises ProtocolError."""
-        if kind == frames.Kind.ADD:
-            self._add(payload)
-        elif kind == frames.Kind.ABORT:
-            number, reason = frames.decode_abort(payload)
-            request_id = self.requests.pop(number, None)
-            if request_id is not None:
-                self._server.abort(request_id, reason)
-        elif kind == frames.Kind.CONTROL:
-            self._hear(messages.decode_from_frontend(payload))
-        else:
-            raise frames.ProtocolError(f"a front end sends no frames of kind {kind}")
-
-    def on_lost(self, cause: str) -> None:
-        """The link is gone."""
-        for _, answer in self._asked:
-            answer.set_result(None)
-        self._asked.clear()
-        if not self.idle.done():
-            self.idle.set_result(None)
-        self._server.detach(self)
-        if not self.lost.done():
-            self.lost.set_result(cause)
-
-    def _add(self, payload: memoryview) -> None:
-        number, request = frames.decode_add(payload)
-        try:
-            compiling = self._server.add(self, number, request)
-        except RequestError as refusal:
-            self.tell(messages.Refused.of(number, refusal))
-            return
-        if compiling is None:
-            self._accept(number)
-        else:
-            compiling.add_done_callback(partial(self._settle, number))
-
-    def _settle(self, number: int, compiling: asyncio.Task[None]) -> None:
-        """A grammar has been compiled, or has not; nobody waits for one that was cancelled."""
-        if not compiling.cancelled() and isinstance(error := compiling.exception(), RequestError):
-            self._server.abort(self.requests.pop(number, ""))
-            self.tell(messages.Refused.of(number, error))
-        elif not compiling.cancelled():
-            self._accept(number)
-
-    def _accept(self, number: int) -> None:
-        if not self._accepted:
-            asyncio.get_running_loop().call_soon(self._tell_accepted)
-        self._accepted.append(number)
-
-    def _tell_accepted(self) -> None:
-        self.tell(messages.Accepted(self._accepted))
-        self._accepted = []
-
-    def _hear(self, message: messages.FromFrontend) -> None:
-        match message:
-            case messages.Hello(version):
-                if version != frames.PROTOCOL_VERSION:
-                    raise frames.ProtocolError(f"it speaks version {version}, not {frames.PROTOCOL_VERSION}")
-                if not self.greeted.done():
-                    self.greeted.set_result(None)
-            case messages.Idle():
-                if not self.idle.done():
-                    self.idle.set_result(None)
-            case messages.Numbers(state):
-                if not self._asked:
-                    raise frames.ProtocolError("it answers what nobody has asked")
-                self.state = state
-                _, answer = self._asked.pop(0)
-                answer.set_result(None)
-            case messages.Scrape(scrape_id):
-                task = asyncio.create_task(self._server.scrape(self, scrape_id))
-                self._scrapes.add(task)
-                task.add_done_callback(self._scrapes.discard)

@@ -83,6 +83,7 @@ class _Frontend:
             self._metrics,
             gather=self._gather,
             complaint=self._door.complaint,
+            pulse=client.pulse,
         )
         self._open = OpenRequests(app)
         self._http = HttpServer(self._open, self._metrics.count_slow_reader)

@@ -1,4 +1,4 @@
-"""Probes and pointers: is the server alive, is it ready, which version, where to look."""
+"""Probes and pointers: is the server alive, does it get ahead, is it ready, which version, where to look."""
 
 from __future__ import annotations
 
@@ -9,30 +9,35 @@ from starlette.responses import PlainTextResponse, Response
 
 from .context import ServerContext
 from .errors import RequestError
+from .pulse import Pulse
 from .responses import json_response
 
 _RETRY_AFTER_S = 1
 
 
 class Health:
-    """The handlers. `complaint` says in one sentence why no request can be served, None if one can."""
+    """The handlers. `complaint` says in one sentence why nothing new is taken, None if it is.
 
-    def __init__(self, server: ServerContext, complaint: Callable[[], str | None]) -> None:
+    A server accepts connections only when its model is loaded, so all of them imply that.
+    """
+
+    def __init__(
+        self, server: ServerContext, complaint: Callable[[], str | None], pulse: Callable[[], Pulse]
+    ) -> None:
         self._server = server
         self._complaint = complaint
+        self._pulse = pulse
+
+    async def well(self, request: Request) -> Response:
+        """/health: 503 while the server drains or its device is stuck. The body has the age of the step under
+        way, in seconds, 0 if nothing is to be done."""
+        pulse = self._pulse()
+        return _told(self._complaint() or pulse.trouble(), pulse)
 
     async def ready(self, request: Request) -> Response:
-        """200, or 503 with the reason: /health and /readyz."""
-        complaint = self._complaint()
-        if complaint is not None:
-            raise RequestError(
-                complaint,
-                code="server_not_ready",
-                status=503,
-                type="server_error",
-                retry_after_s=_RETRY_AFTER_S,
-            )
-        return json_response({"status": "ok"})
+        """/readyz: 503 in these cases too, and while one more request would be refused."""
+        pulse = self._pulse()
+        return _told(self._complaint() or pulse.trouble() or pulse.saturation(), pulse)
 
     async def alive(self, request: Request) -> Response:
         """200 as long as the event loop turns: /livez."""
@@ -49,3 +54,22 @@ class Health:
             f"octavo {settings.version} serves {settings.model_names[0]} over the OpenAI API.\n"
             "POST /v1/chat/completions, POST /v1/completions, GET /v1/models, GET /metrics\n"
         )
+
+
+def _told(complaint: str | None, pulse: Pulse) -> Response:
+    if complaint is not None:
+        raise RequestError(
+            complaint,
+            code="server_not_ready",
+            status=503,
+            type="server_error",
+            retry_after_s=_RETRY_AFTER_S,
+        )
+    return json_response(
+        {
+            "status": "ok",
+            "step_age_s": round(pulse.step_age_s, 3),
+            "running": pulse.num_running,
+            "waiting": pulse.num_waiting,
+        }
+    )

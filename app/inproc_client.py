@@ -13,6 +13,7 @@ from ..scheduler.stats import EngineStats
 from .engine_host import EngineHost
 from .errors import EngineStoppedError, RequestError
 from .grammar_compiler import GrammarCompiler
+from .pulse import Pulse
 from .streams import BufferedStream
 
 
@@ -26,8 +27,16 @@ class InprocClient:
         *,
         overlap: bool,
         grammars: GrammarCompiler | None = None,
+        step_timeout_s: float | None = None,
     ) -> None:
-        self._host = EngineHost(scheduler, executor, self._deliver, overlap=overlap, grammars=grammars)
+        self._host = EngineHost(
+            scheduler,
+            executor,
+            self._deliver,
+            overlap=overlap,
+            grammars=grammars,
+            step_timeout_s=step_timeout_s,
+        )
         self._streams: dict[str, BufferedStream] = {}
 
     def start(self) -> None:
@@ -55,6 +64,15 @@ class InprocClient:
         else:
             compiling.add_done_callback(partial(self._settle, request.request_id))
         return stream
+
+    def pulse(self) -> Pulse:
+        """How the engine is at this moment."""
+        return self._host.pulse()
+
+    @property
+    def stuck(self) -> bool:
+        """The device could not be freed; see Engine."""
+        return self._host.stuck
 
     def stats(self) -> EngineStats:
         """A moment of the engine."""

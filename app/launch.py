@@ -86,7 +86,11 @@ async def launch(config: EngineConfig) -> Launched:
     defaults = default_params(source.generation_config)
     executor = build_executor(config, source, plan)
     client = InprocClient(
-        new_scheduler(config, plan), executor, overlap=config.overlap, grammars=new_grammars(source, plan)
+        new_scheduler(config, plan),
+        executor,
+        overlap=config.overlap,
+        grammars=new_grammars(source, plan),
+        step_timeout_s=config.step_timeout,
     )
     client.start()
     freeze_garbage()

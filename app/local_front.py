@@ -14,6 +14,7 @@ from .errors import StartupError
 from .generation import Generation
 from .http_server import HttpServer
 from .metrics import ServerMetrics
+from .pulse import Pulse
 from .server import create_app
 
 
@@ -31,11 +32,14 @@ class LocalFront:
         stats: Callable[[], EngineStats],
         memory_bytes: Mapping[str, int],
         listener: socket.socket,
+        pulse: Callable[[], Pulse] = Pulse,
     ) -> None:
         self._listener = listener
         self._door = DoorClient(client)
         metrics = ServerMetrics(settings.model_names[0], settings.version, stats, memory_bytes=memory_bytes)
-        app = create_app(generation(self._door), settings, metrics, complaint=self._door.complaint)
+        app = create_app(
+            generation(self._door), settings, metrics, complaint=self._door.complaint, pulse=pulse
+        )
         self._open = OpenRequests(app)
         self._http = HttpServer(self._open, metrics.count_slow_reader)
         self._serving: asyncio.Task[None] | None = None

@@ -14,6 +14,7 @@ from .context import ServerSettings
 from .errors import RequestError
 from .frames import Kind, ProtocolError, frame
 from .metrics_state import FrontendCounts, MetricsState
+from .pulse import Pulse
 
 
 class Message(msgspec.Struct, tag_field="what", tag=True, frozen=True):
@@ -97,7 +98,9 @@ class Stop(Message, frozen=True):
 
 
 class AskNumbers(Message, frozen=True):
-    """Answer Numbers."""
+    """Answer Numbers; by the way, the engine's pulse, every second."""
+
+    pulse: Pulse
 
 
 class Scraped(Message, frozen=True):

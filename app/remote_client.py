@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import time
+from dataclasses import replace
 from functools import partial
 
 from ..scheduler.request import FinishReason, Request
 from . import frames, messages
 from .errors import EngineDeadError, EngineStoppedError
 from .frame_link import FrameLink
+from .pulse import Pulse
 from .streams import BufferedStream
 
 Control = messages.Setup | messages.Start | messages.Drain | messages.Stop | messages.AskNumbers
+
+_SILENT_S = 3.0
+"""The engine speaks every second."""
 
 
 class RemoteClient:
@@ -30,6 +36,8 @@ class RemoteClient:
         self._scrapes: dict[int, asyncio.Future[messages.Scraped]] = {}
         self._num_scrapes = 0
         self._dead: str | None = None
+        self._pulse = Pulse()
+        self._heard_s: float | None = None
 
     async def attach(self, end: socket.socket) -> None:
         """Speak over `end`, a connected socket that is this object's from now on."""
@@ -43,6 +51,15 @@ class RemoteClient:
         self._link.send(frames.encode_add(number, request))
         stream = self._streams[number] = BufferedStream(partial(self._abort, number))
         return stream
+
+    def pulse(self) -> Pulse:
+        """How the engine is; one that has fallen silent is at its step since it spoke last."""
+        if self._heard_s is None:
+            return self._pulse
+        silent_s = time.monotonic() - self._heard_s
+        if silent_s < _SILENT_S and not self._pulse.step_age_s:
+            return self._pulse
+        return replace(self._pulse, step_age_s=self._pulse.step_age_s + silent_s)
 
     def tell(self, message: messages.Message) -> None:
         """Send a message to the engine."""
@@ -101,6 +118,8 @@ class RemoteClient:
             case messages.Cut(cause):
                 self._fail_all(EngineStoppedError(cause))
             case _:
+                if isinstance(message, messages.AskNumbers):
+                    self._pulse, self._heard_s = message.pulse, time.monotonic()
                 self.control.put_nowait(message)
 
     def _on_lost(self, cause: str) -> None:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
 import signal
 import socket
+import sys
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from functools import partial
@@ -39,7 +41,10 @@ from .logs import set_up_logging
 from .messages import Setup
 from .model_source import LoadFormat, find_model
 from .service import Front, RunningEngine, serve_until_signal
+from .stall_guard import guarded
 from .supervisor import Supervisor
+
+log = logging.getLogger(__name__)
 
 _MAX_AUTO_FRONTENDS = 8
 
@@ -52,7 +57,7 @@ def run(engine: EngineConfig, server: ServerConfig) -> int:
         return 0
     runner = asyncio.Runner(loop_factory=uvloop.new_event_loop)
     with contextlib.closing(bind(server.host, server.port)) as listener, _interruptible(), runner:
-        return runner.run(_serve(engine, server, listener))
+        return runner.run(_guarded(engine, server, listener))
 
 
 def _fit(engine: EngineConfig) -> str:
@@ -80,6 +85,22 @@ def _interruptible() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGINT, previous)
+
+
+async def _guarded(engine: EngineConfig, server: ServerConfig, listener: socket.socket) -> int:
+    limit_s = None if engine.step_timeout is None else 2 * engine.step_timeout
+    async with guarded(limit_s):
+        return await _serve(engine, server, listener)
+
+
+def _leave(engine: RunningEngine, code: int) -> int:
+    """The exit code; at once if a stuck device holds a thread that the interpreter would wait for."""
+    if engine.stuck:
+        log.error("the device is stuck and left as it is")
+        logging.shutdown()
+        sys.stdout.flush()
+        os._exit(code)
+    return code
 
 
 async def _serve(engine: EngineConfig, server: ServerConfig, listener: socket.socket) -> int:
@@ -117,10 +138,12 @@ async def _serve(engine: EngineConfig, server: ServerConfig, listener: socket.so
             launched.stats,
             launched.ledger.entries(),
             listener,
+            launched.engine.pulse,
         )
-        return await serve(front, launched.engine)
+        code = await serve(front, launched.engine)
     finally:
         await launched.close()
+    return _leave(launched.engine, code)
 
 
 async def _serve_in_processes(
@@ -155,16 +178,18 @@ async def _serve_in_processes(
             executor,
             overlap=engine.overlap,
             grammars=new_grammars(source, plan),
+            step_timeout_s=engine.step_timeout,
         )
         server.start()
         supervisor.serve(server)
         freeze_garbage()
         try:
-            return await serve(supervisor, server)
+            code = await serve(supervisor, server)
         finally:
             await server.close()
     finally:
         supervisor.kill()
+    return _leave(server, code)
 
 
 def choose_frontends(wanted: int | str, device: str) -> int:

@@ -32,6 +32,7 @@ from .metrics import ServerMetrics
 from .middleware import Accounting, ApiKeys, Bugs
 from .models import Models
 from .prompt_encoder import PromptEncoder
+from .pulse import Pulse
 from .responses import REQUEST_ID_HEADER, on_disconnect, on_http_exception, on_request_error
 from .responses_api import responses_api
 from .tokenize import Tokenize
@@ -49,13 +50,14 @@ def create_app(
     *,
     gather: Callable[[], Awaitable[ServerMetrics]] | None = None,
     complaint: Callable[[], str | None] = lambda: None,
+    pulse: Callable[[], Pulse] = Pulse,
     lifespan: Lifespan | None = None,
 ) -> Starlette:
     """The server for one model.
 
     metrics: where this front end counts.
     gather: the numbers of the whole server, asked for at every scrape; None if `metrics` are all there are.
-    complaint: why no request can be served, in one sentence; None if one can.
+    complaint: why nothing new is taken, in one sentence; None if it is.   pulse: how the engine is.
     lifespan: entered before the first request and left after the last, in the server's event loop.
     """
     server = ServerContext(
@@ -64,7 +66,7 @@ def create_app(
         metrics=metrics,
         threads=ThreadPoolExecutor(_NUM_THREADS, thread_name_prefix="octavo-read"),
     )
-    routes = _routes(server, complaint, gather)
+    routes = _routes(server, Health(server, complaint, pulse), gather)
     app = Starlette(
         routes=routes,
         middleware=_middleware(server, routes),
@@ -81,14 +83,13 @@ def create_app(
 
 def _routes(
     server: ServerContext,
-    complaint: Callable[[], str | None],
+    health: Health,
     gather: Callable[[], Awaitable[ServerMetrics]] | None,
 ) -> list[Route]:
     settings = server.settings
     encoder = PromptEncoder(server.generation, settings.tool_call_parser, settings.reasoning_parser)
     models = Models(server)
     tokenize = Tokenize(server, encoder)
-    health = Health(server, complaint)
     return [
         Route("/v1/chat/completions", chat_completions(server, encoder).post, methods=["POST"]),
         Route("/v1/completions", completions(server, encoder).post, methods=["POST"]),
@@ -99,7 +100,7 @@ def _routes(
         Route("/v1/models/{model:path}", models.get),
         Route("/tokenize", tokenize.tokenize, methods=["POST"]),
         Route("/detokenize", tokenize.detokenize, methods=["POST"]),
-        Route("/health", health.ready),
+        Route("/health", health.well),
         Route("/readyz", health.ready),
         Route("/livez", health.alive),
         Route("/version", health.version),

@@ -20,6 +20,10 @@ log = logging.getLogger(__name__)
 class RunningEngine(Protocol):
     """The engine, as far as its end is concerned."""
 
+    @property
+    def stuck(self) -> bool:
+        """The device could not be freed; threads of this process never end."""
+
     async def wait_dead(self) -> str:
         """Return the cause when the engine has died; never, if it does not."""
 

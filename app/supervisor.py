@@ -15,7 +15,8 @@ import sys
 from typing import Any, NamedTuple
 
 from . import messages
-from .engine_server import EngineServer, Frontend
+from .engine_frontend import Frontend
+from .engine_server import EngineServer
 from .errors import StartupError
 from .http_server import BACKLOG, LAST_WRITES_S
 

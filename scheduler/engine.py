@@ -17,6 +17,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from ..model.plan import Executor, GraphCounts, StepHandle, StepPlan
+from .closing import CLOSE_S, close_within
 from .constraint import Constraint
 from .request import FinishReason, Request, TokenOutput
 from .scheduler import Scheduler
@@ -30,6 +31,7 @@ class Engine:
     """Owns scheduler and executor; all methods are called from one event loop.
 
     deliver: receives every step's outputs at once; must not block and must not raise.
+    stuck: the device could not be freed; the process must not wait for its threads.
     """
 
     def __init__(
@@ -46,6 +48,10 @@ class Engine:
         self._last_end_s = 0.0
         self._last_done_s = 0.0
         self._last_graphs: GraphCounts | None = None  # of a device that is closed
+        self._step_began_s: float | None = None  # of the step that is waited for
+        self._task: asyncio.Task[None] | None = None
+        self._given_up: Exception | None = None
+        self.stuck = False
 
     def add(self, request: Request, constraint: Constraint | None = None) -> None:
         """Queue a request, `constraint` following its grammar.
@@ -70,13 +76,36 @@ class Engine:
             graphs=self._last_graphs or self._executor.graph_counts(),
         )
 
+    def expire(self) -> None:
+        """End whose time is over. Done before every step, and by others while one takes long."""
+        expired = self._scheduler.expire()
+        if expired:
+            self._deliver(expired)
+
+    def step_age_s(self) -> float:
+        """For how long the device has been at the step that is waited for; 0 if none is."""
+        return 0.0 if self._step_began_s is None else time.perf_counter() - self._step_began_s
+
+    def fail_in_flight(self, error: str) -> None:
+        """End the requests of all steps under way; what those bring is dropped when they come back."""
+        self._deliver(self._scheduler.fail_in_flight(error))
+
+    def give_up(self, cause: Exception) -> None:
+        """Stop waiting for the device: `run` ends every request with the cause, and raises it."""
+        self._given_up = cause
+        if self._task is not None:
+            self._task.cancel()
+
+    def load(self) -> tuple[int, int]:
+        """Requests that run, and that wait."""
+        return self._scheduler.load()
+
     async def run(self) -> None:
         """Step until cancelled. If the device fails, every request ends with the cause, then it is raised."""
+        self._task = asyncio.current_task()
         try:
             while True:
-                expired = self._scheduler.expire()
-                if expired:
-                    self._deliver(expired)
+                self.expire()
                 plan = self._plan_and_launch()
                 if len(self._in_flight) > (self._depth if plan is not None else 0):
                     await self._complete_oldest()
@@ -85,9 +114,14 @@ class Engine:
         except Exception as cause:
             self._fail_all(f"{type(cause).__name__}: {cause}")
             raise
+        except asyncio.CancelledError:
+            if self._given_up is None:
+                raise
+            self._fail_all(f"{type(self._given_up).__name__}: {self._given_up}")
+            raise self._given_up from None
         finally:
             self._last_graphs = self._executor.graph_counts()
-            self._executor.close()
+            self.stuck = not await close_within(self._executor, 0 if self._given_up else CLOSE_S)
 
     def _plan_and_launch(self) -> StepPlan | None:
         began_s = time.perf_counter()
@@ -104,7 +138,9 @@ class Engine:
     async def _complete_oldest(self) -> None:
         plan, handle, launched_s = self._in_flight.popleft()
         began_s = time.perf_counter()
+        self._step_began_s = max(launched_s, self._last_done_s)
         result = await handle.result()
+        self._step_began_s = None
         done_s = time.perf_counter()
         # A step that was launched ahead begins on the device when the one before it ends.
         device_s, self._last_done_s = done_s - max(launched_s, self._last_done_s), done_s

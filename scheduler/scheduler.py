@@ -83,6 +83,15 @@ class Scheduler:
         endings = [(sequence, Ending(FinishReason.DEADLINE, error=reason)) for sequence, reason in due]
         return [self._finish(*late) for late in endings]
 
+    def fail_in_flight(self, error: str) -> list[TokenOutput]:
+        """End the requests of all plans that have not committed; their last outputs."""
+        alive = {s: None for planned in self._in_flight for s in planned.sequences}
+        return [
+            self._finish(sequence, Ending(FinishReason.ERROR, error=error))
+            for sequence in alive
+            if sequence.status is not SequenceStatus.FINISHED
+        ]
+
     def request_ids(self) -> list[str]:
         """Of all that have not ended, in order of arrival."""
         return list(self._sequences)
@@ -178,6 +187,10 @@ class Scheduler:
         sequence.num_named = num_full
 
     # Looking at it.
+
+    def load(self) -> tuple[int, int]:
+        """Sequences that run, and that wait. O(1)."""
+        return len(self._running), len(self._waiting)
 
     def stats(self) -> EngineStats:
         """Counts and shares at this moment. O(running)."""

@@ -13,7 +13,8 @@ from fakes import FakeExecutor, ToyModel, expected_output
 
 from octavo.app import messages
 from octavo.app.client import OutputStream
-from octavo.app.engine_server import EngineServer, Frontend
+from octavo.app.engine_frontend import Frontend
+from octavo.app.engine_server import EngineServer
 from octavo.app.errors import EngineDeadError, RequestError
 from octavo.app.frames import PROTOCOL_VERSION, encode_abort, encode_add
 from octavo.app.metrics import ServerMetrics

@@ -10,6 +10,7 @@ from octavo.app.errors import EngineOverloadedError
 from octavo.app.frames import FrameSplitter, Kind, ProtocolError
 from octavo.app.metrics import ServerMetrics
 from octavo.app.metrics_state import FrontendCounts
+from octavo.app.pulse import Pulse
 from octavo.scheduler.stats import Counters, EngineStats
 
 
@@ -51,7 +52,7 @@ SETUP = messages.Setup(
         messages.Drain(),
         messages.Cut("because"),
         messages.Stop(),
-        messages.AskNumbers(),
+        messages.AskNumbers(Pulse(0.5, 600.0, 3, 4, 64)),
         messages.Scraped(1, [counted().state()], STATS, FrontendCounts(2)),
     ],
 )

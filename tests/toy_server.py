@@ -9,13 +9,14 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import itertools
 import json
 import signal
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import uvloop
@@ -31,6 +32,7 @@ from octavo.app.serve import bind
 from octavo.app.service import serve_until_signal
 from octavo.app.supervisor import Supervisor
 from octavo.cache.config import CacheConfig
+from octavo.model.plan import StepPlan
 from octavo.scheduler.config import SchedulerConfig
 from octavo.scheduler.scheduler import Scheduler
 
@@ -44,6 +46,12 @@ def write_tokenizer(folder: Path) -> None:
     """The files that a front end reads."""
     byte_tokenizer().backend.save(str(folder / "tokenizer.json"))
     (folder / "tokenizer_config.json").write_text(json.dumps({"chat_template": TEMPLATE}))
+
+
+def latency(options: argparse.Namespace) -> Callable[[StepPlan], float]:
+    """Steps take `--latency`; one takes `--hang-for` instead, if asked to."""
+    steps = itertools.count()
+    return lambda plan: options.hang_for if next(steps) == options.hang_at else float(options.latency)
 
 
 async def serve(options: argparse.Namespace) -> int:
@@ -67,7 +75,7 @@ async def serve(options: argparse.Namespace) -> int:
         num_slots=options.max_seqs,
         num_blocks=NUM_BLOCKS,
         block_size=16,
-        latency_s=options.latency,
+        latency_s=latency(options),
         fail_at_step=options.fail_at,
     )
     scheduler = SchedulerConfig(
@@ -81,6 +89,7 @@ async def serve(options: argparse.Namespace) -> int:
         executor,
         overlap=True,
         max_silent_s=options.max_silent,
+        step_timeout_s=options.step_timeout,
     )
     server.start()
     supervisor.serve(server)
@@ -185,6 +194,9 @@ def main() -> int:
     parser.add_argument("--max-queued", type=int, default=100)
     parser.add_argument("--max-silent", type=float, default=30.0)
     parser.add_argument("--fail-at", type=int)
+    parser.add_argument("--hang-at", type=int)
+    parser.add_argument("--hang-for", type=float, default=3600.0)
+    parser.add_argument("--step-timeout", type=float)
     set_up_logging("info")
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         return runner.run(serve(parser.parse_args()))

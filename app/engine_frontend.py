@@ -1,0 +1,131 @@
+"""One front end, as the engine sees it: what it asks, what it owes. Knows no processes and no steps."""
+
+from __future__ import annotations
+
+import asyncio
+from functools import partial
+from typing import TYPE_CHECKING
+
+from . import frames, messages
+from .errors import RequestError
+from .frame_link import FrameLink
+from .metrics_state import MetricsState
+
+if TYPE_CHECKING:
+    from .engine_server import EngineServer
+
+
+class Frontend:
+    """Speaks for `server`, which owns the requests.
+
+    greeted: done once it could accept connections.   idle: done once it has answered Drain, or is lost.
+    lost: the cause, once it is gone.   num_cut: requests that ended with it.
+    requests: stream number -> request id.   state: what it had counted when it last told.
+    """
+
+    link: FrameLink
+
+    def __init__(self, server: EngineServer) -> None:
+        loop = asyncio.get_running_loop()
+        self.greeted: asyncio.Future[None] = loop.create_future()
+        self.idle: asyncio.Future[None] = loop.create_future()
+        self.lost: asyncio.Future[str] = loop.create_future()
+        self.step = frames.StepEncoder()
+        self.requests: dict[int, str] = {}
+        self.state: MetricsState | None = None
+        self.num_cut = 0
+        self._server = server
+        self._accepted: list[int] = []
+        self._asked: list[tuple[float, asyncio.Future[None]]] = []
+        self._scrapes: set[asyncio.Task[None]] = set()
+
+    def tell(self, message: messages.Message) -> None:
+        """Send a message."""
+        self.link.send(messages.encode(message))
+
+    def ask(self) -> asyncio.Future[None]:
+        """Ask for its numbers; done when `state` is as of now, or the front end is lost."""
+        loop = asyncio.get_running_loop()
+        answer: asyncio.Future[None] = loop.create_future()
+        self._asked.append((loop.time(), answer))
+        self.tell(messages.AskNumbers(self._server.host.pulse()))
+        return answer
+
+    def silent_s(self) -> float:
+        """For how long it has owed an answer."""
+        return asyncio.get_running_loop().time() - self._asked[0][0] if self._asked else 0.0
+
+    def receive(self, kind: int, payload: memoryview) -> None:
+        """A frame has come. Raises ProtocolError."""
+        if kind == frames.Kind.ADD:
+            self._add(payload)
+        elif kind == frames.Kind.ABORT:
+            number, reason = frames.decode_abort(payload)
+            request_id = self.requests.pop(number, None)
+            if request_id is not None:
+                self._server.abort(request_id, reason)
+        elif kind == frames.Kind.CONTROL:
+            self._hear(messages.decode_from_frontend(payload))
+        else:
+            raise frames.ProtocolError(f"a front end sends no frames of kind {kind}")
+
+    def on_lost(self, cause: str) -> None:
+        """The link is gone."""
+        for _, answer in self._asked:
+            answer.set_result(None)
+        self._asked.clear()
+        if not self.idle.done():
+            self.idle.set_result(None)
+        self._server.detach(self)
+        if not self.lost.done():
+            self.lost.set_result(cause)
+
+    def _add(self, payload: memoryview) -> None:
+        number, request = frames.decode_add(payload)
+        try:
+            compiling = self._server.add(self, number, request)
+        except RequestError as refusal:
+            self.tell(messages.Refused.of(number, refusal))
+            return
+        if compiling is None:
+            self._accept(number)
+        else:
+            compiling.add_done_callback(partial(self._settle, number))
+
+    def _settle(self, number: int, compiling: asyncio.Task[None]) -> None:
+        """A grammar has been compiled, or has not; nobody waits for one that was cancelled."""
+        if not compiling.cancelled() and isinstance(error := compiling.exception(), RequestError):
+            self._server.abort(self.requests.pop(number, ""))
+            self.tell(messages.Refused.of(number, error))
+        elif not compiling.cancelled():
+            self._accept(number)
+
+    def _accept(self, number: int) -> None:
+        if not self._accepted:
+            asyncio.get_running_loop().call_soon(self._tell_accepted)
+        self._accepted.append(number)
+
+    def _tell_accepted(self) -> None:
+        self.tell(messages.Accepted(self._accepted))
+        self._accepted = []
+
+    def _hear(self, message: messages.FromFrontend) -> None:
+        match message:
+            case messages.Hello(version):
+                if version != frames.PROTOCOL_VERSION:
+                    raise frames.ProtocolError(f"it speaks version {version}, not {frames.PROTOCOL_VERSION}")
+                if not self.greeted.done():
+                    self.greeted.set_result(None)
+            case messages.Idle():
+                if not self.idle.done():
+                    self.idle.set_result(None)
+            case messages.Numbers(state):
+                if not self._asked:
+                    raise frames.ProtocolError("it answers what nobody has asked")
+                self.state = state
+                _, answer = self._asked.pop(0)
+                answer.set_result(None)
+            case messages.Scrape(scrape_id):
+                task = asyncio.create_task(self._server.scrape(self, scrape_id))
+                self._scrapes.add(task)
+                task.add_done_callback(self._scrapes.discard)

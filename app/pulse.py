@@ -1,0 +1,32 @@
+"""How the engine is, as probes ask: stuck, full, or well. Plain values that travel; knows no engine."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Pulse:
+    """A moment.
+
+    step_age_s: for how long the device has been at the step under way; 0 if there is none.
+    step_timeout_s: how long it may; None is for ever.   max_waiting: None is any number.
+    """
+
+    step_age_s: float = 0.0
+    step_timeout_s: float | None = None
+    num_running: int = 0
+    num_waiting: int = 0
+    max_waiting: int | None = None
+
+    def trouble(self) -> str | None:
+        """Why nothing gets ahead, in one sentence; None if it does."""
+        if self.step_timeout_s is None or self.step_age_s < self.step_timeout_s:
+            return None
+        return f"The device has not finished a step for {self.step_age_s:.3g} s."
+
+    def saturation(self) -> str | None:
+        """Why one more request would be refused, None if it would not."""
+        if self.max_waiting is None or self.num_waiting < self.max_waiting:
+            return None
+        return f"The queue is full: {self.num_waiting} requests wait, and {self.max_waiting} may."
