@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from msgspec import Struct
 
 from .errors import RequestError
-from .translation import Translation, passed_on
+from .translation import ExtendedFields, Translation, json_schema_format, passed_on
 from .validation import Refused, check_fields, convert, refuse_unknown, show, without_nulls
 
 ROLES = ("user", "assistant", "system")
@@ -20,11 +20,10 @@ MESSAGES_REFUSED: Refused = {
     # Anthropic
     "container": (),
     "context_management": (),
+    "diagnostics": (),
     "fallbacks": ([],),
     "inference_geo": (),
     "mcp_servers": ([],),
-    "output_config": ({},),
-    "output_format": (),
     "service_tier": ("auto", "standard_only"),
     "speed": ("standard",),
     "thinking": ({"type": "disabled"},),
@@ -34,20 +33,35 @@ MESSAGES_REFUSED: Refused = {
     "chat_template": (),
     "kv_transfer_params": (),
 }
+_OUTPUT_REFUSED: Refused = {"effort": (), "task_budget": ()}
 _BLOCK_REFUSED: Refused = {"citations": ([],)}
 
 
-class CountRequest(Struct, kw_only=True):
+class OutputFormat(Struct, kw_only=True):
+    """`output_config.format`, which was `output_format` once; the type is json_schema."""
+
+    type: str
+    schema: dict[str, Any] | bool
+
+
+class OutputConfig(Struct, kw_only=True):
+    """`output_config`: the form of the answer."""
+
+    format: OutputFormat | None = None
+
+
+class CountRequest(ExtendedFields, kw_only=True):
     """What a count of tokens needs; messages and blocks are checked one by one.
 
-    cache_control asks for what prefix caching does for every request.
+    cache_control asks for what prefix caching does for every request. How an answer is to be sampled, and its
+    form, change no count.
     """
 
     messages: list[Any]
-    model: str | None = None
     system: str | list[Any] | None = None
     cache_control: dict[str, Any] | None = None
-    chat_template_kwargs: dict[str, Any] | None = None
+    output_config: OutputConfig | None = None
+    output_format: OutputFormat | None = None
 
 
 class MessagesRequest(CountRequest, kw_only=True):
@@ -56,24 +70,6 @@ class MessagesRequest(CountRequest, kw_only=True):
     max_tokens: int
     metadata: dict[str, Any] | None = None
     stop_sequences: list[str] | None = None
-    stream: bool = False
-    temperature: float | None = None
-    top_p: float | None = None
-    top_k: int | None = None
-    stop_token_ids: list[int] | None = None
-    include_stop_str_in_output: bool | None = None
-    ignore_eos: bool | None = None
-    min_tokens: int | None = None
-    min_p: float | None = None
-    repetition_penalty: float | None = None
-    presence_penalty: float | None = None
-    frequency_penalty: float | None = None
-    logit_bias: dict[str, float] | None = None
-    seed: int | None = None
-    skip_special_tokens: bool | None = None
-    priority: int = 0
-    cache_salt: str | None = None
-    request_id: str | None = None
 
 
 class _Message(Struct, kw_only=True):
@@ -99,12 +95,15 @@ def read_messages_request(
 ) -> MessagesPrompt:
     """From a body without nulls. Raises RequestError with the path of the field at fault."""
     ignored = check_fields(body, into, MESSAGES_REFUSED)
+    body, form, form_path = _read_format(body, ignored)
     known = {*into.__struct_fields__, *MESSAGES_REFUSED} if strict else None
     refuse_unknown(ignored, known)
     request = convert(body, into)
     chat = passed_on(body)
     if isinstance(request, MessagesRequest):
         chat["max_completion_tokens"] = request.max_tokens
+        if form is not None:
+            chat["response_format"] = json_schema_format(form)
         if request.stop_sequences is not None:
             chat["stop"] = request.stop_sequences
     messages, places = _messages(request, ignored)
@@ -113,11 +112,36 @@ def read_messages_request(
     prefilled = messages[-1]["role"] == "assistant"
     translation = Translation(
         chat={**chat, "messages": messages, "continue_final_message": prefilled},
-        names={"max_completion_tokens": "max_tokens", "stop": "stop_sequences"},
+        names={
+            "max_completion_tokens": "max_tokens",
+            "stop": "stop_sequences",
+            "response_format.json_schema": form_path,
+            "response_format": form_path,
+        },
         places=places,
         ignored=ignored,
     )
     return MessagesPrompt(request, translation)
+
+
+def _read_format(
+    body: Mapping[str, Any], ignored: list[str]
+) -> tuple[Mapping[str, Any], Mapping[str, Any] | None, str]:
+    """`body` without nulls in output_config, the form that the answer must have, and where that is asked."""
+    form, path = body.get("output_format"), "output_format"
+    config = body.get("output_config")
+    if isinstance(config, dict):
+        config = without_nulls(config)
+        ignored += check_fields(config, OutputConfig, _OUTPUT_REFUSED, "output_config")
+        body = {**body, "output_config": config}
+        if "format" in config:
+            form, path = config["format"], "output_config.format"
+    if isinstance(form, dict):
+        ignored += check_fields(form, OutputFormat, {}, path)
+        if form.get("type") not in (None, "json_schema"):
+            message = f'{path}.type must be "json_schema", got {show(form["type"])}'
+            raise RequestError(message, param=f"{path}.type", code="unsupported_value")
+    return body, form if isinstance(form, dict) else None, path
 
 
 def _messages(request: CountRequest, ignored: list[str]) -> tuple[list[dict[str, Any]], list[str]]:

@@ -11,9 +11,15 @@ from typing import Any, NamedTuple
 from msgspec import Struct
 
 from .errors import RequestError
-from .translation import Translation, passed_on
+from .translation import ExtendedFields, Translation, json_schema_format, passed_on
 from .validation import Refused, check_fields, convert, refuse_unknown, show, without_nulls
 
+_NAMES = {
+    "messages": "input",
+    "max_completion_tokens": "max_output_tokens",
+    "response_format.json_schema": "text.format",
+    "response_format": "text.format",
+}
 ROLES = ("system", "developer", "user", "assistant")
 _LOGPROBS = "message.output_text.logprobs"
 # Asks for a part of reasoning items, of which there are none.
@@ -44,11 +50,10 @@ RESPONSES_REFUSED: Refused = {
     "mm_processor_kwargs": ({},),
     "n": (1,),
     "previous_input_messages": ([],),
-    "structured_outputs": (),
     "thinking_token_budget": (),
     "vllm_xargs": ({},),
 }
-_TEXT_REFUSED: Refused = {"format": ({"type": "text"},), "verbosity": ("medium",)}
+_TEXT_REFUSED: Refused = {"verbosity": ("medium",)}
 _REASONING_REFUSED: Refused = {
     "context": ("auto",),
     "effort": ("none",),
@@ -60,7 +65,23 @@ _STREAM_OPTIONS_REFUSED: Refused = {"include_obfuscation": (False,)}
 _PART_REFUSED: Refused = {"annotations": ([],), "logprobs": ([],), "prompt_cache_breakpoint": ()}
 
 
-class ResponsesRequest(Struct, kw_only=True):
+class TextFormat(Struct, kw_only=True):
+    """`text.format`: type is text, json_object or json_schema; the last one has a schema."""
+
+    type: str
+    schema: dict[str, Any] | bool | None = None
+    name: str | None = None
+    description: str | None = None
+    strict: bool | None = None
+
+
+class TextSettings(Struct, kw_only=True):
+    """`text`: the form of the answer."""
+
+    format: TextFormat | None = None
+
+
+class ResponsesRequest(ExtendedFields, kw_only=True):
     """The fields that are understood; items of `input` are checked one by one.
 
     metadata, user, safety_identifier and prompt_cache_key are labels: they come back and change no answer.
@@ -68,16 +89,12 @@ class ResponsesRequest(Struct, kw_only=True):
     """
 
     input: str | list[Any]
-    model: str | None = None
     instructions: str | None = None
     max_output_tokens: int | None = None
-    temperature: float | None = None
-    top_p: float | None = None
     top_logprobs: int | None = None
     include: list[str] = []
-    stream: bool = False
     stream_options: dict[str, Any] | None = None
-    text: dict[str, Any] | None = None
+    text: TextSettings | None = None
     reasoning: dict[str, Any] | None = None
     parallel_tool_calls: bool = True
     metadata: dict[str, Any] | None = None
@@ -85,22 +102,6 @@ class ResponsesRequest(Struct, kw_only=True):
     safety_identifier: str | None = None
     prompt_cache_key: str | None = None
     stop: str | list[str] | None = None
-    stop_token_ids: list[int] | None = None
-    include_stop_str_in_output: bool | None = None
-    ignore_eos: bool | None = None
-    min_tokens: int | None = None
-    top_k: int | None = None
-    min_p: float | None = None
-    repetition_penalty: float | None = None
-    presence_penalty: float | None = None
-    frequency_penalty: float | None = None
-    logit_bias: dict[str, float] | None = None
-    seed: int | None = None
-    skip_special_tokens: bool | None = None
-    chat_template_kwargs: dict[str, Any] | None = None
-    priority: int = 0
-    cache_salt: str | None = None
-    request_id: str | None = None
 
 
 class _Nothing(Struct):
@@ -133,23 +134,30 @@ class ResponsesPrompt(NamedTuple):
 def read_responses(body: Mapping[str, Any], *, strict: bool = False) -> ResponsesPrompt:
     """From a body without nulls. Raises RequestError with the path of the field at fault."""
     ignored = check_fields(body, ResponsesRequest, RESPONSES_REFUSED)
-    for name, refused in (
-        ("text", _TEXT_REFUSED),
-        ("reasoning", _REASONING_REFUSED),
-        ("stream_options", _STREAM_OPTIONS_REFUSED),
+    for path, into, refused in (
+        ("text", TextSettings, _TEXT_REFUSED),
+        ("reasoning", _Nothing, _REASONING_REFUSED),
+        ("stream_options", _Nothing, _STREAM_OPTIONS_REFUSED),
     ):
-        if isinstance(body.get(name), dict):
-            ignored += check_fields(body[name], _Nothing, refused, name)
+        if isinstance(body.get(path), dict):
+            body = {**body, path: without_nulls(body[path])}
+            ignored += check_fields(body[path], into, refused, path)
+    form = body["text"].get("format") if isinstance(body.get("text"), dict) else None
+    if isinstance(form, dict):
+        form = without_nulls(form)
+        ignored += check_fields(form, TextFormat, {}, "text.format")
     known = {*ResponsesRequest.__struct_fields__, *RESPONSES_REFUSED} if strict else None
     refuse_unknown(ignored, known)
     request = convert(body, ResponsesRequest)
     _check(request)
     chat = {**passed_on(body), **_chat_fields(request)}
+    if form is not None:
+        chat["response_format"] = json_schema_format(form)
     messages, places = _messages(request, ignored)
     refuse_unknown(ignored, known)
     translation = Translation(
         chat={**chat, "messages": messages},
-        names={"messages": "input", "max_completion_tokens": "max_output_tokens"},
+        names=_NAMES,
         places=places,
         ignored=ignored,
     )

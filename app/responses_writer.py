@@ -17,7 +17,7 @@ from msgspec.json import encode
 from ..model.sampling_params import SamplingParams
 from .errors import RequestError
 from .event_answer import AnswerHead, Counts, Ending, event_frame
-from .protocol_responses import ResponsesRequest
+from .protocol_responses import ResponsesRequest, TextFormat
 
 RESPONSE_PREFIX = "resp_"
 _INCOMPLETE = {"length": "max_output_tokens"}
@@ -35,6 +35,8 @@ class ResponsesWriter:
         self._model = model
         self._request = request
         self._params = params
+        text = request.text
+        self._format = {"type": "text"} if text is None or text.format is None else _shown(text.format)
         self._num_events = 0
         self._texts: list[str] = []
         self._logprobs: list[Any] = []
@@ -122,7 +124,7 @@ class ResponsesWriter:
             "service_tier": "default",
             "store": False,
             "temperature": params.temperature,
-            "text": {"format": {"type": "text"}},
+            "text": {"format": self._format},
             "tool_choice": "auto",
             "tools": [],
             "top_logprobs": request.top_logprobs or 0,
@@ -150,6 +152,12 @@ class ResponsesWriter:
     def _next_number(self) -> int:
         self._num_events += 1
         return self._num_events - 1
+
+
+def _shown(form: TextFormat) -> dict[str, Any]:
+    if form.type != "json_schema":
+        return {"type": form.type}
+    return {name: getattr(form, name) for name in TextFormat.__struct_fields__}
 
 
 def _part(text: str, logprobs: list[Any]) -> dict[str, Any]:

@@ -10,6 +10,8 @@ import pytest
 from http_harness import REPLY, ScriptedClient, make_app, serve
 from test_responses_api import events_of, prompt_of
 
+from octavo.model.grammar import StructuredOutputsParams
+
 PATH = "/v1/messages"
 COUNT = "/v1/messages/count_tokens"
 HELLO: dict[str, Any] = {"max_tokens": 100, "messages": [{"role": "user", "content": "hi"}]}
@@ -99,6 +101,16 @@ def test_an_answer_that_has_begun_goes_on(http: httpx.Client, engine: ScriptedCl
     assert prompt_of(engine) == "user: hi\nassistant: Grü"
 
 
+@pytest.mark.parametrize("old", [False, True])
+def test_form_of_the_answer(http: httpx.Client, engine: ScriptedClient, old: bool) -> None:
+    form = {"type": "json_schema", "schema": {"type": "null"}}
+    assert ask(
+        http, "hi", **({"output_format": form} if old else {"output_config": {"format": form}})
+    ).is_success
+    grammar = StructuredOutputsParams(json={"type": "null"}).to_grammar()
+    assert engine.requests[-1].params.structured_outputs == grammar
+
+
 def test_count_tokens_counts_the_prompt(http: httpx.Client, engine: ScriptedClient) -> None:
     asked = {"system": "be brief", "messages": HELLO["messages"]}
     num_requests = len(engine.requests)
@@ -144,6 +156,9 @@ def test_failure_in_the_stream(http: httpx.Client, word: str, message: str) -> N
         ({"temperature": -1}, "invalid_value", "temperature"),
         ({"tools": [{"name": "f", "input_schema": {}}]}, "unsupported_value", "tools"),
         ({"thinking": {"type": "enabled", "budget_tokens": 1024}}, "unsupported_value", "thinking"),
+        ({"output_config": {"effort": "low"}}, "unsupported_parameter", "output_config.effort"),
+        ({"output_config": {"format": {"type": "x"}}}, "unsupported_value", "output_config.format.type"),
+        ({"output_format": {"type": "json_schema"}}, "missing_required_parameter", "output_format.schema"),
         ({"mcp_servers": [{}]}, "unsupported_value", "mcp_servers"),
     ],
 )

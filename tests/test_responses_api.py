@@ -11,6 +11,8 @@ import pytest
 from http_harness import REPLY, ScriptedClient, make_app, serve
 from test_app import check_error
 
+from octavo.model.grammar import StructuredOutputsParams
+
 PATH = "/v1/responses"
 
 
@@ -143,6 +145,16 @@ def test_extensions_reach_the_engine(http: httpx.Client, engine: ScriptedClient)
     assert (params.ignore_eos, tuple(params.stop), request.max_tokens) == (True, ("zz",), 9)
 
 
+def test_form_of_the_answer(http: httpx.Client, engine: ScriptedClient) -> None:
+    schema = {"type": "object", "properties": {"a": {"type": "null"}}}
+    form = {"type": "json_schema", "name": "n", "schema": schema, "strict": True}
+    body = http.post(PATH, json={"input": "hi", "text": {"format": form, "verbosity": "medium"}}).json()
+    assert body["text"]["format"] == {**form, "description": None}
+    assert engine.requests[-1].params.structured_outputs == StructuredOutputsParams(json=schema).to_grammar()
+    body = http.post(PATH, json={"input": "hi", "text": {"format": {"type": "json_object"}}}).json()
+    assert body["text"]["format"] == {"type": "json_object"}
+
+
 @pytest.mark.parametrize("word, message", [("broken", "NaN"), ("dead", "died")])
 def test_failure_in_the_stream(http: httpx.Client, word: str, message: str) -> None:
     name, last = events_of(http.post(PATH, json={"input": word, "stream": True}).text)[-1]
@@ -185,7 +197,10 @@ def test_full_queue(http: httpx.Client) -> None:
         ({"background": True}, "unsupported_value", "background"),
         ({"truncation": "auto"}, "unsupported_value", "truncation"),
         ({"tools": [{"type": "function", "name": "f"}]}, "unsupported_value", "tools"),
-        ({"text": {"format": {"type": "json_object"}}}, "unsupported_value", "text.format"),
+        ({"text": {"format": {"type": "xml"}}}, "unsupported_value", "text.format.type"),
+        ({"text": {"format": {"type": "json_schema"}}}, "missing_required_parameter", "text.format.schema"),
+        ({"text": {"format": {"type": "json_schema", "schema": 7}}}, "invalid_type", "text.format.schema"),
+        ({"text": {"verbosity": "low"}}, "unsupported_value", "text.verbosity"),
         ({"reasoning": {"effort": "high"}}, "unsupported_value", "reasoning.effort"),
         ({"stream_options": {"include_obfuscation": False}}, "invalid_value", "stream_options"),
         (
