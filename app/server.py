@@ -33,13 +33,14 @@ from .middleware import Accounting, ApiKeys, Bugs
 from .models import Models
 from .prompt_encoder import PromptEncoder
 from .pulse import Pulse
+from .reference import Reference
 from .responses import REQUEST_ID_HEADER, on_disconnect, on_http_exception, on_request_error
 from .responses_api import responses_api
 from .tokenize import Tokenize
 
 Lifespan = Callable[[Starlette], AbstractAsyncContextManager[None]]
 
-_OPEN_PATHS = ("/", "/health", "/livez", "/readyz", "/version", "/metrics")
+_OPEN_PATHS = ("/", "/health", "/livez", "/readyz", "/version", "/metrics", "/openapi.json", "/docs")
 _NUM_THREADS = 2
 
 
@@ -90,6 +91,7 @@ def _routes(
     encoder = PromptEncoder(server.generation, settings.tool_call_parser, settings.reasoning_parser)
     models = Models(server)
     tokenize = Tokenize(server, encoder)
+    reference = Reference(server.settings.version)
     return [
         Route("/v1/chat/completions", chat_completions(server, encoder).post, methods=["POST"]),
         Route("/v1/completions", completions(server, encoder).post, methods=["POST"]),
@@ -104,8 +106,10 @@ def _routes(
         Route("/readyz", health.ready),
         Route("/livez", health.alive),
         Route("/version", health.version),
+        Route("/openapi.json", reference.document),
+        Route("/docs", reference.page),
         Route("/metrics", _metrics_handler(server.metrics, gather)),
-        Route("/", health.pointer),
+        Route("/", health.pointer, include_in_schema=False),
     ]
 
 

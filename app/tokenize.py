@@ -19,7 +19,7 @@ from .responses import json_response
 from .tool_types import read_tools
 from .validation import Refused, check_fields, convert, decode_object, refuse_unknown
 
-_TOKENIZE_REFUSED: Refused = {
+TOKENIZE_REFUSED: Refused = {
     "media_io_kwargs": ({},),
     "mm_processor_kwargs": ({},),
 }
@@ -66,8 +66,8 @@ class Tokenize:
 
     def _tokenize(self, body: bytes) -> Response:
         fields = decode_object(body)
-        ignored = check_fields(fields, TokenizeRequest, _TOKENIZE_REFUSED)
-        known = self._known(TokenizeRequest, _TOKENIZE_REFUSED)
+        ignored = check_fields(fields, TokenizeRequest, TOKENIZE_REFUSED)
+        known = self._known(TokenizeRequest, TOKENIZE_REFUSED)
         refuse_unknown(ignored, known)
         asked = convert(fields, TokenizeRequest)
         self._server.served_name(asked.model)
