@@ -39,13 +39,23 @@ class PromptTokensDetails(Struct):
     cached_tokens: int
 
 
+class Times(Struct):
+    """Where the time went, in milliseconds; null for what did not come about."""
+
+    queue_ms: float | None
+    prefill_ms: float | None
+    decode_ms: float | None
+    preemptions: int
+
+
 class Usage(Struct):
-    """Tokens of the request, all choices together."""
+    """Tokens of the request, all choices together. timings: not while they still run."""
 
     prompt_tokens: int
     completion_tokens: int
     total_tokens: int
     prompt_tokens_details: PromptTokensDetails
+    timings: Times | None = None
 
 
 class ChatMessage(Struct, omit_defaults=True):
@@ -166,6 +176,7 @@ class ResponseUsage(Struct):
     output_tokens: int
     output_tokens_details: dict[str, int]
     total_tokens: int
+    timings: Times
 
 
 class ResponseObject(Struct):
@@ -212,12 +223,13 @@ class TextBlock(Struct):
 
 
 class MessageUsage(Struct):
-    """Tokens of a message; those from the cache are not part of input_tokens."""
+    """Tokens of a message; those from the cache are not part of input_tokens. timings: when it has ended."""
 
     input_tokens: int
     cache_creation_input_tokens: int
     cache_read_input_tokens: int
     output_tokens: int
+    timings: Times | None = None
 
 
 class Message(Struct):

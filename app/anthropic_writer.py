@@ -32,7 +32,7 @@ class AnthropicWriter:
     def whole(self, text: str, logprobs: list[Any], ending: Ending) -> dict[str, Any]:
         """The message object."""
         message = self._message([{"type": "text", "text": text, "citations": None}], ending.counts)
-        return {**message, **_stop(ending)}
+        return {**message, **_stop(ending), "usage": _final_usage(ending)}
 
     def opening(self, counts: Counts) -> bytes:
         """The message without content, and its one block without text."""
@@ -51,7 +51,7 @@ class AnthropicWriter:
         """Why it ended, and what it took in all."""
         return (
             event_frame({"type": "content_block_stop", "index": 0})
-            + event_frame({"type": "message_delta", "delta": _stop(ending), "usage": _usage(ending.counts)})
+            + event_frame({"type": "message_delta", "delta": _stop(ending), "usage": _final_usage(ending)})
             + event_frame({"type": "message_stop"})
         )
 
@@ -77,6 +77,10 @@ def _stop(ending: Ending) -> dict[str, Any]:
     sequence = ending.stop_reason if isinstance(ending.stop_reason, str) else None
     reason = _STOP_REASONS.get(ending.finish_reason, ending.finish_reason)
     return {"stop_reason": reason if sequence is None else "stop_sequence", "stop_sequence": sequence}
+
+
+def _final_usage(ending: Ending) -> dict[str, Any]:
+    return {**_usage(ending.counts), "timings": ending.times}
 
 
 def _usage(counts: Counts) -> dict[str, Any]:

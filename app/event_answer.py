@@ -39,11 +39,12 @@ class Counts(NamedTuple):
 
 
 class Ending(NamedTuple):
-    """Why an answer ended, and what it took."""
+    """Why an answer ended, and what it took. times: as in the usage of a chat completion."""
 
     finish_reason: str
     stop_reason: str | int | None
     counts: Counts
+    times: Mapping[str, Any]
 
 
 class EventWriter(Protocol):
@@ -149,7 +150,8 @@ class EventAnswer(Answer):
 
     def _ending(self, delta: TextDelta) -> Ending:
         assert delta.finish_reason is not None, "a choice ends with a finish reason"
-        return Ending(delta.finish_reason.value, delta.stop_reason, self._counts())
+        times = self._choices.times.usage()
+        return Ending(delta.finish_reason.value, delta.stop_reason, self._counts(), times)
 
     def _counts(self) -> Counts:
         choices = self._choices

@@ -96,7 +96,7 @@ class ResponsesWriter:
         else:
             response["incomplete_details"] = {"reason": reason}
         response["output"] = [self._item(status, [_part(text, logprobs)])]
-        response["usage"] = _usage(ending.counts)
+        response["usage"] = {**_usage(ending.counts), "timings": ending.times}
         return response
 
     def _response(self, status: str) -> dict[str, Any]:
