@@ -59,11 +59,13 @@ class Usage(Struct):
 
 
 class ChatMessage(Struct, omit_defaults=True):
-    """An answer."""
+    """An answer. reasoning: a key of models that reason.   tool_calls: a key of answers that call tools."""
 
     role: Literal["assistant"]
     content: str | None
     refusal: None
+    reasoning: str | None = None
+    tool_calls: list[dict[str, Any]] = []
 
 
 class ChatChoice(Struct, omit_defaults=True):
@@ -97,6 +99,8 @@ class ChatDelta(Struct, omit_defaults=True):
 
     role: str = ""
     content: str = ""
+    reasoning: str = ""
+    tool_calls: list[dict[str, Any]] = []
 
 
 class ChatChunkChoice(Struct, omit_defaults=True):
