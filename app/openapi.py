@@ -11,6 +11,7 @@ from msgspec import Struct
 from msgspec.json import schema_components
 
 from . import answer_types as answers
+from . import translated_types as translated
 from .protocol_anthropic import MESSAGES_REFUSED, CountRequest, MessagesRequest
 from .protocol_chat import CHAT_REFUSED, ChatRequest
 from .protocol_completion import COMPLETION_REFUSED, CompletionRequest
@@ -81,7 +82,7 @@ OPERATIONS = (
         "Answer a conversation, with OpenAI's newer API; nothing is stored",
         ResponsesRequest,
         RESPONSES_REFUSED,
-        answers.ResponseObject,
+        translated.ResponseObject,
         "named events, from response.created to response.completed, response.incomplete or response.failed",
         _GENERATES,
     ),
@@ -91,7 +92,7 @@ OPERATIONS = (
         "Answer a conversation, with Anthropic's API",
         MessagesRequest,
         MESSAGES_REFUSED,
-        answers.Message,
+        translated.Message,
         "named events, from message_start to message_stop, or error",
         _GENERATES,
     ),
@@ -101,7 +102,7 @@ OPERATIONS = (
         "Count the tokens of a prompt",
         CountRequest,
         MESSAGES_REFUSED,
-        answers.TokenCount,
+        translated.TokenCount,
         errors=_READS,
     ),
     Operation(
@@ -137,19 +138,19 @@ OPERATIONS = (
     Operation(
         "get",
         "/health",
-        "Whether requests are taken",
+        "Whether requests are served",
         None,
         {},
-        answers.Status,
+        answers.Readiness,
         errors={503: "Not now; the message says why."},
     ),
     Operation(
         "get",
         "/readyz",
-        "The same as /health",
+        "Whether one more request finds room",
         None,
         {},
-        answers.Status,
+        answers.Readiness,
         errors={503: "Not now; the message says why."},
     ),
     Operation("get", "/livez", "Whether the event loop turns", None, {}, answers.Status),
