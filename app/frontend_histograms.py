@@ -26,6 +26,7 @@ _TOKEN_S = (
 )
 _FIRST_TOKEN_S = (0.005, 0.01, 0.02, 0.04, 0.06, 0.1, 0.15, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
 _REQUEST_S = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 40.0, 60.0, 120.0, 300.0, 1200.0)
+_DELTA_S = (0.000001, 0.000003, 0.00001, 0.00003, 0.0001, 0.0003, 0.001, 0.01)
 _TEXT_S = (0.0001, 0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 10.0)
 _TOKENS = tuple(float(2**i) for i in range(18))
 _CHOICES = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0)
@@ -76,7 +77,7 @@ class FrontendHistograms:
         )
         self.tokenize = Histogram("tokenize_seconds", "Tokenizing the prompts of a request.", _TEXT_S)
         self.detokenize = Histogram(
-            "detokenize_seconds", "Tokens to text, the whole of a request together.", _TEXT_S
+            "detokenize_seconds", "Making text of one step's tokens: a request's mean.", _DELTA_S
         )
         self.loop_lag = Histogram("event_loop_lag_seconds", "How late an HTTP loop woke a timer.", LAG_S)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from bisect import bisect_left
 from typing import TYPE_CHECKING
 
 from ..scheduler.request import FinishReason, RequestTimings
@@ -28,6 +29,7 @@ class RequestRecord:
         self._num_prompt_tokens = num_prompt_tokens
         self._arrival_s = arrival_s
         self._last_s = 0.0
+        self._gaps = metrics.histograms.inter_token
         self.first_token_s = 0.0
         self.num_tokens = 0
         self.cause: str | None = None
@@ -39,7 +41,10 @@ class RequestRecord:
         if delta.token_ids:
             now = time.monotonic()
             if self._last_s:
-                self._metrics.histograms.inter_token.observe(now - self._last_s)
+                # Once for every token, so `observe` is written out: the call would cost as much again.
+                gaps, gap_s = self._gaps, now - self._last_s
+                gaps.counts[bisect_left(gaps.bounds, gap_s)] += 1
+                gaps.total += gap_s
             else:
                 self.first_token_s = now
                 self._metrics.histograms.first_token.observe(now - self._arrival_s)
@@ -69,7 +74,8 @@ class RequestRecord:
     def _note_timings(self, delta: TextDelta) -> None:
         histograms, timings = self._metrics.histograms, delta.timings
         self.timings = timings
-        histograms.detokenize.observe(delta.detokenize_s)
+        if delta.detokenize_s:
+            histograms.detokenize.observe(delta.detokenize_s)
         if timings is None or not timings.first_token_s:
             return
         if timings.scheduled_s:

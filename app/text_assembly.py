@@ -21,7 +21,8 @@ class TextDelta(NamedTuple):
     text: empty if the request does not detokenize.   logprobs: one per token id, or empty if not asked for.
     stop_reason: the stop string or stop token id that ended it; None for the end-of-sequence token.
     error: one sentence, when finish_reason is ERROR.
-    timings, detokenize_s (seconds, of all deltas together): with the last delta only.
+    timings: with the last delta only.   detokenize_s: likewise; seconds to make text of one step's tokens,
+    the mean of those that were timed.
     """
 
     text: str = ""
