@@ -28,6 +28,7 @@ from .generation import TextDelta
 from .ignored_fields import ignored_header
 from .logprob_objects import prompt_logprobs
 from .protocol import client_names, usage
+from .request_summary import AnswerSummary
 from .sse import EventStream
 
 log = logging.getLogger(__name__)
@@ -69,6 +70,7 @@ class Answer:
                 claim=claim,
                 arrival_s=claim.arrival_s,
                 max_queued=server.settings.max_queued_requests,
+                keep_texts=server.settings.log_prompts,
             )
         except RequestError as error:
             raise self._client_names(error) from None
@@ -92,6 +94,28 @@ class Answer:
             self._choices.stop()
         headers[TIMES_HEADER] = times.header(time.monotonic())
         return Response(body, media_type="application/json", headers=headers)
+
+    def summary(self) -> AnswerSummary:
+        """What became of it, once it has ended."""
+        choices, asked = self._choices, self._asked
+        tokenizer = self._server.generation.tokenizer
+        prompts = asked.prompts if self._server.settings.log_prompts and tokenizer is not None else ()
+        return AnswerSummary(
+            response_id=str(self._common["id"]),
+            model=asked.model,
+            params=asked.params,
+            causes=tuple(record.cause or "disconnect" for record in choices.records),
+            num_prompt_tokens=choices.num_prompt_tokens,
+            num_cached_tokens=choices.num_cached_tokens,
+            num_output_tokens=choices.num_completion_tokens,
+            first_token_s=min((r.first_token_s for r in choices.records if r.first_token_s), default=0.0),
+            timings=choices.records[0].timings,
+            error=choices.error,
+            prompts=tuple(tokenizer.decode(ids, skip_special_tokens=False) for ids in prompts)
+            if tokenizer is not None
+            else (),
+            texts=tuple(choices.texts),
+        )
 
     async def _accepted(self) -> None:
         try:
@@ -173,7 +197,8 @@ class Answer:
             yield error_frame(error.body())
         except Exception:
             # The status line is out; the client can only be told in the stream.
-            log.exception("request %s failed", self._common["id"])
+            response_id = self._common["id"]
+            log.exception("request %s failed", response_id, extra={"fields": {"response_id": response_id}})
             yield error_frame(GenerationError("The server failed at this request.").body())
         yield DONE
 

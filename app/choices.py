@@ -23,6 +23,7 @@ class Choices:
     """`params.n` choices for each of `prompts`; choice i of prompt p has index p * n + i.
 
     max_queued: choices that the engine lets wait; more of them at once could never start.
+    keep_texts: whether to remember what they say, in `texts`.   error: what ended them early, in words.
     Raises what Generation.start raises, with nothing left running and all of them counted. The owner calls
     `stop` in the end.
     """
@@ -40,6 +41,7 @@ class Choices:
         claim: Claim = NO_CLAIM,
         arrival_s: float,
         max_queued: int | None = None,
+        keep_texts: bool = False,
     ) -> None:
         self.num_prompt_tokens = sum(map(len, prompts))
         self.num_cached_tokens = 0
@@ -48,7 +50,9 @@ class Choices:
         self._metrics = metrics
         self._streams: list[TextStream] = []
         self._records: list[RequestRecord] = []
+        self.error: str | None = None
         num_choices = len(prompts) * params.n
+        self.texts = [""] * num_choices if keep_texts else []
         try:
             _check_number(len(prompts), params.n, max_queued)
             for prompt in prompts:
@@ -83,12 +87,18 @@ class Choices:
         """What was told of the prompt of choice `index`, which must have begun."""
         return self._streams[index].prompt_logprobs
 
+    @property
+    def records(self) -> Sequence[RequestRecord]:
+        """Of each choice, when its tokens came and how it ended."""
+        return self._records
+
     async def accepted(self) -> None:
         """Wait until the engine has taken all choices. Raises like the constructor, with nothing running."""
         try:
             for stream in self._streams:
                 await stream.accepted()
         except Exception as error:
+            self.error = str(error)
             self.stop(_cause(error, cause_of_refusal(error)))
             raise
 
@@ -104,6 +114,7 @@ class Choices:
                     async for batch in merged:
                         yield [self._heard(index, delta) for index, delta in batch]
         except Exception as error:
+            self.error = str(error)
             self.stop(_cause(error, "error"))
             raise
         self._metrics.histograms.longest_choice.observe(max(record.num_tokens for record in self._records))
@@ -117,6 +128,8 @@ class Choices:
 
     def _heard(self, index: int, delta: TextDelta) -> tuple[int, TextDelta]:
         self._records[index].receive(delta)
+        if self.texts:
+            self.texts[index] += delta.text
         if delta.finish_reason is FinishReason.DEADLINE:
             raise DeadlineError(delta.error or "the request ran out of time")
         if delta.finish_reason is FinishReason.ERROR:

@@ -197,6 +197,14 @@ class ServerConfig:
     log_level: str = setting(
         "info", choice("debug", "info", "warning", "error"), "least severe log lines shown"
     )
+    log_format: str = setting("human", choice("human", "json"), "how log lines are written")
+    log_prompts: bool = setting(False, SWITCH, "write prompts and answers into the log")
+    otlp_endpoint: str | None = setting(
+        None,
+        text("URL"),
+        "send a trace of every request to this OpenTelemetry collector, for example http://localhost:4318",
+        default_text="none; needs the extra otel",
+    )
     dry_run: bool = setting(False, SWITCH, "print how memory would be divided, and exit")
 
     def __post_init__(self) -> None:

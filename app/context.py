@@ -31,6 +31,7 @@ class ServerSettings:
     request_timeout_s, queue_timeout_s: longest that a request may take, and wait; None is no limit.
     key_weights: shares of the engine, one for each of api_keys; empty is equal ones.
     tool_call_parser, reasoning_parser: how the model writes both; auto reads it off its chat template.
+    log_prompts: whether prompts and answers may be logged.   otlp_endpoint: where traces go; None has none.
     """
 
     model_names: tuple[str, ...]
@@ -48,6 +49,8 @@ class ServerSettings:
     key_weights: tuple[float, ...] = ()
     tool_call_parser: str = "auto"
     reasoning_parser: str = "auto"
+    log_prompts: bool = False
+    otlp_endpoint: str | None = None
 
     def check_trusts_templates(self) -> None:
         """Raise RequestError unless a request may bring a chat template of its own."""

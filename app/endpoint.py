@@ -38,6 +38,7 @@ class GenerationEndpoint(Generic[A]):
     async def post(self, request: Request) -> Response:
         """The response. What fails before it is known how many choices are asked for counts as one."""
         arrival_s = time.monotonic()
+        request.state.generates = True
         server = self._server
         try:
             body = await read_body(request, server.settings.max_body_bytes)
@@ -54,6 +55,7 @@ class GenerationEndpoint(Generic[A]):
             server.metrics.count_end(cause_of_refusal(error))
             raise
         answer = self._start(asked, request_id=request.state.request_id, claim=claim)
+        request.state.summarize = answer.summary
         return await answer.respond(request)
 
     def _count_ignored(self, fields: Iterable[str]) -> None:

@@ -136,7 +136,8 @@ class EventAnswer(Answer):
             yield writer.failure(error)
         except Exception:
             # The status line is out; the client can only be told in the stream.
-            log.exception("request %s failed", self._common["id"])
+            response_id = self._common["id"]
+            log.exception("request %s failed", response_id, extra={"fields": {"response_id": response_id}})
             yield writer.failure(GenerationError("The server failed at this request."))
 
     def _client_names(self, error: RequestError) -> RequestError:

@@ -44,7 +44,7 @@ async def _serve(link: socket.socket, listener: socket.socket) -> int:
     setup = await client.control.get()
     if not isinstance(setup, Setup):
         return 1  # the engine went away meanwhile
-    set_up_logging(setup.log_level)
+    set_up_logging(setup.log_level, setup.log_format)
     try:
         frontend = _Frontend(client, setup, listener)
     except StartupError as error:

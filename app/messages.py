@@ -40,6 +40,7 @@ class Setup(Message, frozen=True):
     default_params: dict[str, Any]
     settings: ServerSettings
     log_level: str
+    log_format: str = "human"
     memory_bytes: dict[str, int] = {}
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hmac
 import logging
-from collections.abc import Iterable
+import time
+from collections.abc import Iterable, Sequence
 from hashlib import sha256
 from secrets import token_hex
 
@@ -16,6 +17,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from .errors import AuthenticationError, RequestError
 from .metrics import ServerMetrics
 from .protocol import usable_id
+from .request_summary import Observer, RequestSummary
 from .responses import REQUEST_ID_HEADER, error_response, is_anthropic
 
 log = logging.getLogger(__name__)
@@ -28,11 +30,19 @@ class Accounting:
     """Gives each request an id, returns it as `x-request-id`, and counts the response by route and status.
 
     A client's own `x-request-id` is kept if it is fit for headers and logs.
+    observers: told of every request when it has ended.
     """
 
-    def __init__(self, app: ASGIApp, metrics: ServerMetrics, routes: Iterable[Route]) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        metrics: ServerMetrics,
+        routes: Iterable[Route],
+        observers: Sequence[Observer] = (),
+    ) -> None:
         self._app = app
         self._metrics = metrics
+        self._observers = observers
         routes = list(routes)
         self._plain = {route.path for route in routes if not route.param_convertors}
         self._patterns = [(route.path_regex, route.path) for route in routes if route.param_convertors]
@@ -42,23 +52,46 @@ class Accounting:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        began_s = time.monotonic()
+        status = 0
         given = Headers(scope=scope).get(REQUEST_ID_HEADER, "")
         state = scope.setdefault("state", {})
         state["request_id"] = given if usable_id(given) else token_hex(12)
 
         async def send_with_id(message: Message) -> None:
+            nonlocal status
             if message["type"] == "http.response.start":
+                status = message["status"]
                 # Asked for now, since a body may name the id too.
                 headers = MutableHeaders(scope=message)
                 headers[REQUEST_ID_HEADER] = state["request_id"]
                 if is_anthropic(scope["path"]):
                     headers["request-id"] = state["request_id"]  # where its clients look
-                self._metrics.count_response(
-                    self._route_of(scope["path"]), message["status"], state.get("error_code")
-                )
+                self._metrics.count_response(self._route_of(scope["path"]), status, state.get("error_code"))
             await send(message)
 
-        await self._app(scope, receive, send_with_id)
+        try:
+            await self._app(scope, receive, send_with_id)
+        finally:
+            for observe in self._observers:
+                observe(self._summary(scope, began_s, status))
+
+    def _summary(self, scope: Scope, began_s: float, status: int) -> RequestSummary:
+        state = scope["state"]
+        summarize = state.get("summarize")
+        return RequestSummary(
+            request_id=state["request_id"],
+            method=scope["method"],
+            route=self._route_of(scope["path"]),
+            status=status,
+            client=scope["client"][0] if scope.get("client") else "",
+            began_s=began_s,
+            ended_s=time.monotonic(),
+            error_code=state.get("error_code"),
+            traceparent=Headers(scope=scope).get("traceparent"),
+            generates=state.get("generates", False),
+            answer=None if summarize is None else summarize(),
+        )
 
     def _route_of(self, path: str) -> str:
         """The route's path as it was declared: a bounded set, whatever clients ask for."""
@@ -93,7 +126,8 @@ class Bugs:
         except Exception:
             if started:
                 raise  # The server cuts the connection: the client must not take half an answer for all.
-            log.exception("request %s failed", scope["state"]["request_id"])
+            request_id = scope["state"]["request_id"]
+            log.exception("request %s failed", request_id, extra={"fields": {"request_id": request_id}})
             await error_response(Request(scope), _bug())(scope, receive, send)
 
 

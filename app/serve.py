@@ -43,6 +43,7 @@ from .model_source import LoadFormat, find_model
 from .service import Front, RunningEngine, serve_until_signal
 from .stall_guard import guarded
 from .supervisor import Supervisor
+from .tracing import check_tracing
 
 log = logging.getLogger(__name__)
 
@@ -51,7 +52,8 @@ _MAX_AUTO_FRONTENDS = 8
 
 def run(engine: EngineConfig, server: ServerConfig) -> int:
     """Serve until a signal. 0 after a drain, 1 if the engine died; raises StartupError."""
-    set_up_logging(server.log_level)
+    set_up_logging(server.log_level, server.log_format)
+    check_tracing(server.otlp_endpoint)
     if server.dry_run:
         print(_fit(engine))
         return 0
@@ -119,6 +121,8 @@ async def _serve(engine: EngineConfig, server: ServerConfig, listener: socket.so
         request_timeout_s=server.request_timeout,
         queue_timeout_s=server.queue_timeout,
         key_weights=server.api_key_weights,
+        log_prompts=server.log_prompts,
+        otlp_endpoint=server.otlp_endpoint,
     )
 
     def ready_line() -> str:
@@ -128,7 +132,7 @@ async def _serve(engine: EngineConfig, server: ServerConfig, listener: socket.so
     serve = partial(serve_until_signal, ready_line=ready_line, drain_timeout_s=server.drain_timeout)
     num_frontends = choose_frontends(server.frontends, engine.device)
     if num_frontends:
-        return await _serve_in_processes(engine, settings, server.log_level, listener, num_frontends, serve)
+        return await _serve_in_processes(engine, server, settings, listener, num_frontends, serve)
     launched = await launch(engine)
     try:
         front = LocalFront(
@@ -148,8 +152,8 @@ async def _serve(engine: EngineConfig, server: ServerConfig, listener: socket.so
 
 async def _serve_in_processes(
     engine: EngineConfig,
+    config: ServerConfig,
     settings: ServerSettings,
-    log_level: str,
     listener: socket.socket,
     num_frontends: int,
     serve: Callable[[Front, RunningEngine], Awaitable[int]],
@@ -165,7 +169,8 @@ async def _serve_in_processes(
             eos_token_ids=eos_token_ids(source, plan),
             default_params=default_params(source.generation_config),
             settings=settings,
-            log_level=log_level,
+            log_level=config.log_level,
+            log_format=config.log_format,
             memory_bytes=plan.ledger.entries(),
         ),
         listener,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
@@ -34,9 +34,12 @@ from .models import Models
 from .prompt_encoder import PromptEncoder
 from .pulse import Pulse
 from .reference import Reference
+from .request_log import RequestLog
+from .request_summary import Observer
 from .responses import REQUEST_ID_HEADER, on_disconnect, on_http_exception, on_request_error
 from .responses_api import responses_api
 from .tokenize import Tokenize
+from .tracing import RequestTracer
 
 Lifespan = Callable[[Starlette], AbstractAsyncContextManager[None]]
 
@@ -68,15 +71,19 @@ def create_app(
         threads=ThreadPoolExecutor(_NUM_THREADS, thread_name_prefix="octavo-read"),
     )
     routes = _routes(server, Health(server, complaint, pulse), gather)
+    tracer = None if settings.otlp_endpoint is None else RequestTracer.to(settings)
+    observers: list[Observer] = [RequestLog()]
+    if tracer is not None:
+        observers.append(tracer)
     app = Starlette(
         routes=routes,
-        middleware=_middleware(server, routes),
+        middleware=_middleware(server, routes, observers),
         exception_handlers={
             RequestError: on_request_error,
             HTTPException: on_http_exception,
             ClientDisconnect: on_disconnect,
         },
-        lifespan=_lifespan(server, lifespan),
+        lifespan=_lifespan(server, lifespan, tracer),
     )
     app.router.redirect_slashes = False
     return app
@@ -113,11 +120,13 @@ def _routes(
     ]
 
 
-def _middleware(server: ServerContext, routes: list[Route]) -> list[Middleware]:
+def _middleware(
+    server: ServerContext, routes: list[Route], observers: Sequence[Observer]
+) -> list[Middleware]:
     """Outermost first: a refused key is counted and has an id too, and a browser may read why."""
     settings = server.settings
     layers = [
-        Middleware(Accounting, metrics=server.metrics, routes=routes),
+        Middleware(Accounting, metrics=server.metrics, routes=routes, observers=observers),
         Middleware(
             CORSMiddleware,
             allow_origins=settings.cors_origins,
@@ -149,7 +158,7 @@ def _metrics_handler(
     return expose
 
 
-def _lifespan(server: ServerContext, inner: Lifespan | None) -> Lifespan:
+def _lifespan(server: ServerContext, inner: Lifespan | None, tracer: RequestTracer | None) -> Lifespan:
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
         lag = asyncio.create_task(measure_lag(server.metrics.histograms.loop_lag))
@@ -161,6 +170,8 @@ def _lifespan(server: ServerContext, inner: Lifespan | None) -> Lifespan:
                     yield
         finally:
             lag.cancel()
+            if tracer is not None:
+                await asyncio.to_thread(tracer.close)
             server.threads.shutdown(wait=False, cancel_futures=True)
 
     return lifespan
