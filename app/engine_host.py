@@ -33,7 +33,8 @@ def contained(request: Request) -> Iterator[None]:
     except RequestError:
         raise
     except Exception as error:
-        log.exception("request %s failed", request.request_id)
+        fields = {"engine_id": request.request_id}
+        log.exception("request %s failed", request.request_id, extra={"fields": fields})
         raise GenerationError("The server failed at this request; its log says why.") from error
 
 

@@ -21,7 +21,7 @@ class RequestLog:
     def __call__(self, summary: RequestSummary) -> None:
         """Write the line."""
         level = logging.INFO
-        if summary.status >= 500 and summary.status != 503 or summary.cause == "error":
+        if summary.status == 500 or summary.cause == "error":
             level = logging.ERROR
         elif summary.route in _PROBES and summary.status == 200:
             level = logging.DEBUG

@@ -62,6 +62,8 @@ class RequestSummary:
             return None
         if self.status in (0, 499):
             return "disconnect"
+        if self.status == 504:
+            return "deadline"
         return "refused" if self.status < 500 or self.status == 503 else "error"
 
 
