@@ -18,6 +18,7 @@ from starlette.responses import Response
 from ..model.plan import TokenLogprobs
 from ..scheduler.request import Claim, FinishReason
 from .answer_parts import delta_json
+from .answer_summary import AnswerSummary
 from .asked import Asked, Route
 from .choices import Batch, Choices
 from .chunks import DONE, ChunkEncoder, error_frame
@@ -28,7 +29,6 @@ from .generation import TextDelta
 from .ignored_fields import ignored_header
 from .logprob_objects import prompt_logprobs
 from .protocol import client_names, usage
-from .request_summary import AnswerSummary
 from .sse import EventStream
 
 log = logging.getLogger(__name__)
@@ -97,25 +97,10 @@ class Answer:
 
     def summary(self) -> AnswerSummary:
         """What became of it, once it has ended."""
-        choices, asked = self._choices, self._asked
-        tokenizer = self._server.generation.tokenizer
-        prompts = asked.prompts if self._server.settings.log_prompts and tokenizer is not None else ()
-        return AnswerSummary(
-            response_id=str(self._common["id"]),
-            model=asked.model,
-            params=asked.params,
-            causes=tuple(record.cause or "disconnect" for record in choices.records),
-            num_prompt_tokens=choices.num_prompt_tokens,
-            num_cached_tokens=choices.num_cached_tokens,
-            num_output_tokens=choices.num_completion_tokens,
-            first_token_s=min((r.first_token_s for r in choices.records if r.first_token_s), default=0.0),
-            timings=choices.records[0].timings,
-            error=choices.error,
-            prompts=tuple(tokenizer.decode(ids, skip_special_tokens=False) for ids in prompts)
-            if tokenizer is not None
-            else (),
-            texts=tuple(choices.texts),
-        )
+        asked, server = self._asked, self._server
+        tokenizer = server.generation.tokenizer if server.settings.log_prompts else None
+        prompts = () if tokenizer is None else [tokenizer.decode(ids, False) for ids in asked.prompts]
+        return AnswerSummary.of(self._choices, str(self._common["id"]), asked.model, asked.params, prompts)
 
     async def _accepted(self) -> None:
         try:

@@ -8,7 +8,8 @@ from __future__ import annotations
 import logging
 from typing import Any
 
-from .request_summary import AnswerSummary, RequestSummary
+from .answer_summary import AnswerSummary
+from .request_summary import RequestSummary
 
 log = logging.getLogger("octavo.requests")
 

@@ -5,31 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from ..model.sampling_params import SamplingParams
-from ..scheduler.request import RequestTimings
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AnswerSummary:
-    """What the engine did for a request, its choices together.
-
-    causes: one for each choice, see CAUSES.   timings: of the first choice, if the engine has told them.
-    first_token_s: when the first token came (time.monotonic), 0 if none did.
-    prompts, texts: only if they may be logged.
-    """
-
-    response_id: str
-    model: str
-    params: SamplingParams
-    causes: tuple[str, ...]
-    num_prompt_tokens: int
-    num_cached_tokens: int
-    num_output_tokens: int
-    first_token_s: float
-    timings: RequestTimings | None
-    error: str | None = None
-    prompts: tuple[str, ...] = ()
-    texts: tuple[str, ...] = ()
+from .answer_summary import AnswerSummary
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
