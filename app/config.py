@@ -12,6 +12,7 @@ from .settings import (
     LENGTH,
     SIZE_BYTES,
     SWITCH,
+    Kind,
     SettingError,
     choice,
     integer,
@@ -27,6 +28,9 @@ from .settings import (
 _FRACTION = number("in (0, 1]", lambda v: 0 < v <= 1, "SHARE")
 _SECONDS = number("of seconds, not negative", lambda v: v >= 0, "S")
 _POSITIVE_SECONDS = number("of seconds above 0", lambda v: v > 0, "S")
+_ROOT_PATH = Kind(
+    "empty or a path that begins with /", str, lambda v: isinstance(v, str) and v[:1] in ("", "/"), "PATH"
+)
 _MILLISECONDS = number("of milliseconds, not negative", lambda v: v >= 0, "MS")
 
 
@@ -153,6 +157,39 @@ class ServerConfig:
     api_key: tuple[str, ...] = setting(
         (), texts("KEY"), "keys that clients may present", default_text="$OCTAVO_API_KEY, or none needed"
     )
+    api_key_file: str | None = setting(
+        None, text("FILE"), "more of them, one a line; # begins a comment", default_text="none"
+    )
+    allowed_origins: tuple[str, ...] = setting(
+        ("*",), texts("ORIGIN"), "web pages whose scripts may call, as in https://example.org; * is any"
+    )
+    allowed_methods: tuple[str, ...] = setting(("*",), texts("METHOD"), "methods that they may use")
+    allowed_headers: tuple[str, ...] = setting(("*",), texts("HEADER"), "headers that they may send")
+    allow_credentials: bool = setting(False, SWITCH, "let them send cookies")
+    ssl_certfile: str | None = setting(
+        None, text("FILE.pem"), "certificate to serve TLS with, its chain behind it", default_text="no TLS"
+    )
+    ssl_keyfile: str | None = setting(
+        None, text("FILE.pem"), "the certificate's private key", default_text="in --ssl-certfile"
+    )
+    uds: str | None = setting(
+        None, text("PATH"), "unix socket to listen on, in place of --host and --port", default_text="none"
+    )
+    root_path: str = setting(
+        "",
+        _ROOT_PATH,
+        "prefix under which a proxy offers the server, as in /llm",
+        default_text="none",
+    )
+    forwarded_allow_ips: tuple[str, ...] = setting(
+        ("127.0.0.1",),
+        texts("ADDRESS"),
+        "proxies that are believed whom they forward for, as addresses or networks; * is any",
+    )
+    max_body_bytes: int = setting(16 << 20, SIZE_BYTES, "size of a request's body", default_text="16MiB")
+    max_header_bytes: int = setting(
+        64 << 10, SIZE_BYTES, "size of a request's line and headers", default_text="64KiB"
+    )
     frontends: int | str = setting(
         "auto",
         integer_or_auto(0),
@@ -209,6 +246,12 @@ class ServerConfig:
 
     def __post_init__(self) -> None:
         validate(self)
+        if self.allow_credentials and "*" in self.allowed_origins:
+            raise SettingError("allow_credentials", "needs --allowed-origins: not every page may use cookies")
+        if self.ssl_keyfile is not None and self.ssl_certfile is None:
+            raise SettingError("ssl_keyfile", "needs --ssl-certfile")
+        if self.uds is not None and (self.host, self.port) != ("127.0.0.1", 8000):
+            raise SettingError("uds", "cannot be given together with --host or --port")
         if self.api_key_weights and len(self.api_key_weights) != len(self.api_key):
             raise SettingError(
                 "api_key_weights",

@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TypeVar
 
+from .edge import EdgeSettings
 from .errors import ModelNotFoundError, RequestError
 from .generation import Generation
 from .metrics import ServerMetrics
@@ -19,11 +20,21 @@ _INLINE_BYTES = 2048
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class CorsRules:
+    """Whose scripts may call, by which methods, with which headers; `*` is any. credentials: and cookies."""
+
+    origins: tuple[str, ...] = ("*",)
+    methods: tuple[str, ...] = ("*",)
+    headers: tuple[str, ...] = ("*",)
+    credentials: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ServerSettings:
     """How a server meets its clients.
 
     model_names: names that requests may use; the first is the one shown.   api_keys: empty needs none.
-    strict: refuse request fields that nobody knows.   cors_origins: whose scripts may call; `*` is anybody's.
+    strict: refuse request fields that nobody knows.   max_body_bytes: of a request.
     keep_alive_s: silence after which a stream sends a comment.
     max_queued_requests: choices that may wait in the engine; None is any number.
     max_logprobs: likeliest tokens that a request may ask for; -1 is all.
@@ -40,7 +51,8 @@ class ServerSettings:
     strict: bool = False
     max_body_bytes: int = 16 * 2**20
     keep_alive_s: float = 15.0
-    cors_origins: tuple[str, ...] = ("*",)
+    cors: CorsRules = CorsRules()
+    edge: EdgeSettings = EdgeSettings()
     max_queued_requests: int | None = None
     max_logprobs: int = 20
     trust_request_chat_template: bool = False

@@ -86,7 +86,7 @@ class _Frontend:
             pulse=client.pulse,
         )
         self._open = OpenRequests(app)
-        self._http = HttpServer(self._open, self._metrics.count_slow_reader)
+        self._http = HttpServer(self._open, self._metrics.count_slow_reader, edge=setup.settings.edge)
         self._serving: asyncio.Task[None] | None = None
         self._draining: asyncio.Task[None] | None = None
 

@@ -1,29 +1,27 @@
-"""uvicorn as octavo runs it: signals are left to others, and who does not read is cut off. No routes here."""
+"""uvicorn as octavo runs it: signals are left to others. Knows no routes and no connections."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import fcntl
-import logging
 import socket
-import sys
-import termios
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import Any, cast
+from typing import cast
 
 import uvicorn
 from starlette.types import ASGIApp
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-log = logging.getLogger(__name__)
+from .edge import EdgeSettings
+from .http_connection import HttpConnection
+from .root_path import RootPath
 
 BACKLOG = 8192
 LAST_WRITES_S = 2
 """Time for clients to read what a cut stream still has to say."""
 _KEEP_ALIVE_S = 60
 _MAX_STALLED_S = 30.0
+_DEFAULT_EDGE = EdgeSettings()
 
 
 class HttpServer(uvicorn.Server):
@@ -37,12 +35,21 @@ class HttpServer(uvicorn.Server):
         app: ASGIApp,
         on_slow_reader: Callable[[], None],
         *,
+        edge: EdgeSettings = _DEFAULT_EDGE,
         max_stalled_s: float = _MAX_STALLED_S,
     ) -> None:
-        protocol = partial(_Protocol, on_slow_reader=on_slow_reader, max_stalled_s=max_stalled_s)
+        protocol = partial(
+            HttpConnection,
+            on_slow_reader=on_slow_reader,
+            max_stalled_s=max_stalled_s,
+            max_header_bytes=edge.max_header_bytes,
+        )
         super().__init__(
             uvicorn.Config(
-                app,
+                RootPath(app, edge.root_path) if edge.root_path else app,
+                ssl_certfile=edge.ssl_certfile,
+                ssl_keyfile=edge.ssl_keyfile,
+                forwarded_allow_ips=list(edge.forwarded_allow_ips),
                 loop="none",
                 http=cast(type[asyncio.Protocol], protocol),
                 ws="none",
@@ -66,51 +73,3 @@ class HttpServer(uvicorn.Server):
         """Tell when connections are accepted."""
         await super().startup(sockets)
         self.ready.set()
-
-
-class _Protocol(HttpToolsProtocol):
-    """A connection. uvicorn lets nothing be produced while 64 KiB wait to be read; a client that then reads
-    nothing at all for `max_stalled_s` is cut off."""
-
-    def __init__(self, *, on_slow_reader: Callable[[], None], max_stalled_s: float, **others: Any) -> None:
-        super().__init__(**others)
-        self._on_slow_reader = on_slow_reader
-        self._max_stalled_s = max_stalled_s
-        self._stall: asyncio.TimerHandle | None = None
-        self._num_unread = 0
-
-    def pause_writing(self) -> None:
-        """The client has stopped to read; give it a while."""
-        super().pause_writing()
-        self._num_unread = self._count_unread()
-        self._stall = self.loop.call_later(self._max_stalled_s, self._check_stall)
-
-    def resume_writing(self) -> None:
-        """It reads again."""
-        super().resume_writing()
-        self._forget_stall()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        """The end."""
-        self._forget_stall()
-        super().connection_lost(exc)
-
-    def _count_unread(self) -> int:
-        """Bytes that the client has not acknowledged, here and in the kernel, which makes room in gulps."""
-        queued = fcntl.ioctl(self.transport.get_extra_info("socket"), termios.TIOCOUTQ, bytes(4))
-        return self.transport.get_write_buffer_size() + int.from_bytes(queued, sys.byteorder)
-
-    def _forget_stall(self) -> None:
-        if self._stall is not None:
-            self._stall.cancel()
-            self._stall = None
-
-    def _check_stall(self) -> None:
-        num_unread = self._count_unread()
-        if num_unread < self._num_unread:
-            self._num_unread = num_unread
-            self._stall = self.loop.call_later(self._max_stalled_s, self._check_stall)
-            return
-        log.info("a client has read nothing for %g s: its connection is cut", self._max_stalled_s)
-        self._on_slow_reader()
-        self.transport.abort()

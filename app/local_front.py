@@ -41,7 +41,7 @@ class LocalFront:
             generation(self._door), settings, metrics, complaint=self._door.complaint, pulse=pulse
         )
         self._open = OpenRequests(app)
-        self._http = HttpServer(self._open, metrics.count_slow_reader)
+        self._http = HttpServer(self._open, metrics.count_slow_reader, edge=settings.edge)
         self._serving: asyncio.Task[None] | None = None
 
     async def open(self) -> None:

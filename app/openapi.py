@@ -28,6 +28,7 @@ _GENERATES = {
     503: "The queue is full, or the server is shutting down; see Retry-After.",
     504: "The request ran out of time.",
 }
+_NEEDS_KEY = {401: _GENERATES[401]}
 _READS = {status: _GENERATES[status] for status in (401, 404, 413)}
 _INTRODUCTION = (
     "Every response has the header x-request-id. A request field that nobody knows is passed over and named "
@@ -105,9 +106,7 @@ OPERATIONS = (
         translated.TokenCount,
         errors=_READS,
     ),
-    Operation(
-        "get", "/v1/models", "The names of the model", None, {}, answers.ModelList, errors={401: _READS[401]}
-    ),
+    Operation("get", "/v1/models", "The names of the model", None, {}, answers.ModelList, errors=_NEEDS_KEY),
     Operation(
         "get",
         "/v1/models/{model}",
@@ -154,8 +153,8 @@ OPERATIONS = (
         errors={503: "Not now; the message says why."},
     ),
     Operation("get", "/livez", "Whether the event loop turns", None, {}, answers.Status),
-    Operation("get", "/version", "The server's version", None, {}, answers.Version),
-    Operation("get", "/metrics", "Numbers for Prometheus", None, {}, "text/plain"),
+    Operation("get", "/version", "The server's version", None, {}, answers.Version, errors=_NEEDS_KEY),
+    Operation("get", "/metrics", "Numbers for Prometheus", None, {}, "text/plain", errors=_NEEDS_KEY),
     Operation("get", "/openapi.json", "This document", None, {}, "application/json"),
     Operation("get", "/docs", "This document, for people", None, {}, "text/html"),
 )

@@ -19,9 +19,9 @@ import uvloop
 
 from .. import __version__
 from .config import EngineConfig, ServerConfig
-from .context import ServerSettings
+from .context import CorsRules, ServerSettings
+from .edge import EdgeSettings, check_certificate, read_api_keys
 from .engine_server import EngineServer
-from .errors import StartupError
 from .frames import PROTOCOL_VERSION
 from .generation import Generation
 from .generation_defaults import default_params
@@ -36,6 +36,7 @@ from .launch import (
     plan_engine,
     plan_launch,
 )
+from .listener import address_of, bound
 from .local_front import LocalFront
 from .logs import set_up_logging
 from .messages import Setup
@@ -58,7 +59,9 @@ def run(engine: EngineConfig, server: ServerConfig) -> int:
         print(_fit(engine))
         return 0
     runner = asyncio.Runner(loop_factory=uvloop.new_event_loop)
-    with contextlib.closing(bind(server.host, server.port)) as listener, _interruptible(), runner:
+    check_certificate(server.ssl_certfile, server.ssl_keyfile)
+    listening = bound(server.host, server.port, server.uds)
+    with listening as listener, _interruptible(), runner:
         return runner.run(_guarded(engine, server, listener))
 
 
@@ -111,7 +114,21 @@ async def _serve(engine: EngineConfig, server: ServerConfig, listener: socket.so
     settings = ServerSettings(
         model_names=names,
         version=__version__,
-        api_keys=server.api_key,
+        api_keys=(*server.api_key, *read_api_keys(server.api_key_file)),
+        cors=CorsRules(
+            origins=server.allowed_origins,
+            methods=server.allowed_methods,
+            headers=server.allowed_headers,
+            credentials=server.allow_credentials,
+        ),
+        max_body_bytes=server.max_body_bytes,
+        edge=EdgeSettings(
+            ssl_certfile=server.ssl_certfile,
+            ssl_keyfile=server.ssl_keyfile,
+            forwarded_allow_ips=server.forwarded_allow_ips,
+            root_path=server.root_path.rstrip("/"),
+            max_header_bytes=server.max_header_bytes,
+        ),
         strict=server.strict,
         max_logprobs=server.max_logprobs,
         trust_request_chat_template=server.trust_request_chat_template,
@@ -125,9 +142,11 @@ async def _serve(engine: EngineConfig, server: ServerConfig, listener: socket.so
         otlp_endpoint=server.otlp_endpoint,
     )
 
+    address = address_of(listener, tls=server.ssl_certfile is not None)
+
     def ready_line() -> str:
         took_s = time.monotonic() - began_s
-        return f"octavo: {', '.join(names)} ready at {_url(listener)} after {took_s:.1f} s"
+        return f"octavo: {', '.join(names)} ready at {address} after {took_s:.1f} s"
 
     serve = partial(serve_until_signal, ready_line=ready_line, drain_timeout_s=server.drain_timeout)
     num_frontends = choose_frontends(server.frontends, engine.device)
@@ -204,30 +223,3 @@ def choose_frontends(wanted: int | str, device: str) -> int:
     if choose_device(device).type == "cpu":
         return 0  # the model needs the cores
     return min(_MAX_AUTO_FRONTENDS, len(os.sched_getaffinity(0)) // 2)
-
-
-def _url(listener: socket.socket) -> str:
-    host, port = listener.getsockname()[:2]
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
-
-
-def bind(host: str, port: int) -> socket.socket:
-    """A bound socket that does not listen yet: a taken port shows before the model is loaded."""
-    try:
-        family, _, _, _, address = socket.getaddrinfo(
-            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
-    except OSError as error:
-        raise StartupError(
-            f"--host must be an address of this machine, got {host!r} ({error.strerror})"
-        ) from error
-    listener = socket.socket(family, socket.SOCK_STREAM)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        listener.bind(address)
-    except OSError as error:
-        listener.close()
-        raise StartupError(
-            f"cannot listen on {host} port {port}: {error.strerror}; choose another --port"
-        ) from error
-    return listener

@@ -13,7 +13,6 @@ from prometheus_client.exposition import choose_encoder
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
-from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
@@ -23,6 +22,7 @@ from .anthropic import CountTokens, anthropic_messages
 from .chat import chat_completions
 from .completions import completions
 from .context import ServerContext, ServerSettings
+from .cors import Cors
 from .errors import RequestError
 from .generation import Generation
 from .health import Health
@@ -43,7 +43,7 @@ from .tracing import RequestTracer
 
 Lifespan = Callable[[Starlette], AbstractAsyncContextManager[None]]
 
-_OPEN_PATHS = ("/", "/health", "/livez", "/readyz", "/version", "/metrics", "/openapi.json", "/docs")
+_OPEN_PATHS = ("/", "/health", "/livez", "/readyz", "/openapi.json", "/docs")
 _NUM_THREADS = 2
 
 
@@ -128,10 +128,11 @@ def _middleware(
     layers = [
         Middleware(Accounting, metrics=server.metrics, routes=routes, observers=observers),
         Middleware(
-            CORSMiddleware,
-            allow_origins=settings.cors_origins,
-            allow_methods=["*"],
-            allow_headers=["*"],
+            Cors,
+            allow_origins=settings.cors.origins,
+            allow_methods=settings.cors.methods,
+            allow_headers=settings.cors.headers,
+            allow_credentials=settings.cors.credentials,
             expose_headers=[REQUEST_ID_HEADER, IGNORED_HEADER, TIMES_HEADER, "retry-after"],
         ),
         Middleware(Bugs),

@@ -19,6 +19,7 @@ from .engine_frontend import Frontend
 from .engine_server import EngineServer
 from .errors import StartupError
 from .http_server import BACKLOG, LAST_WRITES_S
+from .listener import share
 
 log = logging.getLogger(__name__)
 
@@ -54,7 +55,7 @@ class Supervisor:
 
     def __init__(self, setup: messages.Setup, listener: socket.socket, num_frontends: int) -> None:
         self._setup = messages.encode(setup)
-        self._listeners = _share(listener, num_frontends)
+        self._listeners = share(listener, num_frontends)
         self._server: EngineServer | None = None
         self._ending = False
         self._watches: list[asyncio.Task[None]] = []
@@ -164,19 +165,6 @@ class Supervisor:
             await asyncio.sleep(pause_s)
             process = self._start(process.listener)
             frontend = await self._attach(process)
-
-
-def _share(listener: socket.socket, num_sockets: int) -> list[socket.socket]:
-    """`listener` and others bound to its address. It was bound alone, so that a taken port has been found."""
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-    sockets = [listener]
-    while len(sockets) < num_sockets:
-        another = socket.socket(listener.family, socket.SOCK_STREAM)
-        another.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        another.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-        another.bind(listener.getsockname())
-        sockets.append(another)
-    return sockets
 
 
 async def _greeted(frontend: Frontend) -> bool:

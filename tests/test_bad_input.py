@@ -84,16 +84,17 @@ def test_api_keys(engine: ScriptedClient) -> None:
         serve(make_app(engine, {"api_keys": ("secret-a", "secret-ü")})) as url,
         httpx.Client(base_url=url) as http,
     ):
-        for path in ("/v1/models", "/tokenize", "/v1/nope", CHAT):
+        for path in ("/v1/models", "/tokenize", "/v1/nope", "/version", "/metrics", CHAT):
             for headers in ({}, {"authorization": "Bearer wrong"}, {"authorization": "secret-a"}):
                 response = http.request("GET", path, headers=headers)
                 check_error(response, 401, "invalid_api_key", None)
                 assert response.headers["www-authenticate"] == "Bearer"
         for key in (b"secret-a", "secret-ü".encode()):
             assert http.get("/v1/models", headers={b"authorization": b"Bearer " + key}).status_code == 200
-        for path in ("/health", "/livez", "/readyz", "/version", "/metrics", "/"):
+        for path in ("/health", "/livez", "/readyz", "/"):
             assert http.get(path).status_code == 200
-        assert 'status="401"' in http.get("/metrics").text
+        counted = http.get("/metrics", headers={"authorization": "Bearer secret-a"})
+        assert 'status="401"' in counted.text
 
 
 def test_strict(engine: ScriptedClient) -> None:

@@ -22,7 +22,7 @@ from server_process import samples
 from toy_server import HOST, TOY, ToyServer, alive, toy_server, wait_for
 
 from octavo.app.errors import StartupError
-from octavo.app.serve import bind
+from octavo.app.listener import bind
 from octavo.model.sampling_params import SamplingParams
 from octavo.scheduler.request import Request
 

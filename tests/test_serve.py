@@ -144,6 +144,18 @@ def serve_for(visit: Callable[[int], None], *, drain_timeout: float = 10.0) -> i
         )
 
 
+def serve_at(visit: Callable[[int], None], **settings: Any) -> None:
+    """Serve with these settings until `visit(port)` has returned; drained."""
+
+    def visit_and_leave(port: int) -> None:
+        visit(port)
+        kill()
+
+    port = free_port()
+    with visitor(port, visit_and_leave):
+        assert serve.run(EngineConfig(model="toy"), ServerConfig(port=port, frontends=0, **settings)) == 0
+
+
 def kill(number: signal.Signals = signal.SIGTERM) -> None:
     os.kill(os.getpid(), number)
 

@@ -24,11 +24,12 @@ from fakes import FakeExecutor, ToyModel
 from http_harness import TEMPLATE, byte_tokenizer
 
 from octavo.app.context import ServerSettings
+from octavo.app.edge import EdgeSettings
 from octavo.app.engine_server import EngineServer
 from octavo.app.frames import PROTOCOL_VERSION
+from octavo.app.listener import address_of, bind, bind_unix
 from octavo.app.logs import set_up_logging
 from octavo.app.messages import Setup
-from octavo.app.serve import bind
 from octavo.app.service import serve_until_signal
 from octavo.app.supervisor import Supervisor
 from octavo.cache.config import CacheConfig
@@ -56,7 +57,7 @@ def latency(options: argparse.Namespace) -> Callable[[StepPlan], float]:
 
 async def serve(options: argparse.Namespace) -> int:
     """What octavo.app.serve does, around a toy."""
-    listener = bind(HOST, 0)
+    listener = bind(HOST, 0) if options.uds is None else bind_unix(options.uds)
     setup = Setup(
         version=PROTOCOL_VERSION,
         model_path=str(options.folder),
@@ -65,7 +66,11 @@ async def serve(options: argparse.Namespace) -> int:
         vocab_size=256,
         eos_token_ids=frozenset(),
         default_params={"temperature": 0.0},
-        settings=ServerSettings(model_names=("toy",), version="9.9"),
+        settings=ServerSettings(
+            model_names=("toy",),
+            version="9.9",
+            edge=EdgeSettings(ssl_certfile=options.cert, ssl_keyfile=options.key),
+        ),
         log_level="info",
         memory_bytes={"weights": 3000, "KV cache": 5000, "total": 8000},
     )
@@ -97,7 +102,7 @@ async def serve(options: argparse.Namespace) -> int:
         return await serve_until_signal(
             supervisor,
             server,
-            ready_line=lambda: f"ready at http://{HOST}:{listener.getsockname()[1]}",
+            ready_line=lambda: f"ready at {address_of(listener)}",
             drain_timeout_s=options.drain_timeout,
         )
     finally:
@@ -197,6 +202,8 @@ def main() -> int:
     parser.add_argument("--hang-at", type=int)
     parser.add_argument("--hang-for", type=float, default=3600.0)
     parser.add_argument("--step-timeout", type=float)
+    for name in ("--cert", "--key", "--uds"):
+        parser.add_argument(name)
     set_up_logging("info")
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         return runner.run(serve(parser.parse_args()))

@@ -1,0 +1,153 @@
+"""One HTTP connection, as uvicorn reads it: what is not read is cut off, what is too large is refused.
+
+Knows no routes and no application.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import logging
+import sys
+import termios
+from collections.abc import Callable
+from http import HTTPStatus
+from secrets import token_hex
+from typing import Any
+
+from msgspec.json import encode
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from .errors import RequestError
+
+log = logging.getLogger(__name__)
+
+_HEADER_OVERHEAD = len(": \r\n")
+
+
+class HttpConnection(HttpToolsProtocol):
+    """uvicorn lets nothing be produced while 64 KiB wait to be read; a client that then reads nothing at all
+    for `max_stalled_s` is cut off.
+
+    max_header_bytes: of a request's line and headers, however they arrive; more is answered with 431.
+    """
+
+    def __init__(
+        self,
+        *,
+        on_slow_reader: Callable[[], None],
+        max_stalled_s: float,
+        max_header_bytes: int,
+        **others: Any,
+    ) -> None:
+        super().__init__(**others)
+        self._max_header_bytes = max_header_bytes
+        self._num_header_bytes = 0  # of the request that is being read, as far as it has been parsed
+        self._num_unparsed = 0  # fed since the parser last saw the end of anything
+        self._progresses = False
+        self._refused = False
+        self._on_slow_reader = on_slow_reader
+        self._max_stalled_s = max_stalled_s
+        self._stall: asyncio.TimerHandle | None = None
+        self._num_unread = 0
+
+    def data_received(self, data: bytes) -> None:
+        """More of a request."""
+        if self._refused:
+            return
+        self._progresses = False
+        super().data_received(data)
+        self._num_unparsed = 0 if self._progresses else self._num_unparsed + len(data)
+        if self._num_unparsed > self._max_header_bytes and not self._refused:
+            self.send_400_response("")  # the parser would keep it all until the header ends
+
+    def on_message_begin(self) -> None:
+        """Of the parser: a request."""
+        super().on_message_begin()
+        self._progresses = True
+        self._num_header_bytes = 0
+
+    def on_url(self, url: bytes) -> None:
+        """Of the parser: a part of the address."""
+        super().on_url(url)
+        self._count(len(url))
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Of the parser: a header, or one that trails a body."""
+        super().on_header(name, value)
+        self._count(len(name) + len(value) + _HEADER_OVERHEAD)
+
+    def on_headers_complete(self) -> None:
+        """Of the parser: the body follows."""
+        self._progresses = True
+        super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        """Of the parser: a part of the body."""
+        self._progresses = True
+        super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        """Of the parser: the next request may follow."""
+        self._progresses = True
+        super().on_message_complete()
+
+    def send_400_response(self, msg: str) -> None:
+        """Refuse what is no request, or begins with too much, in the shape of all errors; then close."""
+        self._refused = True
+        if max(self._num_header_bytes, self._num_unparsed) > self._max_header_bytes:
+            message = f"The request's line and headers must be at most {self._max_header_bytes} bytes."
+            error = RequestError(message, status=431, code="request_headers_too_large")
+        else:
+            error = RequestError("What was sent is not a valid HTTP request.", code="invalid_http")
+        body = encode(error.body())
+        status = HTTPStatus(error.status)
+        head = (
+            f"HTTP/1.1 {status.value} {status.phrase}\r\ncontent-type: application/json\r\n"
+            f"content-length: {len(body)}\r\nx-request-id: {token_hex(12)}\r\nconnection: close\r\n\r\n"
+        )
+        self.transport.write(head.encode() + body)
+        self.transport.close()
+
+    def _count(self, num_bytes: int) -> None:
+        """Raises what the parser takes for a bad request."""
+        self._progresses = True
+        self._num_header_bytes += num_bytes
+        if self._num_header_bytes > self._max_header_bytes:
+            raise OverflowError("too many bytes of headers")
+
+    def pause_writing(self) -> None:
+        """The client has stopped to read; give it a while."""
+        super().pause_writing()
+        self._num_unread = self._count_unread()
+        self._stall = self.loop.call_later(self._max_stalled_s, self._check_stall)
+
+    def resume_writing(self) -> None:
+        """It reads again."""
+        super().resume_writing()
+        self._forget_stall()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The end."""
+        self._forget_stall()
+        super().connection_lost(exc)
+
+    def _count_unread(self) -> int:
+        """Bytes that the client has not acknowledged, here and in the kernel, which makes room in gulps."""
+        queued = fcntl.ioctl(self.transport.get_extra_info("socket"), termios.TIOCOUTQ, bytes(4))
+        return self.transport.get_write_buffer_size() + int.from_bytes(queued, sys.byteorder)
+
+    def _forget_stall(self) -> None:
+        if self._stall is not None:
+            self._stall.cancel()
+            self._stall = None
+
+    def _check_stall(self) -> None:
+        num_unread = self._count_unread()
+        if num_unread < self._num_unread:
+            self._num_unread = num_unread
+            self._stall = self.loop.call_later(self._max_stalled_s, self._check_stall)
+            return
+        log.info("a client has read nothing for %g s: its connection is cut", self._max_stalled_s)
+        self._on_slow_reader()
+        self.transport.abort()

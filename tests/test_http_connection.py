@@ -1,0 +1,127 @@
+"""What a connection lets in: headers within bounds however they arrive, and refusals in the usual shape."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable, Iterable
+
+import pytest
+import uvloop
+from starlette.types import Receive, Scope, Send
+
+from octavo.app.edge import EdgeSettings
+from octavo.app.http_server import HttpServer
+from octavo.app.listener import bind
+
+LIMIT = 2000
+GET = b"GET / HTTP/1.1\r\nhost: x\r\n"
+
+
+class Whoami:
+    """Answers with who asks, as the server believes."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            while True:
+                message = await receive()
+                await send({"type": f"{message['type']}.complete"})
+                if message["type"] == "lifespan.shutdown":
+                    return
+        while (await receive()).get("more_body"):
+            pass
+        body = f"{scope['client'][0]} {scope['scheme']} {scope['path']}".encode()
+        headers = [(b"content-length", b"%d" % len(body))]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send({"type": "http.response.body", "body": body})
+
+
+def exchange(parts: Iterable[bytes], edge: EdgeSettings) -> bytes:
+    """All that the server says to a connection that sends `parts`, one after the other."""
+
+    async def talk() -> bytes:
+        listener = bind("127.0.0.1", 0)
+        server = HttpServer(Whoami(), lambda: None, edge=edge)
+        serving = asyncio.create_task(server.serve(sockets=[listener]))
+        await server.ready.wait()
+        reader, writer = await asyncio.open_connection(*listener.getsockname())
+        try:
+            for part in parts:
+                writer.write(part)
+                await writer.drain()
+                await asyncio.sleep(0.01)
+            return await asyncio.wait_for(reader.read(), 20)
+        except ConnectionResetError:
+            return b""
+        finally:
+            writer.close()
+            server.should_exit = True
+            await serving
+
+    return run(talk)
+
+
+def run(work: Callable[[], Awaitable[bytes]]) -> bytes:
+    async def bounded() -> bytes:
+        return await asyncio.wait_for(work(), 30)
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(bounded())
+
+
+def check_refusal(answer: bytes, status: bytes, code: str) -> None:
+    head, _, body = answer.partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 " + status), answer
+    assert b"\r\nconnection: close" in head and b"\r\nx-request-id: " in head
+    error = json.loads(body)["error"]
+    assert list(error) == ["message", "type", "param", "code"] and error["code"] == code
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        [GET, b"x-long: " + b"a" * LIMIT + b"\r\n\r\n"],
+        [GET, b"x-long: ", *[b"a" * 100] * 40],
+        [GET, *[b"x-%d: a\r\n" % i for i in range(500)], b"\r\n"],
+        [b"GET /" + b"a" * LIMIT + b" HTTP/1.1\r\n\r\n"],
+        [b"GET /", *[b"a" * 100] * 40],
+        [GET + b"transfer-encoding: chunked\r\n\r\n0\r\n", *[b"x-%d: a\r\n" % i for i in range(500)]],
+    ],
+    ids=["one header", "a header without an end", "many", "address", "address without an end", "trailers"],
+)
+def test_too_many_bytes_of_headers(parts: list[bytes]) -> None:
+    answer = exchange(parts, EdgeSettings(max_header_bytes=LIMIT))
+    if answer:  # else the system dropped what was written for somebody who still sends
+        check_refusal(answer, b"431", "request_headers_too_large")
+
+
+def test_headers_and_bodies_that_fit() -> None:
+    """Bodies and earlier requests of the connection do not count, and headers may be nearly as long."""
+    post = b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 9000\r\n\r\n" + b"b" * 9000
+    header = b"x-long: " + b"a" * (LIMIT - 100) + b"\r\n"
+    last = GET + header + b"connection: close\r\n\r\n"
+    answer = exchange([post, post[:5000], post[5000:], last], EdgeSettings(max_header_bytes=LIMIT))
+    assert answer.count(b"HTTP/1.1 200") == 3
+
+
+def test_what_is_no_request() -> None:
+    check_refusal(exchange([b"\x16\x03\x01 hello\r\n\r\n"], EdgeSettings()), b"400", "invalid_http")
+
+
+@pytest.mark.parametrize(
+    ("trusted", "believed"),
+    [
+        (("127.0.0.1",), b"9.8.7.6 https"),
+        (("127.0.0.0/8",), b"9.8.7.6 https"),
+        (("10.0.0.1",), b"127.0.0.1 http"),
+    ],
+)
+def test_proxies_are_believed_if_they_are_known(trusted: tuple[str, ...], believed: bytes) -> None:
+    forwarded = GET + b"x-forwarded-for: 9.8.7.6\r\nx-forwarded-proto: https\r\nconnection: close\r\n\r\n"
+    answer = exchange([forwarded], EdgeSettings(forwarded_allow_ips=trusted))
+    assert answer.endswith(believed + b" /")
+
+
+def test_a_prefix_is_taken_off() -> None:
+    asked = b"GET /llm/v1 HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n"
+    assert exchange([asked], EdgeSettings(root_path="/llm")).endswith(b" /v1")
