@@ -12,14 +12,14 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NoReturn
 
 from .. import __version__
-from .config import EngineConfig, ServerConfig, TerminalConfig
+from .config import BatchConfig, EngineConfig, ServerConfig, TerminalConfig
 from .errors import StartupError
 from .openmp import let_threads_sleep
 from .settings import SettingError, build, nearest, settings_of
 
 Configs = tuple[type[Any], ...]
 
-_COMMANDS = ("serve", "chat", "complete", "collect-env")
+_COMMANDS = ("serve", "chat", "complete", "run-batch", "collect-env")
 _EPILOG = "The YAML file of --config holds any of these, without the dashes in front; flags win over it."
 
 
@@ -65,6 +65,7 @@ def _parser() -> _Parser:
         ("serve", "serve a model over the OpenAI API", _serve, (EngineConfig, ServerConfig)),
         ("chat", "talk with a model in the terminal", _terminal, (EngineConfig, TerminalConfig)),
         ("complete", "continue texts in the terminal", _terminal, (EngineConfig, TerminalConfig)),
+        ("run-batch", "answer the requests of a batch file", _run_batch, (EngineConfig, BatchConfig)),
     ):
         sub = commands.add_parser(
             name, help=help, description=help[0].upper() + help[1:] + ".", epilog=_EPILOG, allow_abbrev=False
@@ -101,7 +102,8 @@ def _add_flags(parser: argparse.ArgumentParser, config: type[Any]) -> None:
                 help=help,
             )
         else:
-            group.add_argument(_flag(name), default=argparse.SUPPRESS, metavar=kind.metavar, help=help)
+            flags = [described.short, _flag(name)] if described.short else [_flag(name)]
+            group.add_argument(*flags, default=argparse.SUPPRESS, metavar=kind.metavar, help=help)
 
 
 def _shown(default: object) -> str:
@@ -137,7 +139,7 @@ def configs_of(options: argparse.Namespace) -> list[Any]:
     known = {name: config for config in classes for name in settings_of(config)}
     values: dict[type[Any], dict[str, Any]] = {config: {} for config in classes}
     key = os.environ.get("OCTAVO_API_KEY")
-    if key:
+    if key and "api_key" in known:
         values[known["api_key"]]["api_key"] = key
     layers = [_read_yaml(options.config)] if options.config else []
     layers.append({name: value for name, value in vars(options).items() if name in known})
@@ -184,6 +186,13 @@ def _terminal(options: argparse.Namespace) -> int:
     from .terminal import run
 
     return run(options.command, engine, terminal, model_given="model" in options)
+
+
+def _run_batch(options: argparse.Namespace) -> int:
+    engine, batch = configs_of(options)
+    from .run_batch import run
+
+    return run(engine, batch)
 
 
 def _refuse_engine_flags(options: argparse.Namespace) -> None:

@@ -293,3 +293,25 @@ class TerminalConfig:
 
     def __post_init__(self) -> None:
         validate(self)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BatchConfig:
+    """What `octavo run-batch` reads and writes. Raises SettingError, a ValueError, for a wrong value."""
+
+    input_file: str = setting(
+        "-", text("FILE"), "requests, a JSON object per line; - is standard input", short="-i"
+    )
+    output_file: str = setting(
+        "-", text("FILE"), "answers, a JSON object per line; - is standard output", short="-o"
+    )
+    served_model_name: tuple[str, ...] = setting(
+        (), texts("NAME"), "names that requests may use for the model", default_text="MODEL as given"
+    )
+    max_concurrent_requests: int = setting(1024, integer(1), "requests that are under way at once")
+    log_level: str = setting(
+        "warning", choice("debug", "info", "warning", "error"), "least important messages that are logged"
+    )
+
+    def __post_init__(self) -> None:
+        validate(self)

@@ -46,7 +46,7 @@ class Setting:
     """What a field's metadata says beside its default.
 
     optional: None is a value.   default_text: what help says of the default, if the value says too little.
-    only, because: the sole value that this version supports, and why.
+    only, because: the sole value that this version supports, and why.   short: a flag of one letter.
     """
 
     kind: Kind
@@ -55,6 +55,7 @@ class Setting:
     default_text: str
     only: Any
     because: str
+    short: str = ""
 
 
 _ANY = object()
@@ -69,9 +70,10 @@ def setting(
     default_text: str = "",
     only: Any = _ANY,
     because: str = "",
+    short: str = "",
 ) -> Any:
     """A dataclass field with `Setting` metadata. optional: None is a value, as it is if it is the default."""
-    described = Setting(kind, help, optional or default is None, default_text, only, because)
+    described = Setting(kind, help, optional or default is None, default_text, only, because, short)
     return field(default=default, metadata={"setting": described})
 
 
