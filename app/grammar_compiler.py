@@ -72,6 +72,7 @@ class GrammarCompiler:
 def _in_deep_thread(function: Callable[[], CompiledGrammar]) -> Future[CompiledGrammar]:
     """Run `function` in a thread of its own, which keeps nobody from exiting."""
     outcome: Future[CompiledGrammar] = Future()
+    outcome.set_running_or_notify_cancel()  # from now on nobody can cancel it under the thread's hands
 
     def run() -> None:
         try:

@@ -63,10 +63,10 @@ class GrammarVocabulary:
         if not matcher.is_error():
             # What the lexer learns here, all copies know.
             matcher.compute_bitmask()
-        if matcher.stop_reason() in ("NoExtension", "NoExtensionBias") and not matcher.is_accepting():
-            raise GrammarError(grammar.kind, "there is no text that conforms to it")
         if matcher.is_error():
-            raise GrammarError(grammar.kind, matcher.get_error())
+            cause = matcher.get_error()
+            nothing = cause.startswith("NoExtension")
+            raise GrammarError(grammar.kind, "there is no text that conforms to it" if nothing else cause)
         return CompiledGrammar(self, matcher)
 
     def masks(self, followers: Sequence[GrammarFollower]) -> bytes:

@@ -20,7 +20,7 @@ class JsonSchema(Struct, kw_only=True):
     """`response_format.json_schema`. name and description are for models that are told of the schema; here
     none is, and every schema is kept to, `strict` or not."""
 
-    schema: dict[str, Any] | bool
+    schema: dict[str, Any]
     name: str | None = None
     description: str | None = None
     strict: bool | None = None
@@ -36,7 +36,7 @@ class ResponseFormat(Struct, kw_only=True):
 class StructuredOutputs(Struct, kw_only=True):
     """`structured_outputs`, as in vLLM; see StructuredOutputsParams."""
 
-    json: str | dict[str, Any] | bool | None = None
+    json: str | dict[str, Any] | None = None
     regex: str | None = None
     choice: list[str] | None = None
     grammar: str | None = None

@@ -54,7 +54,7 @@ class StructuredOutputsParams:
     Raises ValueError, naming the field, the rule and the value.
     """
 
-    json: str | Mapping[str, Any] | bool | None = None
+    json: str | Mapping[str, Any] | None = None
     """A JSON schema, as text or as an object."""
     regex: str | None = None
     choice: Sequence[str] | None = None
@@ -76,7 +76,7 @@ class StructuredOutputsParams:
         for field in ("disable_any_whitespace", "disable_additional_properties"):
             _require(isinstance(getattr(self, field), bool), field, "True or False", getattr(self, field))
         _require(self.json_object in (None, True), "json_object", "True or left out", self.json_object)
-        schema = self.json is None or isinstance(self.json, str | bool | Mapping)
+        schema = self.json is None or isinstance(self.json, str | Mapping)
         _require(schema, "json", "a JSON schema, as text or as an object", self.json)
         _check_choice(self.choice)
         given = [name for name in _KINDS if getattr(self, name) is not None]
@@ -128,7 +128,7 @@ def _check_choice(choice: Sequence[str] | None) -> None:
         _require(bool(holds), "choice", "a list of at least one string, none of them empty", choice)
 
 
-def _schema_text(schema: str | Mapping[str, Any] | bool) -> str:
+def _schema_text(schema: str | Mapping[str, Any]) -> str:
     if not isinstance(schema, str):
         try:
             return json.dumps(schema)

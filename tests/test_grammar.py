@@ -19,7 +19,6 @@ SCHEMA = {"type": "object", "properties": {"a": {"type": "string"}}}
     [
         ({"json": SCHEMA}, Grammar(GrammarKind.JSON, json.dumps(SCHEMA))),
         ({"json": json.dumps(SCHEMA)}, Grammar(GrammarKind.JSON, json.dumps(SCHEMA))),
-        ({"json": True}, Grammar(GrammarKind.JSON, "true")),
         ({"json_object": True}, Grammar(GrammarKind.JSON, '{"type": "object"}')),
         ({"json": SCHEMA, "disable_any_whitespace": True}, Grammar(GrammarKind.JSON, json.dumps(SCHEMA), "")),
         (

@@ -26,7 +26,7 @@ class ToyModel:
     def next_token(self, tokens: Sequence[int], seed: int, banned: frozenset[int] = frozenset()) -> int:
         """The token after `tokens`, which is not one of `banned`; INVALID_TOKEN where logits are NaN."""
         name = array("q", [seed, *tokens]).tobytes()
-        for attempt in range(1000):
+        for attempt in range(10_000):
             digest = blake2b(name, digest_size=12, salt=attempt.to_bytes(4, "little")).digest()
             first, second, third = (int.from_bytes(digest[i : i + 4], "little") for i in (0, 4, 8))
             if attempt == 0 and first < self.nan_probability * 2**32:
