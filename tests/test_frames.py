@@ -23,6 +23,7 @@ from octavo.app.frames import (
     encode_add,
     frame,
 )
+from octavo.model.grammar import Grammar, GrammarKind
 from octavo.model.plan import TokenLogprobs
 from octavo.model.sampling_params import SamplingParams
 from octavo.scheduler.request import Claim, FinishReason, Request, RequestTimings, TokenOutput
@@ -69,6 +70,8 @@ requests = st.builds(
         ignore_eos=st.booleans(),
         logprobs=st.none() | st.integers(0, 20),
         prompt_logprobs=st.none() | st.integers(0, 20),
+        structured_outputs=st.none()
+        | st.builds(Grammar, st.sampled_from(GrammarKind), st.text(), st.none() | st.text()),
     ),
     max_tokens=st.integers(1, 100_000),
     eos_token_ids=st.frozensets(tokens, max_size=3),

@@ -20,7 +20,8 @@ from sampler_harness import (
     start,
 )
 
-from octavo.model.plan import INVALID_TOKEN, TokenLogprobs
+from octavo.model.grammar import Grammar, GrammarKind
+from octavo.model.plan import INVALID_TOKEN, TokenLogprobs, TokenMasks
 
 VARIED: list[dict[str, Any]] = [
     {"temperature": 0.0},
@@ -124,6 +125,25 @@ def test_a_ban_ends_where_a_bias_stays() -> None:
     logits[:, EOS], logits[:, 30], logits[:, 40] = 9.0, 8.0, 7.0
     used = sampler(start(1, temperature=0, min_tokens=2, logit_bias={40: 1.5}))
     assert generate(used, 1, logits) == [40, 40, EOS, EOS]
+
+
+@pytest.mark.parametrize("params", VARIED, ids=str)
+def test_rows_with_a_grammar_take_what_their_masks_allow(params: dict[str, Any]) -> None:
+    grammar = Grammar(GrammarKind.REGEX, "a")  # the sampler only asks whether there is one
+    logits = rows_of_logits(3)
+    before = logits.clone()
+    used = sampler(start(1, structured_outputs=grammar, **params), start(2, **params), start(5, **params))
+    free = sampler(start(1, **params), start(2, **params), start(5, **params))
+    for allowed in (700 * [1], [*(699 * [0]), 1], [0, 1, *(698 * [0])]):
+        words = sum(bit << token for token, bit in enumerate(allowed)).to_bytes(88, "little")
+        used.mask(TokenMasks([1], words))
+        tokens = sample(used, logits, [2, 1, 5])
+        unbound = sample(free, logits, [2, 1, 5])
+        assert (tokens[0], tokens[2]) == (unbound[0], unbound[2])
+        assert tokens[1] == (allowed.index(1) if sum(allowed) == 1 else unbound[1])
+    assert torch.equal(logits, before)
+    used.start([start(1, **params)])
+    assert sample(used, logits, [1]) == sample(sampler(start(1, **params)), logits, [1])
 
 
 def test_logit_bias_forbids_forces_and_shifts() -> None:

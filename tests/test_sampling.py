@@ -26,6 +26,21 @@ def test_uniform_numbers_look_uniform_and_independent() -> None:
         assert abs(float(torch.corrcoef(torch.stack([a.flatten(), b.flatten()]))[0, 1])) < 0.02
 
 
+@pytest.mark.parametrize("vocab_size", [1, 31, 32, 33, 100])
+def test_masks_leave_what_their_bits_allow(vocab_size: int) -> None:
+    logits = torch.randn(4, vocab_size)
+    logits[1, 0] = torch.nan
+    rows = torch.tensor([1, 3])
+    allowed = torch.rand(2, vocab_size) < 0.5
+    words = torch.zeros(2, sampling.mask_words(vocab_size), dtype=torch.int64)
+    for row, token in allowed.nonzero().tolist():
+        words[row, token // 32] |= 1 << token % 32
+    expected = logits.clone()
+    expected[rows] = torch.where(allowed, logits[rows], -torch.inf)
+    sampling.apply_masks(logits, rows, words.to(torch.uint32).view(torch.int32))
+    assert torch.equal(logits.nan_to_num(9.5), expected.nan_to_num(9.5))
+
+
 def test_uniform_matches_the_published_splitmix64() -> None:
     def mix(z: int) -> int:
         z = (z + 0x9E3779B97F4A7C15) % 2**64

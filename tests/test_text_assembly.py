@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 from scripted_engine import TOKENIZER, ScriptedClient, batches_of, collect, joined
 
 from octavo.app.text_assembly import completion_text
+from octavo.model.grammar import StructuredOutputsParams
 from octavo.model.sampling_params import SamplingParams
-from octavo.scheduler.request import FinishReason
+from octavo.scheduler.request import FinishReason, Request
 
 
 def test_half_a_character_waits_for_the_other_half() -> None:
@@ -36,6 +37,14 @@ def test_the_token_that_stops_it_is_no_text(stop_token: int) -> None:
         SamplingParams(include_stop_str_in_output=True),
     )
     assert joined(kept)[0] == "hi!"
+
+
+def test_the_token_that_completes_a_grammar_is_text() -> None:
+    batches = batches_of([*b"hi"], reason=FinishReason.STOP)
+    params = SamplingParams(structured_outputs=StructuredOutputsParams(regex="hi"), stop=["never"])
+    assert joined(collect(ScriptedClient(batches), params)) == ("hi", [*b"hi"])
+    request = Request(request_id="r", prompt_token_ids=[65], params=params, max_tokens=9)
+    assert completion_text(request, TOKENIZER, [*b"hi"], FinishReason.STOP) == "hi"
 
 
 def test_without_text_tokens_pass_in_bulk() -> None:
