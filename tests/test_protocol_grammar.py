@@ -24,13 +24,13 @@ Read = Callable[[dict[str, Any]], tuple[SamplingFields, list[str]]]
 
 
 def chat(fields: dict[str, Any]) -> tuple[SamplingFields, list[str]]:
-    request, _, ignored = read_chat({"messages": [{"role": "user", "content": "x"}], **fields})
-    return request, ignored
+    read = read_chat({"messages": [{"role": "user", "content": "x"}], **fields})
+    return read.request, read.ignored
 
 
 def completion(fields: dict[str, Any]) -> tuple[SamplingFields, list[str]]:
-    request, _, ignored = read_completion({"prompt": "x", **fields})
-    return request, ignored
+    read = read_completion({"prompt": "x", **fields})
+    return read.request, read.ignored
 
 
 both = pytest.mark.parametrize("read", [chat, completion])

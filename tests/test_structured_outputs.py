@@ -23,10 +23,10 @@ from octavo.app.errors import RequestError
 SCHEMA: dict[str, Any] = {
     "type": "object",
     "properties": {
-        "name": {"type": "string", "maxLength": 12},
+        "name": {"type": "string", "maxLength": 6},
         "age": {"type": "integer", "minimum": 0, "maximum": 120},
         "kind": {"enum": ["cat", "dog", None]},
-        "tags": {"type": "array", "items": {"type": "string", "maxLength": 6}, "maxItems": 2},
+        "tags": {"type": "array", "items": {"type": "string", "maxLength": 4}, "maxItems": 1},
     },
     "required": ["name", "age", "kind", "tags"],
     "additionalProperties": False,
@@ -53,10 +53,11 @@ def test_every_answer_has_its_form_and_unbound_ones_are_untouched(llm: LLM) -> N
     free = SamplingParams(temperature=0, max_tokens=20)
     (alone,) = ask(llm, free)
     compact = {"json": SCHEMA, "disable_any_whitespace": True}
+    blanks = {"json": SCHEMA, "whitespace_pattern": " {1,2}"}
     pattern = "[A-Z][a-z]{1,8}( [a-z]{1,8}){2}"
     *bound_ones, beside = ask(
         llm,
-        bound({"json": SCHEMA}, seed=3, repetition_penalty=1.1),
+        bound(blanks, seed=3, repetition_penalty=1.1),
         bound(compact, n=3, logprobs=1, min_tokens=4),
         bound({"regex": pattern}, top_p=0.9),
         bound({"choice": ["cat", "dog", "parrot"]}, temperature=0),
@@ -79,8 +80,9 @@ def test_every_answer_has_its_form_and_unbound_ones_are_untouched(llm: LLM) -> N
 
 
 def test_answers_are_the_same_alone_and_among_others_and_again(llm: LLM) -> None:
-    (alone,) = ask(llm, bound({"json": SCHEMA}, seed=5))
-    crowd = ask(llm, *[bound({"json": SCHEMA}, seed=seed) for seed in (4, 5, 6, 7)])
+    word = {"regex": "[a-z]{8}(-[a-z]{8}){2}"}
+    (alone,) = ask(llm, bound(word, seed=5))
+    crowd = ask(llm, *[bound(word, seed=seed) for seed in (4, 5, 6)])
     assert crowd[1].outputs[0].token_ids == alone.outputs[0].token_ids
 
 
@@ -104,7 +106,7 @@ def test_a_bad_grammar_is_refused_and_the_llm_goes_on(llm: LLM) -> None:
 class Pet(BaseModel):
     """What a client's program makes of an answer."""
 
-    name: str = Field(max_length=12)
+    name: str = Field(max_length=6)
     age: int = Field(ge=0, le=120)
     kind: Literal["cat", "dog"]
     friend: str | None = Field(max_length=5)
@@ -129,18 +131,13 @@ def test_parse_gives_an_object(client: OpenAI) -> None:
     assert [choice.finish_reason for choice in answer.choices] == ["stop", "stop"]
 
 
-def test_streamed_is_whole(client: OpenAI) -> None:
+def test_parse_of_a_stream_gives_an_object(client: OpenAI) -> None:
     settings: dict[str, Any] = {"model": "demo", "messages": MESSAGES, "temperature": 1, "seed": 3}
     with client.chat.completions.stream(response_format=Pet, **settings) as stream:
         kinds = {event.type for event in stream}
         streamed = stream.get_final_completion().choices[0].message
     assert {"content.delta", "content.done"} <= kinds
     assert isinstance(streamed.parsed, Pet)
-    schema = {"name": "Pet", "schema": Pet.model_json_schema(), "strict": True}
-    whole = client.chat.completions.create(
-        response_format={"type": "json_schema", "json_schema": schema}, **settings
-    )
-    assert Pet.model_validate_json(whole.choices[0].message.content or "")
 
 
 def test_any_object_and_extensions(client: OpenAI) -> None:
@@ -151,7 +148,8 @@ def test_any_object_and_extensions(client: OpenAI) -> None:
         temperature=0,
         max_tokens=300,
     )
-    assert answer.choices[0].finish_reason == "length" or json.loads(answer.choices[0].message.content or "")
+    assert answer.choices[0].finish_reason == "stop"
+    assert isinstance(json.loads(answer.choices[0].message.content or ""), dict)
     text = client.completions.create(
         model="demo",
         prompt="A pet: ",
@@ -164,11 +162,9 @@ def test_any_object_and_extensions(client: OpenAI) -> None:
 @pytest.mark.parametrize("stream", [False, True])
 def test_a_schema_that_cannot_be_kept_to_is_a_bad_request(client: OpenAI, stream: bool) -> None:
     schema: Any = {"name": "x", "schema": {"type": "array", "uniqueItems": True}}
+    settings: dict[str, Any] = {"model": "demo", "messages": MESSAGES, "stream": stream}
     with pytest.raises(openai.BadRequestError, match="uniqueItems") as caught:
         client.chat.completions.create(
-            model="demo",
-            messages=MESSAGES,
-            stream=stream,
-            response_format={"type": "json_schema", "json_schema": schema},
+            response_format={"type": "json_schema", "json_schema": schema}, **settings
         )
     assert (caught.value.param, caught.value.code) == ("response_format.json_schema.schema", "invalid_value")
