@@ -23,6 +23,7 @@ from .asked import Asked, Route
 from .choices import Batch, Choices
 from .chunks import DONE, ChunkEncoder, error_frame
 from .context import ServerContext
+from .direct_writer import DirectWriter
 from .disconnect import unless_disconnected
 from .errors import GenerationError, RequestError
 from .generation import TextDelta
@@ -46,6 +47,7 @@ class Answer:
         self._route = route
         self._asked = asked
         response_id = f"{route.id_prefix}{request_id}"
+        self._encoder: ChunkEncoder | None = None
         self._common = {
             "id": response_id,
             "object": route.object,
@@ -87,6 +89,7 @@ class Answer:
                 on_close=self._choices.stop,
                 headers=headers,
                 keep_alive_s=self._server.settings.keep_alive_s,
+                on_direct=self._write_directly,
             )
         try:
             body = await unless_disconnected(request.receive, self._whole())
@@ -158,7 +161,7 @@ class Answer:
     async def _frames(self) -> AsyncGenerator[bytes]:
         """The events of a stream; an error is one of them, and the last is always [DONE]."""
         fields = self._asked.fields
-        encoder = ChunkEncoder(
+        encoder = self._encoder = ChunkEncoder(
             self._route.chunk,
             self._common,
             with_usage=fields.include_usage,
@@ -186,6 +189,19 @@ class Answer:
             log.exception("request %s failed", response_id, extra={"fields": {"response_id": response_id}})
             yield error_frame(GenerationError("The server failed at this request.").body())
         yield DONE
+
+    def _write_directly(self, writer: DirectWriter) -> None:
+        """Plain text goes from the engine's outputs to the connection, past everything that could wait."""
+        encoder, fields = self._encoder, self._asked.fields
+        if encoder is None or self._writers or fields.return_token_ids or fields.continuous_usage:
+            return
+        text, write = encoder.text, writer.write
+
+        def heard(delta: TextDelta) -> None:
+            if delta.text:
+                write(text(0, delta.text))
+
+        self._choices.divert(writer.ready, heard)
 
     def _opening_frames(self, encoder: ChunkEncoder, index: int) -> list[bytes]:
         echo = self._echo(index)

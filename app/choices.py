@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 
 from ..model.plan import TokenLogprobs
@@ -101,6 +101,18 @@ class Choices:
             self.error = str(error)
             self.stop(_cause(error, cause_of_refusal(error)))
             raise
+
+    def divert(self, ready: Callable[[], bool], heard: Callable[[TextDelta], None]) -> None:
+        """See TextStream.divert; nothing is diverted where several choices share a stream."""
+        if len(self._streams) != 1:
+            return
+        receive = self._records[0].receive
+
+        def counted(delta: TextDelta) -> None:
+            receive(delta)
+            heard(delta)
+
+        self._streams[0].divert(ready, counted)
 
     async def batches(self) -> AsyncGenerator[Batch]:
         """What the choices say, until each has ended. Raises GenerationError, DeadlineError and

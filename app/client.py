@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from ..scheduler.request import FinishReason, Request, TokenOutput
@@ -19,6 +19,12 @@ class OutputStream(Protocol):
 
         Not to be called again after an output with a finish reason. Raises EngineDeadError, and RequestError
         if the engine has not taken the request.
+        """
+
+    def divert(self, take: Callable[[Sequence[TokenOutput]], bool]) -> None:
+        """Let `take` have what arrives while the reader waits in `next`, unless it returns False.
+
+        It is called from the event loop. A stream may leave it alone: all goes through `next` then.
         """
 
     def abort(self, reason: FinishReason = FinishReason.ABORT) -> None:

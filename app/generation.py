@@ -8,7 +8,7 @@ from __future__ import annotations
 import itertools
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -233,6 +233,27 @@ class TextStream:
     async def accepted(self) -> None:
         """Wait until the engine has taken the request; raises, like `Generation.start`, if it does not."""
         await self._outputs.accepted()
+
+    def divert(self, ready: Callable[[], bool], heard: Callable[[TextDelta], None]) -> None:
+        """Give deltas that carry text and no end to `heard` as they come, while `ready`, not to the iterator.
+
+        The first delta, the last and those that say more than text go the usual way; order is kept.
+        """
+        assembler = self._assembler
+        if self._wants_prompt or not isinstance(assembler, TextAssembler) or assembler.is_exact:
+            return
+
+        def take(outputs: Sequence[TokenOutput]) -> bool:
+            if not self._first_token_s or outputs[-1].finish_reason is not None or not ready():
+                return False
+            began_s = time.perf_counter()
+            delta = assembler.absorb(outputs)
+            self._detokenize_s += time.perf_counter() - began_s
+            if delta is not None:
+                heard(delta)
+            return True
+
+        self._outputs.divert(take)
 
     def __aiter__(self) -> TextStream:
         return self

@@ -15,6 +15,7 @@ from sse_starlette import EventSourceResponse
 from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope, Send
 
+from .direct_writer import DirectWriter, direct_writer
 from .disconnect import unless_disconnected
 
 KEEP_ALIVE = b": keep-alive\n\n"
@@ -27,6 +28,8 @@ class EventStream(EventSourceResponse):
 
     content: whole frames, each `data: ...\\n\\n`, any number at a time.
     keep_alive_s: silence after which a comment is sent.
+    on_direct: called once something was sent, if the server can be written to past `send`; whoever does so
+    while `content` waits for more keeps the order.
     """
 
     def __init__(
@@ -36,18 +39,24 @@ class EventStream(EventSourceResponse):
         on_close: Callable[[], None],
         headers: Mapping[str, str],
         keep_alive_s: float,
+        on_direct: Callable[[DirectWriter], None] = lambda writer: None,
     ) -> None:
         super().__init__(content, headers=headers)
         self._content = content
         self._on_close = on_close
         self._keep_alive_s = keep_alive_s
         self._last_sent_s = 0.0
+        self._on_direct = on_direct
+        self._writer: DirectWriter | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """The ASGI side."""
         send_body = scope.get("extensions", {}).get(DIRECT_SEND, send)
 
         async def keep_alive() -> None:
+            if self._writer is not None and self._writer.has_written:
+                self._writer.has_written = False
+                self._last_sent_s = time.monotonic()
             if time.monotonic() - self._last_sent_s >= self._keep_alive_s:
                 await self._send(send_body, KEEP_ALIVE)
 
@@ -62,9 +71,14 @@ class EventStream(EventSourceResponse):
 
     async def _send_all(self, send: Send, send_body: Send) -> None:
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+        asked = False
         async with aclosing(self._content) as content:
             async for frames in content:
                 await self._send(send_body, frames)
+                if not asked:
+                    asked, self._writer = True, direct_writer(send_body)
+                    if self._writer is not None:
+                        self._on_direct(self._writer)
         await send_body({"type": "http.response.body", "body": b"", "more_body": False})
 
     async def _send(self, send: Send, body: bytes) -> None:

@@ -1,6 +1,8 @@
 """The outputs of one request on their way to their reader. Knows neither engine nor socket.
 
 What a step brings is filed at once and wakes the reader once; a reader that lags finds all that has piled up.
+A reader that says what is to be done with plain outputs (`divert`) is not woken for them: a task's turn costs
+more than all that is done in it. Either way, what a loop's turn brings is handed on as one.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ from ..scheduler.request import FinishReason, TokenOutput
 class BufferedStream:
     """See OutputStream. The owner calls `accept`, `push` and `fail`; `abort` calls the owner back."""
 
-    __slots__ = ("_abort", "_accepted", "_error", "_outputs", "_reader")
+    __slots__ = ("_abort", "_accepted", "_error", "_is_due", "_outputs", "_reader", "_take")
 
     def __init__(self, abort: Callable[[FinishReason], None]) -> None:
         self._abort = abort
@@ -22,6 +24,8 @@ class BufferedStream:
         self._accepted = False
         self._error: Exception | None = None
         self._reader: asyncio.Future[None] | None = None
+        self._take: Callable[[Sequence[TokenOutput]], bool] | None = None
+        self._is_due = False
 
     def accept(self) -> None:
         """The engine has taken the request."""
@@ -31,7 +35,11 @@ class BufferedStream:
     def push(self, output: TokenOutput) -> None:
         """File an output and wake the reader."""
         self._outputs.append(output)
-        self._wake()
+        if self._take is None:
+            self._wake()
+        elif not self._is_due:
+            self._is_due = True
+            asyncio.get_running_loop().call_soon(self._offer)
 
     def fail(self, error: Exception) -> None:
         """No output follows: the reader gets `error` after those that are filed."""
@@ -54,6 +62,10 @@ class BufferedStream:
         outputs, self._outputs = self._outputs, []
         return outputs
 
+    def divert(self, take: Callable[[Sequence[TokenOutput]], bool]) -> None:
+        """See OutputStream."""
+        self._take = take
+
     def abort(self, reason: FinishReason = FinishReason.ABORT) -> None:
         """See OutputStream."""
         self._abort(reason)
@@ -61,6 +73,20 @@ class BufferedStream:
     async def _change(self) -> None:
         self._reader = asyncio.get_running_loop().create_future()
         await self._reader
+
+    def _offer(self) -> None:
+        self._is_due = False
+        if self._reader is None or self._reader.done() or not self._outputs:
+            return  # the reader is at work, and will look for more when it is done
+        assert self._take is not None, "nobody takes outputs"
+        try:
+            if not self._take(self._outputs):
+                self._wake()
+                return
+        except Exception as error:
+            self._error = error  # raised where the reader waits
+            self._wake()
+        self._outputs = []
 
     def _wake(self) -> None:
         if self._reader is not None and not self._reader.done():

@@ -55,6 +55,7 @@ class TokenAssembler:
 class TextAssembler:
     """Turns token outputs into deltas whose text is exactly the text of their tokens.
 
+    is_exact: tokens are looked at one by one, for stop strings and log-probabilities.
     Text waits here while it may still become a stop string, and tokens wait with their text: half a character
     waits for its other half.
 
@@ -69,7 +70,7 @@ class TextAssembler:
         self._checker = StopChecker(params.stop, params.include_stop_str_in_output) if params.stop else None
         self._params = params
         self._hidden = frozenset() if params.include_stop_str_in_output else request.stop_ids
-        self._exact = bool(params.stop) or params.logprobs is not None
+        self.is_exact = bool(params.stop) or params.logprobs is not None
         self._num_tokens = 0
         self._text = ""  # decoded and not yet emitted
         self._safe = 0  # characters of _text that are no part of a stop string
@@ -80,14 +81,14 @@ class TextAssembler:
 
     def absorb(self, outputs: Sequence[TokenOutput]) -> TextDelta | None:
         """The text that `outputs` make certain, None if none; nothing may follow a finish reason."""
-        if len(outputs) == 1 and not (self._exact or self._token_ids or outputs[0].finish_reason):
+        if len(outputs) == 1 and not (self.is_exact or self._token_ids or outputs[0].finish_reason):
             return self._pass(outputs[0].token_ids)
         for output in outputs:
             token_ids = output.token_ids
             # The token that ended it is counted and reported, but is no part of the text.
             ended = output.finish_reason is FinishReason.STOP and token_ids and token_ids[-1] in self._hidden
             visible = token_ids[:-1] if ended else token_ids
-            if self._exact:
+            if self.is_exact:
                 for i, token_id in enumerate(visible):
                     self._hold(token_ids[i : i + 1], output.logprobs[i : i + 1])
                     matched = self._decode((token_id,))

@@ -114,6 +114,9 @@ class ScriptedStream:
             raise EngineDeadError("The engine died of DeviceError: out of luck")
         return [self._output(token)]
 
+    def divert(self, take: Callable[[Sequence[TokenOutput]], bool]) -> None:
+        """All goes through `next`."""
+
     def abort(self, reason: FinishReason = FinishReason.ABORT) -> None:
         if self._request.request_id in self._client.running:
             self._client.running.discard(self._request.request_id)

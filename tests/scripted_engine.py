@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from http_harness import EOS, VOCAB_SIZE, byte_tokenizer
@@ -34,6 +34,9 @@ class ScriptedStream:
         if self.error is not None:
             raise self.error
         raise AssertionError("next() after the last output")
+
+    def divert(self, take: Callable[[Sequence[TokenOutput]], bool]) -> None:
+        """All goes through `next`."""
 
     def abort(self, reason: FinishReason = FinishReason.ABORT) -> None:
         self.num_aborts += 1

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import os
+import random
 from dataclasses import replace
 from typing import Any
 
 import pytest
 from http_harness import EOS, VOCAB_SIZE
-from scripted_engine import ScriptedClient, batches_of, collect, make_generation
+from scripted_engine import TOKENIZER, ScriptedClient, batches_of, collect, make_generation
 from tokenizers import Tokenizer as Backend
 from tokenizers import decoders, models
 
 from octavo.app.errors import ContextLengthError, EngineDeadError, EngineOverloadedError, RequestError
-from octavo.app.generation import choice_params
+from octavo.app.generation import TextDelta, TextStream, choice_params
+from octavo.app.streams import BufferedStream
 from octavo.app.tokenizer import Tokenizer
+from octavo.model.plan import TokenLogprobs
 from octavo.model.sampling_params import SamplingParams
 from octavo.scheduler.request import FinishReason, Request, RequestTimings, TokenOutput
 
@@ -191,3 +194,46 @@ def test_abort_is_idempotent_and_ends_the_iteration() -> None:
     num_deltas, num_aborts = asyncio.run(run())
     assert num_deltas == 1
     assert num_aborts >= 1
+
+
+@pytest.mark.parametrize("params", [{}, {"stop": ("zzz",)}, {"logprobs": 1}])
+def test_what_is_diverted_and_what_is_read_are_the_same_deltas_in_order(params: dict[str, Any]) -> None:
+    """Half characters, a writer that is not always ready, several tokens in a turn: nothing is lost."""
+    text = "Grüße, 🙂 und bis bald! " * 3
+    tokens = list(text.encode())
+
+    async def run() -> tuple[list[str], list[str]]:
+        buffered = BufferedStream(lambda reason: None)
+        settings = SamplingParams(temperature=0, max_tokens=len(tokens) + 1, **params)
+        request = make_generation(ScriptedClient(), max_model_len=500).request([65], settings, request_id="r")
+        stream = TextStream(buffered, request, TOKENIZER)
+        everything: list[str] = []
+        diverted: list[str] = []
+        rng = random.Random(0)
+
+        def heard(delta: TextDelta) -> None:
+            assert delta.finish_reason is None
+            everything.append(delta.text)
+            diverted.append(delta.text)
+
+        async def read() -> None:
+            async for delta in stream:
+                everything.append(delta.text)
+                if len(everything) == 1:
+                    stream.divert(lambda: rng.random() < 0.7, heard)
+
+        reading = asyncio.create_task(read())
+        for i, token in enumerate(tokens):
+            entry = (TokenLogprobs(-1.0, 1, ()),) if params.get("logprobs") else ()
+            output = TokenOutput("r", (token,), entry)
+            buffered.push(
+                output._replace(finish_reason=FinishReason.LENGTH) if i == len(tokens) - 1 else output
+            )
+            if rng.random() < 0.7:
+                await asyncio.sleep(0)
+        await asyncio.wait_for(reading, 5)
+        return everything, diverted
+
+    everything, diverted = asyncio.run(run())
+    assert "".join(everything) == text
+    assert bool(diverted) == (not params), "stop strings and log-probabilities go the usual way"

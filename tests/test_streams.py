@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Sequence
 from typing import Any
 
 import pytest
@@ -79,3 +79,57 @@ def test_abort_is_the_owners() -> None:
     stream.abort()
     stream.abort(FinishReason.STOP)
     assert aborts == [FinishReason.ABORT, FinishReason.STOP]
+
+
+def test_plain_outputs_are_taken_without_waking_the_reader_and_a_turn_is_one() -> None:
+    async def check() -> None:
+        stream, taken = BufferedStream(lambda reason: None), list[list[TokenOutput]]()
+
+        def take(outputs: Sequence[TokenOutput]) -> bool:
+            if outputs[-1].finish_reason is not None:
+                return False
+            taken.append(list(outputs))
+            return True
+
+        stream.divert(take)
+        reading = asyncio.create_task(stream.next())
+        await asyncio.sleep(0)
+        for tokens in ([1], [2, 3]):
+            for token in tokens:
+                stream.push(output(token))
+            await asyncio.sleep(0.001)
+        assert taken == [[output(1)], [output(2), output(3)]] and not reading.done()
+        last = output(4)._replace(finish_reason=FinishReason.LENGTH)
+        stream.push(last)
+        assert await reading == [last] and len(taken) == 2
+
+    run(check())
+
+
+def test_while_the_reader_is_at_work_nothing_overtakes_it() -> None:
+    async def check() -> None:
+        stream, taken = BufferedStream(lambda reason: None), list[TokenOutput]()
+        stream.divert(lambda outputs: not taken.extend(outputs))  # type: ignore[func-returns-value]
+        stream.push(output(1))
+        await asyncio.sleep(0.001)
+        assert not taken
+        assert await stream.next() == [output(1)]
+
+    run(check())
+
+
+def test_who_fails_to_take_ends_the_stream_where_it_is_read() -> None:
+    async def check() -> None:
+        stream = BufferedStream(lambda reason: None)
+
+        def take(outputs: Sequence[TokenOutput]) -> bool:
+            raise ZeroDivisionError("a bug")
+
+        stream.divert(take)
+        reading = asyncio.create_task(stream.next())
+        await asyncio.sleep(0)
+        stream.push(output(1))
+        with pytest.raises(ZeroDivisionError):
+            await reading
+
+    run(check())
