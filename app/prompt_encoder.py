@@ -10,10 +10,10 @@ from functools import cached_property
 from typing import Any, NamedTuple
 
 from .chat_formats import ChatFormats, effort_variables
+from .chat_template import ChatTemplate
 from .errors import ContextLengthError, RequestError
 from .generation import Generation
 from .protocol import SamplingFields
-from .template_worker import Job, TemplateWorker
 from .tokenizer import Tokenizer
 from .tool_formats import HERMES
 from .tool_types import ToolUse
@@ -41,18 +41,13 @@ def truncation(fields: SamplingFields, max_tokens: int | None) -> Truncation | N
 class PromptEncoder:
     """Encodes for one model. `field` below is the request field to name in a RequestError.
 
-    worker: renders templates that requests bring.   tool_parser, reasoning_parser: see ChatFormats.
+    tool_parser, reasoning_parser: see ChatFormats.
     """
 
     def __init__(
-        self,
-        generation: Generation,
-        worker: TemplateWorker,
-        tool_parser: str = "auto",
-        reasoning_parser: str = "auto",
+        self, generation: Generation, tool_parser: str = "auto", reasoning_parser: str = "auto"
     ) -> None:
         self._generation = generation
-        self._worker = worker
         self._max_model_len = generation.max_model_len
         template = generation.chat_template
         self.formats = (
@@ -86,25 +81,22 @@ class PromptEncoder:
 
         Raises TemplateError too.
         """
-        self.formats.check(tools)
-        options: dict[str, Any] = {
-            "messages": self.formats.fitting_ids(messages),
-            "tools": None if tools is None else [tool.for_template() for tool in tools.tools],
-            "plain_format": self.formats.tools or HERMES,
-            "add_generation_prompt": add_generation_prompt,
-            "continue_final_message": continue_final_message,
-            "variables": variables,
-            "documents": documents,
-        }
-        if source is not None:
-            tokens = self.tokenizer.special_tokens
-            return self._worker.render(Job(source, tokens, reasoning_effort, options))
         template = self._generation.chat_template
-        if template is None:
+        if source is not None:
+            template = ChatTemplate.of_request(source, self.tokenizer.special_tokens)
+        elif template is None:
             message = "This model has no chat template: ask /v1/completions instead"
             raise RequestError(message, param="messages", code="unsupported_value")
-        effort = effort_variables(reasoning_effort, template)
-        return template.render(**{**options, "variables": {**effort, **(variables or {})}})
+        self.formats.check(tools)
+        return template.render(
+            self.formats.fitting_ids(messages),
+            tools=None if tools is None else [tool.for_template() for tool in tools.tools],
+            plain_format=self.formats.tools or HERMES,
+            add_generation_prompt=add_generation_prompt,
+            continue_final_message=continue_final_message,
+            variables={**effort_variables(reasoning_effort, template), **(variables or {})},
+            documents=documents,
+        )
 
     def encode(self, text: str, field: str, add_special_tokens: bool) -> list[int]:
         """Token ids of `text`, however many."""

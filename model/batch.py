@@ -18,7 +18,7 @@ class ForwardBatch:
     decode_lens: [D] int32, tokens in the cache once this step's K and V are written; 0 for a padding row,
         whose token may then belong to a chunk.
     chunk_slots, chunk_lens: [C] int32, likewise.   chunk_starts: [C + 1] int32, row -> its first token.
-    last_tokens: [S] int64, the token index whose logits each sampled row needs.
+    last_tokens: [S] int64, the token index whose logits each sampled row needs; None if all do, in order.
     max_seq_len: host integer, upper bound of the lengths, which sizes grids.
     """
 
@@ -31,5 +31,5 @@ class ForwardBatch:
     chunk_slots: Tensor
     chunk_starts: Tensor
     chunk_lens: Tensor
-    last_tokens: Tensor
+    last_tokens: Tensor | None
     max_seq_len: int

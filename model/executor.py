@@ -59,9 +59,12 @@ class StreamExecutor:
 
     def __init__(self, runner: ModelRunner) -> None:
         self._runner = runner
+        self._landings: list[Landing] = []
 
     def launch(self, plan: StepPlan) -> StreamHandle:
-        return StreamHandle(self._runner.run(plan))
+        sampled = self._runner.run(plan)
+        landing = self._landings.pop() if self._landings else Landing(self._runner.num_slots)
+        return StreamHandle(sampled, landing, self._landings)
 
     def graph_counts(self) -> GraphCounts:
         return self._runner.graph_counts()
@@ -76,25 +79,37 @@ class StreamExecutor:
             torch.cuda.empty_cache()
 
 
+class Landing:
+    """Where a step's tokens arrive in pinned host memory, [num_slots] int32, and what tells that they did."""
+
+    def __init__(self, num_slots: int) -> None:
+        self.tokens = torch.empty(num_slots, dtype=torch.int32, pin_memory=True)
+        self.done = torch.cuda.Event()
+
+
 class StreamHandle:
     """A step on the device's stream. Asking an event costs about a microsecond; a second thread that waited
     for it would cost the loop up to the interpreter's switch interval."""
 
-    def __init__(self, sampled: Sampled | None) -> None:
+    def __init__(self, sampled: Sampled | None, landing: Landing, free: list[Landing]) -> None:
         self._sampled = sampled
+        self._landing = landing
+        self._free = free
         if sampled is not None:
-            self._tokens = _to_pinned(sampled.tokens)
+            self._tokens = landing.tokens[: len(sampled.tokens)].copy_(sampled.tokens, non_blocking=True)
             self._logprobs = sampled.logprobs and LogprobTensors(*map(_to_pinned, sampled.logprobs))
             self._scores = sampled.prompt_scores and sampled.prompt_scores.moved(_to_pinned)
-        self._done = torch.cuda.Event()
-        self._done.record()
+        landing.done.record()
 
     async def result(self) -> StepResult:
-        while not self._done.query():
+        while not self._landing.done.query():
             await asyncio.sleep(0)
         if self._sampled is None:
-            return _NOTHING_SAMPLED
-        return _to_result(self._sampled, self._tokens, self._logprobs, self._scores)
+            result = _NOTHING_SAMPLED
+        else:
+            result = _to_result(self._sampled, self._tokens, self._logprobs, self._scores)
+        self._free.append(self._landing)
+        return result
 
 
 def _to_pinned(tensor: torch.Tensor) -> torch.Tensor:

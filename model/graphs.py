@@ -18,7 +18,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..ops.tuning import MAX_THIN_ROWS
 from .step_inputs import BlockTableMirror, HostBuffer, StepArrays, StepLayout, StepShape, unpack
 
 MAX_CHUNKS = 64
@@ -37,7 +36,7 @@ def decode_sizes(max_num_seqs: int) -> list[int]:
 
 
 def decode_shapes(max_num_seqs: int) -> list[StepShape]:
-    """Steps of decodes alone, ascending. A decode takes one new block at most, if no prefix was cached."""
+    """Steps whose every token is sampled, ascending. A row takes a new block at most, or a cached prefix."""
     return [StepShape(size, size, 0, size, size) for size in decode_sizes(max_num_seqs)]
 
 
@@ -58,21 +57,23 @@ def mixed_shapes(max_num_seqs: int, max_num_tokens: int, block_size: int) -> lis
 
 def varied_shapes(max_num_seqs: int, block_size: int) -> list[StepShape]:
     """A few steps that between them need every kernel variant that any step needs."""
-    thin = MAX_THIN_ROWS + 2
-    decodes = [shape for shape in decode_shapes(max_num_seqs) if shape.num_tokens < thin]
-    largest = mixed_shapes(max_num_seqs, _MIXED_TOKENS[-1], block_size)[-len(_MIXED_ROWS) :]
-    return [*decodes, *decode_shapes(max_num_seqs)[thin::8], *largest]
+    *decodes, largest = decode_shapes(max_num_seqs)
+    sizes = {1, 2, 3, 8, 16, 32, 64, 128, 256, 512}
+    mixed = mixed_shapes(max_num_seqs, _MIXED_TOKENS[-1], block_size)[-len(_MIXED_ROWS) :]
+    return [*(shape for shape in decodes if shape.num_tokens in sizes), largest, *mixed]
 
 
 @dataclass(frozen=True, slots=True)
 class CapturedStep:
     """One graph and where it leaves its results, of which the first S rows are real.
 
+    inputs: where the step reads what a host buffer holds.
     staging: host buffers used in turn; one is still being read when the next step is packed.
     logits: [S, vocab_size].   tokens: [S] int32.
     """
 
     graph: torch.cuda.CUDAGraph
+    inputs: Tensor
     staging: Iterator[HostBuffer]
     logits: Tensor
     tokens: Tensor
@@ -113,13 +114,14 @@ class StepGraphs:
         if shape is None:
             return None
         captured = self._captured[shape]
-        self._copy_in(layout, next(captured.staging))
+        packed = next(captured.staging).pack(layout, self._mirror)
+        captured.inputs.copy_(packed, non_blocking=True)
         captured.graph.replay()
         return captured
 
     def _fitting(self, wanted: StepShape) -> StepShape | None:
         """The smallest shape that holds a step."""
-        if wanted.num_chunks == 0:
+        if wanted.num_sampled == wanted.num_tokens:
             index = bisect_left(self._decode_sizes, max(wanted.num_tokens, wanted.num_updates))
             return self._decodes[index] if index < len(self._decodes) else None
         begin = bisect_left(self._mixed_tokens, wanted.num_tokens)
@@ -129,21 +131,16 @@ class StepGraphs:
         self, step: Callable[[StepArrays], tuple[Tensor, Tensor]], shape: StepShape, pool: Any
     ) -> CapturedStep:
         staging = [HostBuffer(shape, self._device) for _ in range(_NUM_STAGING)]
-        self._copy_in(_EMPTY, staging[0])
-        inputs = unpack(self._inputs, shape)
+        packed = self._inputs[: shape.num_bytes]
+        packed.copy_(staging[0].pack(_EMPTY, self._mirror))
+        inputs = unpack(packed, shape)
         step(inputs)  # compiles what this shape needs
         torch.cuda.synchronize(self._device)
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph, pool=pool):
             logits, tokens = step(inputs)
-        return CapturedStep(graph, itertools.cycle(staging), logits, tokens)
-
-    def _copy_in(self, layout: StepLayout, staging: HostBuffer) -> None:
-        packed = staging.pack(layout, self._mirror)
-        self._inputs[: len(packed)].copy_(packed, non_blocking=True)
+        return CapturedStep(graph, packed, itertools.cycle(staging), logits, tokens)
 
 
 _NUM_STAGING = 3
-_EMPTY = StepLayout(
-    StepShape(0, 0, 0, 0, 0), 0, [], {name: np.zeros(0, np.int32) for name in StepArrays._fields}
-)
+_EMPTY = StepLayout(StepShape(0, 0, 0, 0, 0), 0, [], dict.fromkeys(StepArrays._fields, np.zeros(0, np.int32)))

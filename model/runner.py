@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ..cache.storage import KVStorage
+from ..ops.slot_state import begin_step, end_step
 from .batch import ForwardBatch
 from .decoder import DecoderLM
 from .graphs import StepGraphs, decode_shapes, mixed_shapes, varied_shapes
@@ -41,7 +42,7 @@ class ModelRunner:
         self.device = device
         self._model = model
         self._kv = kv
-        self._num_slots = num_slots
+        self.num_slots = num_slots
         self._vocab_size = vocab_size
         self._dtype = kv.layers[0][0].dtype
         max_blocks = -(-max_model_len // block_size)
@@ -59,7 +60,7 @@ class ModelRunner:
         from ..ops.compile_ahead import kernels_compiled_ahead  # Triton exists for some platforms only
 
         with kernels_compiled_ahead():
-            for shape in varied_shapes(self._num_slots, self._mirror.block_size):
+            for shape in varied_shapes(self.num_slots, self._mirror.block_size):
                 packed = torch.zeros(shape.num_bytes, dtype=torch.uint8, device=self.device)
                 self._whole_step(unpack(packed, shape), None)
         self._block_tables.zero_()
@@ -69,8 +70,8 @@ class ModelRunner:
     def capture_graphs(self, max_num_tokens: int) -> None:
         """Capture steps of up to `max_num_tokens` tokens as CUDA graphs; until then, every step is launched
         kernel by kernel."""
-        decodes = decode_shapes(self._num_slots)
-        mixed = mixed_shapes(self._num_slots, max_num_tokens, self._mirror.block_size)
+        decodes = decode_shapes(self.num_slots)
+        mixed = mixed_shapes(self.num_slots, max_num_tokens, self._mirror.block_size)
         # All graphs leave their logits here: as results of their own they would add up to gigabytes.
         num_logits = max(shape.num_sampled for shape in (*decodes, *mixed))
         logits = torch.empty(num_logits, self._vocab_size, dtype=self._dtype, device=self.device)
@@ -111,7 +112,7 @@ class ModelRunner:
         sampled = self._sampler.sample(
             logits, inputs.sample_slots, inputs.sample_positions, layout.host_slots
         )
-        self._remember(inputs, sampled.tokens)
+        end_step(self._last_token, inputs.sample_slots, sampled.tokens)
         return sampled if scores is None else replace(sampled, prompt_scores=scores)
 
     def graph_counts(self) -> GraphCounts:
@@ -125,7 +126,7 @@ class ModelRunner:
         tokens = self._sampler.choose_on_gpu(
             logits, inputs.sample_slots, inputs.sample_positions, changes=True, filters=True
         )
-        self._remember(inputs, tokens)
+        end_step(self._last_token, inputs.sample_slots, tokens)
         return logits, tokens
 
     def _forward(self, inputs: StepArrays, max_seq_len: int, logits: Tensor | None = None) -> Tensor:
@@ -138,19 +139,24 @@ class ModelRunner:
         """`_forward`, and what is asked of prompts."""
         asked = torch.from_numpy(questions.tokens).to(self.device, non_blocking=True)
         batch = self._batch(inputs, max_seq_len)
-        batch = replace(batch, last_tokens=torch.cat([batch.last_tokens, asked]))
+        batch = replace(batch, last_tokens=torch.cat([inputs.last_tokens, asked]))
         hidden = self._model.hidden(batch, self._kv.layers)
         num_sampled = len(inputs.last_tokens)
         # First of all, so that no other logits take memory meanwhile.
-        scores = questions.answer(hidden[num_sampled:], self._model.logits, self._num_slots)
+        scores = questions.answer(hidden[num_sampled:], self._model.logits, self.num_slots)
         return self._model.logits(hidden[:num_sampled]), scores
 
     def _batch(self, inputs: StepArrays, max_seq_len: int) -> ForwardBatch:
         """The step as the decoder takes it, once the block tables are up to date."""
-        self._block_tables.view(-1).index_copy_(0, inputs.update_index, inputs.update_value)
-        decodes = inputs.token_ids[: len(inputs.decode_slots)]
-        sampled_last = self._last_token.index_select(0, inputs.decode_slots)
-        decodes.copy_(torch.where(decodes < 0, sampled_last, decodes))
+        begin_step(
+            self._block_tables,
+            inputs.update_index,
+            inputs.update_value,
+            inputs.token_ids,
+            inputs.decode_slots,
+            self._last_token,
+        )
+        every_token = len(inputs.last_tokens) == len(inputs.token_ids)
         return ForwardBatch(
             token_ids=inputs.token_ids,
             positions=inputs.positions,
@@ -161,10 +167,6 @@ class ModelRunner:
             chunk_slots=inputs.chunk_slots,
             chunk_starts=inputs.chunk_starts,
             chunk_lens=inputs.chunk_lens,
-            last_tokens=inputs.last_tokens,
+            last_tokens=None if every_token else inputs.last_tokens,
             max_seq_len=max_seq_len,
         )
-
-    def _remember(self, inputs: StepArrays, tokens: Tensor) -> None:
-        # INVALID_TOKEN must not be looked up: its sequence runs one more step before the host can end it.
-        self._last_token.index_copy_(0, inputs.sample_slots.long(), tokens.clamp(min=0))

@@ -20,6 +20,7 @@ from .prompt_scores import LogprobTensors, PromptScores
 from .sampling_state import SamplingState, Stage
 
 _NARROWS = Stage.FILTER | Stage.MIN_P
+_NO_ROWS = np.zeros(0, np.int64)
 _CHANGES_LOGITS = Stage.MASK | Stage.PENALTY | Stage.BIAS | Stage.BAN
 
 
@@ -84,6 +85,8 @@ class Sampler:
 
     def report(self, logits: Tensor, tokens: Tensor, host_slots: Sequence[int]) -> Sampled:
         """What `sample` returns, of tokens that `choose_on_gpu` chose inside a graph; once per step."""
+        if not self.state.any_logprobs:
+            return Sampled(tokens, None, _NO_ROWS, _NO_ROWS)
         return self._report(logits, tokens, self.state.row_stages(host_slots, len(logits)), host_slots)
 
     def _report(

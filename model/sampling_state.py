@@ -45,6 +45,7 @@ class SamplingState:
     masks: [num_slots, mask_words(vocab_size)] int32, of the next token of slots with a grammar.
     None ever moves: captured graphs hold their addresses.
     stages, num_logprobs, num_prompt_logprobs: on the host, by slot.
+    any_logprobs: whether any slot's last owner wanted log-probabilities.
     """
 
     def __init__(self, num_slots: int, vocab_size: int, device: torch.device) -> None:
@@ -56,6 +57,7 @@ class SamplingState:
         self.history = torch.zeros(num_slots, vocab_size, dtype=torch.int16, device=device)
         self.masks = torch.zeros(num_slots, mask_words(vocab_size), dtype=torch.int32, device=device)
         self.stages = np.zeros(num_slots, np.uint8)
+        self.any_logprobs = False
         self.num_logprobs = np.zeros(num_slots, np.int64)
         self.num_prompt_logprobs = np.zeros(num_slots, np.int64)
         self._banned_steps = np.zeros(num_slots, np.int64)
@@ -105,6 +107,7 @@ class SamplingState:
         self.stages[slots] = [
             _stages(start, self.vocab_size, len(b) > 0) for start, b in zip(starts, biases, strict=True)
         ]
+        self.any_logprobs = bool((self.stages & Stage.LOGPROBS).any())
         self.num_logprobs[slots] = [start.params.logprobs or 0 for start in starts]
         self.num_prompt_logprobs[slots] = [start.params.prompt_logprobs or 0 for start in starts]
         self._banned_steps[slots] = [start.params.min_tokens - len(start.output_tokens) for start in starts]

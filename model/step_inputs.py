@@ -128,66 +128,79 @@ class BlockTableMirror:
         return index, values
 
 
+HostArray = NDArray[np.int32] | NDArray[np.int64]
+
+
 @dataclass(frozen=True, slots=True)
 class StepLayout:
     """A plan worked out on the host, not packed yet. `shape` is exact; padding is added when it is packed.
 
     max_seq_len: of the longest row, this step's tokens included.   host_slots: the sampled rows' slots.
+    arrays: by the names of StepArrays.
     """
 
     shape: StepShape
     max_seq_len: int
-    host_slots: list[int]
-    arrays: dict[str, NDArray[np.int32] | NDArray[np.int64]]
+    host_slots: Sequence[int]
+    arrays: dict[str, HostArray]
 
 
 def lay_out(plan: StepPlan, mirror: BlockTableMirror) -> StepLayout:
     """Work out a plan's arrays. O(tokens) in numpy, O(rows) in Python."""
     row_slots, row_starts, row_lengths, row_tokens, new_blocks, samples, *_ = zip(*plan.rows, strict=True)
     update_index, update_value = mirror.apply(plan.starts, row_slots, new_blocks)
-    slots, starts, lengths = (np.array(c, np.int32) for c in (row_slots, row_starts, row_lengths))
-    num_rows, num_decodes = len(slots), int(np.count_nonzero(lengths == 1))
-    row_ends = np.cumsum(lengths, dtype=np.int32)
-    num_tokens = int(row_ends[-1])
+    slots, starts = np.array(row_slots, np.int32), np.array(row_starts, np.int32)
+    num_rows, num_decodes = len(slots), row_lengths.count(1)
+    chunk_starts = np.full(num_rows - num_decodes + 1, num_decodes, np.int32)
+    positions, token_slots = starts, slots
     if num_decodes == num_rows:
-        positions, token_slots = starts, slots
+        num_tokens, seq_lens = num_rows, starts + np.int32(1)
+        row_ends = np.arange(1, num_rows + 1, dtype=np.int32)
     else:
+        lengths = np.array(row_lengths, np.int32)
+        row_ends = np.cumsum(lengths, dtype=np.int32)
+        num_tokens, seq_lens = int(row_ends[-1]), starts + lengths
         positions = np.arange(num_tokens, dtype=np.int32) + np.repeat(starts - row_ends + lengths, lengths)
         token_slots = np.repeat(slots, lengths)
+        chunk_starts[1:] = row_ends[num_decodes:]
     size = mirror.block_size
     blocks = mirror.tables[token_slots, positions // size].astype(np.int64)
-    sampled = np.flatnonzero(samples)
-    seq_lens = starts + lengths
-    sample_slots = slots[sampled]
-    chunk_starts = np.full(num_rows - num_decodes + 1, num_decodes, np.int32)
-    chunk_starts[1:] = row_ends[num_decodes:]
-    return StepLayout(
-        shape=StepShape(num_tokens, num_decodes, num_rows - num_decodes, len(sampled), len(update_index)),
-        max_seq_len=int(seq_lens.max()),
-        host_slots=sample_slots.tolist(),
-        arrays={
-            "kv_slots": blocks * size + positions % size,
-            "last_tokens": (row_ends - 1)[sampled].astype(np.int64),
-            "update_index": np.array(update_index, np.int64),
-            "token_ids": _token_ids(row_tokens, row_ends),
-            "positions": positions,
-            "decode_slots": slots[:num_decodes],
-            "decode_lens": seq_lens[:num_decodes],
-            "chunk_slots": slots[num_decodes:],
-            "chunk_starts": chunk_starts,
-            "chunk_lens": seq_lens[num_decodes:],
-            "sample_slots": sample_slots,
-            "sample_positions": seq_lens[sampled],
-            "update_value": np.array(update_value, np.int32),
-        },
+    last_tokens, sample_slots, sample_positions = row_ends - 1, slots, seq_lens
+    if all(samples):
+        host_slots: Sequence[int] = row_slots
+    else:
+        sampled = np.flatnonzero(samples)
+        last_tokens, sample_slots, sample_positions = (
+            values[sampled] for values in (last_tokens, slots, seq_lens)
+        )
+        host_slots = sample_slots.tolist()
+    arrays: dict[str, HostArray] = dict(
+        kv_slots=blocks * size + positions % size,
+        last_tokens=last_tokens,
+        update_index=np.array(update_index, np.int64),
+        token_ids=_token_ids(row_tokens, num_tokens, row_ends),
+        positions=positions,
+        decode_slots=slots[:num_decodes],
+        decode_lens=seq_lens[:num_decodes],
+        chunk_slots=slots[num_decodes:],
+        chunk_starts=chunk_starts,
+        chunk_lens=seq_lens[num_decodes:],
+        sample_slots=sample_slots,
+        sample_positions=sample_positions,
+        update_value=np.array(update_value, np.int32),
     )
+    shape = StepShape(num_tokens, num_decodes, num_rows - num_decodes, len(sample_slots), len(update_index))
+    return StepLayout(shape, int(seq_lens.max()), host_slots, arrays)
 
 
-def _token_ids(row_tokens: Sequence[Sequence[int] | None], row_ends: NDArray[np.int32]) -> NDArray[np.int32]:
-    token_ids = np.full(row_ends[-1], FROM_DEVICE, np.int32)
-    for row, tokens in enumerate(row_tokens):
-        if tokens is not None:
-            token_ids[row_ends[row] - len(tokens) : row_ends[row]] = tokens
+def _token_ids(
+    row_tokens: Sequence[Sequence[int] | None], num_tokens: int, row_ends: HostArray
+) -> NDArray[np.int32]:
+    token_ids = np.full(num_tokens, FROM_DEVICE, np.int32)
+    if row_tokens.count(None) < len(row_tokens):
+        for end, tokens in zip(row_ends.tolist(), row_tokens, strict=True):
+            if tokens is not None:
+                token_ids[end - len(tokens) : end] = tokens
     return token_ids
 
 
@@ -196,15 +209,19 @@ class HostBuffer:
 
     def __init__(self, shape: StepShape, device: torch.device) -> None:
         self.tensor = torch.empty(shape.num_bytes, dtype=torch.uint8, pin_memory=device.type == "cuda")
-        self._views = {name: view.numpy() for name, view in unpack(self.tensor, shape)._asdict().items()}
+        self._shape = shape
+        views = unpack(self.tensor, shape)._asdict().items()
+        self._views = [(name, view.numpy()) for name, view in views if len(view)]
 
     def pack(self, layout: StepLayout, mirror: BlockTableMirror) -> Tensor:
         """Write the arrays, padded with rows that write nothing and nobody reads; the packed bytes."""
-        for name, view in self._views.items():
+        assert self._shape.holds(layout.shape), f"{layout.shape} does not fit into {self._shape}"
+        for name, view in self._views:
             values = layout.arrays[name]
-            view[: len(values)] = values
-            if len(values) < len(view):
-                view[len(values) :] = _padding(name, layout, mirror)
+            num_values = len(values)
+            view[:num_values] = values
+            if num_values < len(view):
+                view[num_values:] = _padding(name, layout, mirror)
         return self.tensor
 
 

@@ -11,19 +11,19 @@ from .plan import SequenceSlice, SlotStart, StepPlan
 from .runner import ModelRunner
 from .sampling_params import SamplingParams
 
-_SMALL_CHUNKS = (2, 128, 1024)
+_SMALL_CHUNK = 2
 
 
 def warm_up(
     runner: ModelRunner, *, max_tokens: int, max_length: int, block_size: int, num_slots: int
 ) -> None:
-    """Run chunks of several sizes, alone and beside a decode, on the first blocks and the first two slots.
+    """Run a small chunk and a large one, alone and beside a decode, on the first blocks and two slots.
 
     max_tokens: of one step.   max_length: tokens of one sequence, and at most what the pool holds.
     Nothing is left behind that a new owner of the slots and blocks would see.
     """
     largest = max(1, min(max_tokens - 1, max_length - 1))
-    for length in sorted({min(length, largest) for length in (*_SMALL_CHUNKS, largest)}):
+    for length in sorted({min(_SMALL_CHUNK, largest), largest}):
         chunk = SequenceSlice(0, 0, length, [0] * length, range(-(-length // block_size)), True)
         runner.run(StepPlan((chunk,), (_start(0),)))
         if num_slots > 1:

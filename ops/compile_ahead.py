@@ -17,6 +17,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import triton
@@ -70,9 +71,12 @@ def kernels_compiled_ahead(num_workers: int | None = None) -> Iterator[list[Vari
     """Inside, kernels that this process never launched are not launched, so results are undefined; when it
     ends, those that are in no cache have been compiled. Yields the list that gathers all of them.
 
-    num_workers: processes at most; by default as many as there are cores, but for two.
+    num_workers: processes at most; by default as many as there are cores, but for two. They are started when
+    something is missing, or at once where nothing was ever cached.
     A variant that a worker cannot compile is left to its first real launch.
     """
+    num_workers = num_workers or _default_workers()
+    workers = [] if _anything_cached() else [_start_worker() for _ in range(num_workers)]
     found: dict[str, Variant] = {}
 
     def skip(*, fn: Any, compile: dict[str, Any], **_: Any) -> bool:
@@ -87,9 +91,12 @@ def kernels_compiled_ahead(num_workers: int | None = None) -> Iterator[list[Vari
     knobs.runtime.jit_cache_hook = skip
     try:
         yield variants
+    except BaseException:
+        _dismiss(workers)
+        raise
     finally:
         knobs.runtime.jit_cache_hook = previous
-    _compile_missing(variants, num_workers or _default_workers())
+    _compile_missing(variants, workers, num_workers)
 
 
 def _variant(fn: Any, compile: dict[str, Any]) -> Variant:
@@ -116,19 +123,34 @@ def _default_workers() -> int:
     return min(_MAX_WORKERS, max(1, len(os.sched_getaffinity(0)) - 2))
 
 
-def _compile_missing(variants: list[Variant], num_workers: int) -> None:
+def _anything_cached() -> bool:
+    folder = Path(knobs.cache.dir)
+    return folder.is_dir() and any(folder.iterdir())
+
+
+def _start_worker() -> subprocess.Popen[bytes]:
+    return subprocess.Popen([sys.executable, "-m", __name__], stdin=subprocess.PIPE, close_fds=True)
+
+
+def _compile_missing(
+    variants: list[Variant], workers: list[subprocess.Popen[bytes]], num_workers: int
+) -> None:
     """Deal out what the cache lacks, variants of one kernel to different workers, and wait."""
     missing = [i for i, variant in enumerate(variants) if not variant.is_cached()]
     missing.sort(key=lambda i: variants[i].name)
     hands = [hand for i in range(num_workers) if (hand := missing[i::num_workers])]
-    workers = [
-        subprocess.Popen([sys.executable, "-m", __name__], stdin=subprocess.PIPE, close_fds=True)
-        for _ in hands
-    ]
-    for worker, hand in zip(workers, hands, strict=True):
+    workers += [_start_worker() for _ in hands[len(workers) :]]
+    for worker, hand in zip(workers, hands, strict=False):
         assert worker.stdin is not None
-        with worker.stdin:
-            pickle.dump((variants, hand), worker.stdin)
+        pickle.dump((variants, hand), worker.stdin)
+    _dismiss(workers)
+
+
+def _dismiss(workers: list[subprocess.Popen[bytes]]) -> None:
+    """Let them finish what they were given."""
+    for worker in workers:
+        assert worker.stdin is not None
+        worker.stdin.close()
     for worker in workers:
         if worker.wait():
             logger.warning("a process that compiles kernels ended with %d", worker.returncode)
@@ -147,4 +169,6 @@ def work(variants: list[Variant], hand: list[int]) -> None:
 
 
 if __name__ == "__main__":
-    work(*pickle.load(sys.stdin.buffer))
+    importlib.import_module("torch")  # takes seconds, in which the asking process finds out what it needs
+    if received := sys.stdin.buffer.read():
+        work(*pickle.loads(received))

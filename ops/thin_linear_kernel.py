@@ -55,14 +55,14 @@ def _products_kernel(
         tl.store(out + N + rows, tl.sum(second, axis=1).to(out.dtype.element_ty), mask=rows < N)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_rows"])
 def _dot_kernel(
     x: tl.tensor,
     weight: tl.tensor,
     out: tl.tensor,
+    num_rows: tl.tensor,
     N: tl.constexpr,
     K: tl.constexpr,
-    NUM_ROWS: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_K: tl.constexpr,
     STAGES: tl.constexpr,
@@ -85,10 +85,10 @@ def _dot_kernel(
             other=0.0,
             eviction_policy="evict_first",
         )
-        x_mask = within[:, None] & (x_row < NUM_ROWS)[None, :]
+        x_mask = within[:, None] & (x_row < num_rows)[None, :]
         x_tile = tl.load(x + x_row[None, :] * K + column[:, None], mask=x_mask, other=0.0)
         total = tl.dot(w, x_tile, total, input_precision="ieee")
-    out_mask = inside & (x_row < NUM_ROWS)[None, :]
+    out_mask = inside & (x_row < num_rows)[None, :]
     tl.store(out + x_row[None, :] * N + rows[:, None], total.to(out.dtype.element_ty), mask=out_mask)
 
 
@@ -104,18 +104,18 @@ def launch_thin_linear(x: Tensor, weight: Tensor, tiles: ThinTiles | None = None
     out = torch.empty((num_rows, n), dtype=x.dtype, device=x.device)
     if num_rows:
         tiles = tiles or thin_tiles(num_rows, n, k) or _FALLBACK
-        kernel = _products_kernel if num_rows <= 2 else _dot_kernel
-        kernel[(triton.cdiv(n, tiles.block_n),)](
-            x,
-            weight,
-            out,
+        grid = (triton.cdiv(n, tiles.block_n),)
+        options = dict(
             N=n,
             K=k,
-            NUM_ROWS=num_rows,
             BLOCK_N=tiles.block_n,
             BLOCK_K=tiles.block_k,
             STAGES=tiles.num_stages,
             num_warps=tiles.num_warps,
             **launch_options(x),
         )
+        if num_rows <= 2:
+            _products_kernel[grid](x, weight, out, NUM_ROWS=num_rows, **options)
+        else:
+            _dot_kernel[grid](x, weight, out, num_rows, **options)
     return out

@@ -82,8 +82,8 @@ def prefill_tiles(head_dim: int, element_size: int) -> PrefillTiles:
 def thin_tiles(num_rows: int, out_features: int, in_features: int) -> ThinTiles | None:
     """For x [num_rows, in_features] and a weight [out_features, in_features]; None where cuBLAS is faster.
 
-    One or two rows are multiplied out, three to eight go through the tensor cores. Measured on an H200
-    for the four shapes of Qwen2.5-1.5B and of Llama-3.1-8B, see docs/decisions.md.
+    One or two rows are multiplied out, more go through the tensor cores. Measured for the four shapes of
+    Qwen2.5-1.5B and of Llama-3.1-8B, see docs/decisions.md.
     """
     large = out_features * in_features > 1 << 25
     if num_rows == 1:

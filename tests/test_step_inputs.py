@@ -128,7 +128,7 @@ def test_every_array_of_every_step_is_what_the_plan_says(steps: list[StepPlan], 
         for slot, table in tables.items():
             assert device_tables[slot, : len(table)].tolist() == table
         assert not device_tables[PADDING_SLOT].any()
-        assert layout.host_slots == expected["sample_slots"]
+        assert list(layout.host_slots) == expected["sample_slots"]
         assert layout.max_seq_len == max(row.start + row.length for row in plan.rows)
 
 
@@ -190,5 +190,5 @@ def test_a_buffer_is_packed_anew_without_a_trace_of_the_step_before() -> None:
 def test_a_step_larger_than_its_buffer_is_an_error_not_a_short_copy() -> None:
     mirror = BlockTableMirror(NUM_SLOTS, MAX_BLOCKS, BLOCK_SIZE)
     layout = lay_out(StepPlan((SequenceSlice(0, 0, 3, [1, 2, 3], [1], True),)), mirror)
-    with pytest.raises(ValueError, match="broadcast"):
+    with pytest.raises(AssertionError, match="does not fit"):
         HostBuffer(layout.shape._replace(num_tokens=2), CPU).pack(layout, mirror)
