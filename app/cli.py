@@ -12,7 +12,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NoReturn
 
 from .. import __version__
-from .config import BatchConfig, EngineConfig, ServerConfig, TerminalConfig
+from .client_config import BatchConfig, TerminalConfig
+from .config import EngineConfig, ServerConfig
 from .errors import StartupError
 from .openmp import let_threads_sleep
 from .settings import SettingError, build, nearest, settings_of

@@ -25,7 +25,7 @@ from .settings import (
     validate,
 )
 
-_FRACTION = number("in (0, 1]", lambda v: 0 < v <= 1, "SHARE")
+FRACTION = number("in (0, 1]", lambda v: 0 < v <= 1, "SHARE")
 _SECONDS = number("of seconds, not negative", lambda v: v >= 0, "S")
 _POSITIVE_SECONDS = number("of seconds above 0", lambda v: v > 0, "S")
 _ROOT_PATH = Kind(
@@ -54,7 +54,7 @@ class EngineConfig:
         default_text="the model's own length",
     )
     gpu_memory_utilization: float = setting(
-        0.9, _FRACTION, "share of a GPU's memory that octavo may use, weights included"
+        0.9, FRACTION, "share of a GPU's memory that octavo may use, weights included"
     )
     kv_cache_memory_bytes: int | None = setting(
         None,
@@ -257,61 +257,3 @@ class ServerConfig:
                 "api_key_weights",
                 f"must be as many as there are keys ({len(self.api_key)}), got {len(self.api_key_weights)}",
             )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TerminalConfig:
-    """How `octavo chat` and `octavo complete` ask. Raises SettingError, a ValueError, for a wrong value."""
-
-    url: str | None = setting(
-        None,
-        text("URL"),
-        "ask the server at this address, for example http://localhost:8000",
-        default_text="run the model here",
-    )
-    api_key: str | None = setting(
-        None, text("KEY"), "key for the server at --url", default_text="$OCTAVO_API_KEY"
-    )
-    prompt: str | None = setting(
-        None, text("TEXT"), "answer this and exit", default_text="ask at the terminal, or read standard input"
-    )
-    system_prompt: str | None = setting(
-        None, text("TEXT"), "system message of a chat", default_text="the template's own"
-    )
-    max_tokens: int | None = setting(
-        None, integer(1), "longest answer", default_text="256 to complete, up to the model's length to chat"
-    )
-    temperature: float | None = setting(
-        None,
-        number("in [0, 2]", lambda v: 0 <= v <= 2, "T"),
-        "0 is greedy",
-        default_text="the model's own, else 1",
-    )
-    top_p: float | None = setting(
-        None, _FRACTION, "share of probability to sample from", default_text="the model's own, else 1"
-    )
-
-    def __post_init__(self) -> None:
-        validate(self)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BatchConfig:
-    """What `octavo run-batch` reads and writes. Raises SettingError, a ValueError, for a wrong value."""
-
-    input_file: str = setting(
-        "-", text("FILE"), "requests, a JSON object per line; - is standard input", short="-i"
-    )
-    output_file: str = setting(
-        "-", text("FILE"), "answers, a JSON object per line; - is standard output", short="-o"
-    )
-    served_model_name: tuple[str, ...] = setting(
-        (), texts("NAME"), "names that requests may use for the model", default_text="MODEL as given"
-    )
-    max_concurrent_requests: int = setting(1024, integer(1), "requests that are under way at once")
-    log_level: str = setting(
-        "warning", choice("debug", "info", "warning", "error"), "least important messages that are logged"
-    )
-
-    def __post_init__(self) -> None:
-        validate(self)

@@ -8,7 +8,8 @@ from dataclasses import asdict, replace
 from typing import Any
 
 from ..model.sampling_params import SamplingParams
-from .config import EngineConfig, TerminalConfig
+from .client_config import TerminalConfig
+from .config import EngineConfig
 from .errors import GenerationError
 from .llm import LLM
 from .prompts import Prompt, parse_prompt

@@ -9,7 +9,7 @@ import urllib.request
 from collections.abc import Generator, Iterable, Sequence
 from typing import Any
 
-from .config import TerminalConfig
+from .client_config import TerminalConfig
 from .errors import OctavoError, StartupError
 
 _SILENCE_S = 600.0

@@ -25,7 +25,8 @@ from starlette.types import ASGIApp, Message, Scope
 from tqdm import tqdm
 
 from .. import __version__
-from .config import BatchConfig, EngineConfig
+from .client_config import BatchConfig
+from .config import EngineConfig
 from .context import ServerSettings
 from .errors import StartupError
 from .generation import Generation

@@ -10,7 +10,8 @@ from collections.abc import Generator, Sequence
 from contextlib import closing
 from typing import Any, Protocol, TextIO
 
-from .config import EngineConfig, TerminalConfig
+from .client_config import TerminalConfig
+from .config import EngineConfig
 from .errors import OctavoError
 
 Message = dict[str, Any]

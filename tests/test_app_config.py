@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from octavo.app.config import EngineConfig, ServerConfig, TerminalConfig
+from octavo.app.client_config import TerminalConfig
+from octavo.app.config import EngineConfig, ServerConfig
 from octavo.app.settings import SettingError, build, parse_bytes, parse_count, settings_of
 
 

@@ -14,7 +14,8 @@ import pytest
 
 from octavo import __version__
 from octavo.app import cli
-from octavo.app.config import EngineConfig, ServerConfig, TerminalConfig
+from octavo.app.client_config import TerminalConfig
+from octavo.app.config import EngineConfig, ServerConfig
 from octavo.app.errors import StartupError
 from octavo.app.settings import settings_of
 

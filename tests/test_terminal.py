@@ -14,7 +14,8 @@ import pytest
 from http_harness import REPLY, ScriptedClient, make_app, serve
 
 from octavo.app import terminal
-from octavo.app.config import EngineConfig, TerminalConfig
+from octavo.app.client_config import TerminalConfig
+from octavo.app.config import EngineConfig
 from octavo.app.errors import OctavoError, StartupError
 from octavo.app.local_model import LocalModel
 from octavo.app.remote_model import RemoteModel
