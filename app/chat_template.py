@@ -1,44 +1,30 @@
 """Messages to a prompt, by the Jinja template that came with the model. Knows neither HTTP nor token ids.
 
-A template is a program from a stranger: it runs in jinja2's immutable sandbox, sees plain JSON data, and may
-write only so much. What it may use beyond Jinja follows transformers' documentation of chat templates.
+A template is a program from a stranger: it runs in template_sandbox.py and sees plain JSON data.
 """
 
 from __future__ import annotations
 
-import datetime
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jinja2
-from jinja2 import meta, nodes
-from jinja2.exceptions import SecurityError
-from jinja2.ext import Extension, loopcontrols
-from jinja2.parser import Parser
-from jinja2.sandbox import ImmutableSandboxedEnvironment
-from jinja2.utils import Namespace
+from jinja2 import meta
 
-from .errors import RequestError, StartupError
+from .errors import StartupError
 from .json_file import read_json_object
+from .template_sandbox import GuardedEnvironment
+from .template_sandbox import TemplateError as TemplateError
 from .tool_formats import HERMES, ToolFormat
 from .tool_prompt import plain_messages
 
-_MAX_CHARACTERS = 1 << 26
-"""A prompt of 64 Mi characters is beyond every model; a template that writes more has run away."""
 _MARK = "\ue000octavo:continues\ue001"
 _OWN_NAMES = frozenset(
     ("messages", "tools", "documents", "add_generation_prompt", "continue_final_message")
     + ("raise_exception", "strftime_now", "namespace")
 )
-
-
-class TemplateError(RequestError):
-    """The template refused the messages, or failed on them."""
-
-    def __init__(self, message: str, *, param: str = "messages") -> None:
-        super().__init__(message, param=param)
 
 
 class ChatTemplate:
@@ -54,7 +40,7 @@ class ChatTemplate:
     ) -> None:
         sources = {"default": source} if isinstance(source, str) else source
         self._special_tokens = dict(special_tokens or {})
-        environment = _environment()
+        environment = self._environment = GuardedEnvironment()
         self._templates = {name: _compile(environment, text) for name, text in sources.items()}
         self.source = "\n".join(sources.values())
         self.variables = frozenset(meta.find_undeclared_variables(environment.parse(self.source)))
@@ -113,7 +99,7 @@ class ChatTemplate:
             "documents": documents or None,
             "add_generation_prompt": add_generation_prompt,
         }
-        text = _run(template, visible)
+        text = self._environment.run(template, visible)
         return _cut_at_mark(text) if continue_final_message else text
 
 
@@ -137,63 +123,7 @@ def find_chat_template(directory: Path) -> str | dict[str, str] | None:
     return None
 
 
-class _GenerationTag(Extension):
-    """`{% generation %}` marks what the assistant wrote, for training; here it is only its contents."""
-
-    tags = {"generation"}
-
-    def parse(self, parser: Parser) -> list[nodes.Node]:
-        next(parser.stream)
-        return parser.parse_statements(("name:endgeneration",), drop_needle=True)
-
-
-class _SafeNamespace(Namespace):
-    """Jinja's namespace() without names that Python gives a meaning."""
-
-    def __setitem__(self, name: str, value: Any) -> None:
-        if name.startswith("_"):
-            raise SecurityError(f"a chat template may not set the attribute {name!r}")
-        super().__setitem__(name, value)
-
-
-def _namespace(*args: Any, **kwargs: Any) -> _SafeNamespace:
-    made = _SafeNamespace()
-    for name, value in dict(*args, **kwargs).items():
-        made[name] = value
-    return made
-
-
-def _environment() -> jinja2.Environment:
-    environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=[_GenerationTag, loopcontrols]
-    )
-    environment.filters["tojson"] = _to_json
-    environment.globals |= {
-        "raise_exception": _raise_exception,
-        "strftime_now": lambda layout: datetime.datetime.now().strftime(layout),
-        "namespace": _namespace,
-    }
-    return environment
-
-
-def _to_json(
-    value: Any,
-    ensure_ascii: bool = False,
-    indent: int | None = None,
-    separators: tuple[str, str] | None = None,
-    sort_keys: bool = False,
-) -> str:
-    """Jinja's own filter escapes HTML, which no model was trained on."""
-    return json.dumps(
-        value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys
-    )
-
-
-def _raise_exception(message: str) -> str:
-    raise jinja2.TemplateError(message)
-
-
-def _compile(environment: jinja2.Environment, source: str) -> jinja2.Template:
+def _compile(environment: GuardedEnvironment, source: str) -> jinja2.Template:
     try:
         return environment.from_string(source)
     except jinja2.TemplateSyntaxError as error:
@@ -207,24 +137,6 @@ def _check_names(variables: Mapping[str, Any]) -> None:
         if name in _OWN_NAMES:
             path = f"chat_template_kwargs.{name}"
             raise TemplateError(f"{path} must be left out: it is no free variable", param=path)
-
-
-def _run(template: jinja2.Template, variables: Mapping[str, Any]) -> str:
-    pieces: list[str] = []
-    num_characters = 0
-    try:
-        for piece in template.generate(variables):
-            pieces.append(piece)
-            num_characters += len(piece)
-            if num_characters > _MAX_CHARACTERS:
-                raise TemplateError(f"the chat template wrote more than {_MAX_CHARACTERS} characters")
-    except RequestError:
-        raise
-    except jinja2.TemplateError as error:
-        raise TemplateError(f"the chat template refused the messages: {error.message}") from error
-    except Exception as error:  # a template can raise whatever its data makes Python raise
-        raise TemplateError(f"the chat template failed: {type(error).__name__}: {error}") from error
-    return "".join(pieces)
 
 
 def _with_parsed_arguments(message: Mapping[str, Any]) -> dict[str, Any]:

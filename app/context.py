@@ -12,6 +12,7 @@ from .edge import EdgeSettings
 from .errors import ModelNotFoundError, RequestError
 from .generation import Generation
 from .metrics import ServerMetrics
+from .template_worker import TemplateWorker
 
 T = TypeVar("T")
 
@@ -83,12 +84,16 @@ class ServerSettings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServerContext:
-    """The engine's front door, the settings, the numbers, and threads for work that would block the loop."""
+    """The engine's front door, the settings, the numbers, and threads for work that would block the loop.
+
+    templates: renders those that requests bring.
+    """
 
     generation: Generation
     settings: ServerSettings
     metrics: ServerMetrics
     threads: ThreadPoolExecutor
+    templates: TemplateWorker
 
     def served_name(self, model: str | None) -> str:
         """The name that the client used, the first one if none. Raises ModelNotFoundError."""
@@ -100,7 +105,10 @@ class ServerContext:
         return model
 
     async def read(self, reader: Callable[[bytes], T], body: bytes) -> T:
-        """`reader(body)`: here if the body is small, else in a thread, so that streams go on meanwhile."""
-        if len(body) <= _INLINE_BYTES:
+        """`reader(body)`: here if the body is small, else in a thread, so that streams go on meanwhile.
+
+        A body that may bring a template takes as long as the template does.
+        """
+        if len(body) <= _INLINE_BYTES and not self.settings.trust_request_chat_template:
             return reader(body)
         return await asyncio.get_running_loop().run_in_executor(self.threads, reader, body)

@@ -10,10 +10,10 @@ from functools import cached_property
 from typing import Any, NamedTuple
 
 from .chat_formats import ChatFormats, effort_variables
-from .chat_template import ChatTemplate
 from .errors import ContextLengthError, RequestError
 from .generation import Generation
 from .protocol import SamplingFields
+from .template_worker import Job, TemplateWorker
 from .tokenizer import Tokenizer
 from .tool_formats import HERMES
 from .tool_types import ToolUse
@@ -41,13 +41,18 @@ def truncation(fields: SamplingFields, max_tokens: int | None) -> Truncation | N
 class PromptEncoder:
     """Encodes for one model. `field` below is the request field to name in a RequestError.
 
-    tool_parser, reasoning_parser: see ChatFormats.
+    worker: renders templates that requests bring.   tool_parser, reasoning_parser: see ChatFormats.
     """
 
     def __init__(
-        self, generation: Generation, tool_parser: str = "auto", reasoning_parser: str = "auto"
+        self,
+        generation: Generation,
+        worker: TemplateWorker,
+        tool_parser: str = "auto",
+        reasoning_parser: str = "auto",
     ) -> None:
         self._generation = generation
+        self._worker = worker
         self._max_model_len = generation.max_model_len
         template = generation.chat_template
         self.formats = (
@@ -81,22 +86,25 @@ class PromptEncoder:
 
         Raises TemplateError too.
         """
-        template = self._generation.chat_template
+        self.formats.check(tools)
+        options: dict[str, Any] = {
+            "messages": self.formats.fitting_ids(messages),
+            "tools": None if tools is None else [tool.for_template() for tool in tools.tools],
+            "plain_format": self.formats.tools or HERMES,
+            "add_generation_prompt": add_generation_prompt,
+            "continue_final_message": continue_final_message,
+            "variables": variables,
+            "documents": documents,
+        }
         if source is not None:
-            template = ChatTemplate.of_request(source, self.tokenizer.special_tokens)
-        elif template is None:
+            tokens = self.tokenizer.special_tokens
+            return self._worker.render(Job(source, tokens, reasoning_effort, options))
+        template = self._generation.chat_template
+        if template is None:
             message = "This model has no chat template: ask /v1/completions instead"
             raise RequestError(message, param="messages", code="unsupported_value")
-        self.formats.check(tools)
-        return template.render(
-            self.formats.fitting_ids(messages),
-            tools=None if tools is None else [tool.for_template() for tool in tools.tools],
-            plain_format=self.formats.tools or HERMES,
-            add_generation_prompt=add_generation_prompt,
-            continue_final_message=continue_final_message,
-            variables={**effort_variables(reasoning_effort, template), **(variables or {})},
-            documents=documents,
-        )
+        effort = effort_variables(reasoning_effort, template)
+        return template.render(**{**options, "variables": {**effort, **(variables or {})}})
 
     def encode(self, text: str, field: str, add_special_tokens: bool) -> list[int]:
         """Token ids of `text`, however many."""

@@ -38,6 +38,7 @@ from .request_log import RequestLog
 from .request_summary import Observer
 from .responses import REQUEST_ID_HEADER, on_disconnect, on_http_exception, on_request_error
 from .responses_api import responses_api
+from .template_worker import TemplateWorker
 from .tokenize import Tokenize
 from .tracing import RequestTracer
 
@@ -69,6 +70,7 @@ def create_app(
         settings=settings,
         metrics=metrics,
         threads=ThreadPoolExecutor(_NUM_THREADS, thread_name_prefix="octavo-read"),
+        templates=TemplateWorker(),
     )
     routes = _routes(server, Health(server, complaint, pulse), gather)
     tracer = None if settings.otlp_endpoint is None else RequestTracer.to(settings)
@@ -95,7 +97,9 @@ def _routes(
     gather: Callable[[], Awaitable[ServerMetrics]] | None,
 ) -> list[Route]:
     settings = server.settings
-    encoder = PromptEncoder(server.generation, settings.tool_call_parser, settings.reasoning_parser)
+    encoder = PromptEncoder(
+        server.generation, server.templates, settings.tool_call_parser, settings.reasoning_parser
+    )
     models = Models(server)
     tokenize = Tokenize(server, encoder)
     reference = Reference(server.settings.version)
@@ -174,5 +178,6 @@ def _lifespan(server: ServerContext, inner: Lifespan | None, tracer: RequestTrac
             if tracer is not None:
                 await asyncio.to_thread(tracer.close)
             server.threads.shutdown(wait=False, cancel_futures=True)
+            server.templates.close()
 
     return lifespan
