@@ -129,3 +129,5 @@ class Frontend:
                 task = asyncio.create_task(self._server.scrape(self, scrape_id))
                 self._scrapes.add(task)
                 task.add_done_callback(self._scrapes.discard)
+            case messages.Look(look_id, since):
+                self.tell(messages.Seen(look_id, self._server.host.look(since)))

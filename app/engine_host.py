@@ -14,6 +14,7 @@ from ..scheduler.errors import CapacityError, QueueFullError
 from ..scheduler.request import FinishReason, Request
 from ..scheduler.scheduler import Scheduler
 from ..scheduler.stats import EngineStats
+from ..scheduler.view import EngineView
 from ..scheduler.watchdog import Watchdog
 from .errors import EngineDeadError, EngineOverloadedError, GenerationError, RequestError
 from .grammar_compiler import GrammarCompiler
@@ -146,6 +147,10 @@ class EngineHost:
     def stats(self) -> EngineStats:
         """A moment of the engine."""
         return self._engine.stats()
+
+    def look(self, since: int) -> EngineView:
+        """What a person who watches sees; see Engine."""
+        return self._engine.look(since)
 
     def _cause(self) -> str:
         if self._task is None or self._task.cancelled() or not self._task.done():

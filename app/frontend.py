@@ -21,6 +21,7 @@ from .frames import PROTOCOL_VERSION
 from .generation import Generation
 from .http_server import LAST_WRITES_S, HttpServer
 from .lifeline import follow_parent
+from .live import Live
 from .logs import set_up_logging
 from .messages import AskNumbers, Drain, Hello, Idle, Numbers, Setup, Start, Stop
 from .metrics import ServerMetrics
@@ -77,10 +78,12 @@ class _Frontend:
             eos_token_ids=setup.eos_token_ids,
             default_params=setup.default_params,
         )
+        self._live = Live(client.look, self._gather)
         app = create_app(
             generation,
             setup.settings,
             self._metrics,
+            live=self._live,
             gather=self._gather,
             complaint=self._door.complaint,
             pulse=client.pulse,
@@ -109,6 +112,7 @@ class _Frontend:
                     self._client.tell(Numbers(self._metrics.state()))
                 case Drain():
                     self._door.close()
+                    self._live.close()
                     self._draining = asyncio.create_task(self._tell_idle())
                 case Stop():
                     return 0

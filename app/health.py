@@ -1,11 +1,11 @@
-"""Probes and pointers: is the server alive, does it get ahead, is it ready, which version, where to look."""
+"""Probes: is the server alive, does it get ahead, is it ready, which version."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
 from starlette.requests import Request
-from starlette.responses import PlainTextResponse, Response
+from starlette.responses import Response
 
 from .context import ServerContext
 from .errors import RequestError
@@ -46,14 +46,6 @@ class Health:
     async def version(self, request: Request) -> Response:
         """octavo's version."""
         return json_response({"version": self._server.settings.version})
-
-    async def pointer(self, request: Request) -> Response:
-        """What a person sees who opens the address in a browser."""
-        settings = self._server.settings
-        return PlainTextResponse(
-            f"octavo {settings.version} serves {settings.model_names[0]} over the OpenAI API.\n"
-            "POST /v1/chat/completions, POST /v1/completions, GET /v1/models, GET /metrics\n"
-        )
 
 
 def _told(complaint: str | None, pulse: Pulse) -> Response:

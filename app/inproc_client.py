@@ -10,6 +10,7 @@ from ..model.plan import Executor
 from ..scheduler.request import FinishReason, Request, TokenOutput
 from ..scheduler.scheduler import Scheduler
 from ..scheduler.stats import EngineStats
+from ..scheduler.view import EngineView
 from .engine_host import EngineHost
 from .errors import EngineStoppedError, RequestError
 from .grammar_compiler import GrammarCompiler
@@ -77,6 +78,10 @@ class InprocClient:
     def stats(self) -> EngineStats:
         """A moment of the engine."""
         return self._host.stats()
+
+    async def look(self, since: int) -> EngineView:
+        """What a person who watches sees; see Engine."""
+        return self._host.look(since)
 
     def abort(self, request_id: str, reason: FinishReason = FinishReason.ABORT) -> None:
         """End a request and forget its stream."""

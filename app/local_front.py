@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 
 from ..scheduler.stats import EngineStats
+from ..scheduler.view import EngineView
 from .client import EngineClient
 from .context import ServerSettings
 from .drain import DoorClient, OpenRequests
 from .errors import StartupError
 from .generation import Generation
 from .http_server import HttpServer
+from .live import Live
 from .metrics import ServerMetrics
 from .pulse import Pulse
 from .server import create_app
@@ -30,6 +32,7 @@ class LocalFront:
         generation: Callable[[EngineClient], Generation],
         settings: ServerSettings,
         stats: Callable[[], EngineStats],
+        look: Callable[[int], Awaitable[EngineView]],
         memory_bytes: Mapping[str, int],
         listener: socket.socket,
         pulse: Callable[[], Pulse] = Pulse,
@@ -37,8 +40,18 @@ class LocalFront:
         self._listener = listener
         self._door = DoorClient(client)
         metrics = ServerMetrics(settings.model_names[0], settings.version, stats, memory_bytes=memory_bytes)
+
+        async def gather() -> ServerMetrics:
+            return metrics
+
+        self._live = Live(look, gather)
         app = create_app(
-            generation(self._door), settings, metrics, complaint=self._door.complaint, pulse=pulse
+            generation(self._door),
+            settings,
+            metrics,
+            live=self._live,
+            complaint=self._door.complaint,
+            pulse=pulse,
         )
         self._open = OpenRequests(app)
         self._http = HttpServer(self._open, metrics.count_slow_reader, edge=settings.edge)
@@ -57,6 +70,7 @@ class LocalFront:
     def close(self) -> None:
         """See Front."""
         self._door.close()
+        self._live.close()
 
     @property
     def num_open(self) -> int:

@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 
 from ..scheduler.stats import EngineStats
+from ..scheduler.view import EngineView
 from .context import ServerSettings
 from .errors import RequestError
 from .frames import Kind, ProtocolError, frame
@@ -113,6 +114,13 @@ class Scraped(Message, frozen=True):
     frontends: FrontendCounts
 
 
+class Seen(Message, frozen=True):
+    """The answer to Look `look_id`."""
+
+    look_id: int
+    view: EngineView
+
+
 # From a front end.
 
 
@@ -138,8 +146,15 @@ class Scrape(Message, frozen=True):
     scrape_id: int
 
 
-FromEngine = Setup | Start | Accepted | Refused | Drain | Cut | Stop | AskNumbers | Scraped
-FromFrontend = Hello | Idle | Numbers | Scrape
+class Look(Message, frozen=True):
+    """Somebody watches here. since: the last step that was seen."""
+
+    look_id: int
+    since: int
+
+
+FromEngine = Setup | Start | Accepted | Refused | Drain | Cut | Stop | AskNumbers | Scraped | Seen
+FromFrontend = Hello | Idle | Numbers | Scrape | Look
 
 _encode = msgspec.msgpack.Encoder().encode
 _from_engine: msgspec.msgpack.Decoder[FromEngine] = msgspec.msgpack.Decoder(FromEngine)

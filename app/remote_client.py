@@ -5,10 +5,13 @@ from __future__ import annotations
 import asyncio
 import socket
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 from ..scheduler.request import FinishReason, Request
+from ..scheduler.view import EngineView
 from . import frames, messages
 from .errors import EngineDeadError, EngineStoppedError
 from .frame_link import FrameLink
@@ -33,8 +36,8 @@ class RemoteClient:
         self._link = FrameLink(self._receive, self._on_lost, max_stalled_s=3600)
         self._streams: dict[int, BufferedStream] = {}
         self._next_number = 0
-        self._scrapes: dict[int, asyncio.Future[messages.Scraped]] = {}
-        self._num_scrapes = 0
+        self._questions: dict[int, asyncio.Future[Any]] = {}
+        self._num_questions = 0
         self._dead: str | None = None
         self._pulse = Pulse()
         self._heard_s: float | None = None
@@ -67,13 +70,28 @@ class RemoteClient:
 
     async def scrape(self) -> messages.Scraped:
         """What all other front ends have counted, and the engine's moment. Raises EngineDeadError."""
+        scraped: messages.Scraped = await self._ask(messages.Scrape)
+        return scraped
+
+    async def look(self, since: int) -> EngineView:
+        """What a person who watches sees; see Engine. Raises EngineDeadError."""
+        seen: messages.Seen = await self._ask(lambda look_id: messages.Look(look_id, since))
+        return seen.view
+
+    async def _ask(self, question: Callable[[int], messages.Message]) -> Any:
+        """The engine's answer to `question(number)`. Raises EngineDeadError."""
         if self._dead is not None:
             raise EngineDeadError(self._dead)
-        self._num_scrapes += 1
-        scraped: asyncio.Future[messages.Scraped] = asyncio.get_running_loop().create_future()
-        self._scrapes[self._num_scrapes] = scraped
-        self.tell(messages.Scrape(self._num_scrapes))
-        return await scraped
+        self._num_questions += 1
+        answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        self._questions[self._num_questions] = answer
+        self.tell(question(self._num_questions))
+        return await answer
+
+    def _answer(self, number: int, message: messages.Message) -> None:
+        answer = self._questions.pop(number, None)
+        if answer is not None and not answer.done():
+            answer.set_result(message)
 
     def _free_number(self) -> int:
         """Numbers are used again only after all others: outputs may still come for one that was aborted."""
@@ -111,10 +129,10 @@ class RemoteClient:
                 refused = self._streams.pop(message.number, None)
                 if refused is not None:
                     refused.fail(message.error())
-            case messages.Scraped():
-                scraped = self._scrapes.pop(message.scrape_id, None)
-                if scraped is not None and not scraped.done():
-                    scraped.set_result(message)
+            case messages.Scraped(scrape_id):
+                self._answer(scrape_id, message)
+            case messages.Seen(look_id):
+                self._answer(look_id, message)
             case messages.Cut(cause):
                 self._fail_all(EngineStoppedError(cause))
             case _:
@@ -131,7 +149,7 @@ class RemoteClient:
         for stream in self._streams.values():
             stream.fail(error)
         self._streams.clear()
-        for scraped in self._scrapes.values():
-            if not scraped.done():
-                scraped.set_exception(error)
-        self._scrapes.clear()
+        for answer in self._questions.values():
+            if not answer.done():
+                answer.set_exception(error)
+        self._questions.clear()

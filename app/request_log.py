@@ -13,18 +13,18 @@ from .request_summary import RequestSummary
 
 log = logging.getLogger("octavo.requests")
 
-_PROBES = frozenset(("/health", "/livez", "/readyz", "/metrics"))
+_QUIET = frozenset(("/health", "/livez", "/readyz", "/metrics", "/page/{name}"))
 
 
 class RequestLog:
-    """An Observer. Probes that went well are lines of level debug, failures of level error."""
+    """An Observer. Probes and the page's files are of level debug when well, failures of level error."""
 
     def __call__(self, summary: RequestSummary) -> None:
         """Write the line."""
         level = logging.INFO
         if summary.status == 500 or summary.cause == "error":
             level = logging.ERROR
-        elif summary.route in _PROBES and summary.status == 200:
+        elif summary.route in _QUIET and summary.status in (200, 304):
             level = logging.DEBUG
         if log.isEnabledFor(level):
             log.log(

@@ -159,6 +159,7 @@ async def _serve(engine: EngineConfig, server: ServerConfig, listener: socket.so
             partial(Generation.of, launched),
             settings,
             launched.stats,
+            launched.engine.look,
             launched.ledger.entries(),
             listener,
             launched.engine.pulse,

@@ -27,10 +27,12 @@ from .errors import RequestError
 from .generation import Generation
 from .health import Health
 from .ignored_fields import IGNORED_HEADER
+from .live import Live
 from .loop_lag import measure_lag
 from .metrics import ServerMetrics
 from .middleware import Accounting, ApiKeys, Bugs
 from .models import Models
+from .page import Page
 from .prompt_encoder import PromptEncoder
 from .pulse import Pulse
 from .reference import Reference
@@ -44,7 +46,7 @@ from .tracing import RequestTracer
 
 Lifespan = Callable[[Starlette], AbstractAsyncContextManager[None]]
 
-_OPEN_PATHS = ("/", "/health", "/livez", "/readyz", "/openapi.json", "/docs")
+_OPEN_PATHS = ("/health", "/livez", "/readyz", "/openapi.json", "/docs")
 _NUM_THREADS = 2
 
 
@@ -53,6 +55,7 @@ def create_app(
     settings: ServerSettings,
     metrics: ServerMetrics,
     *,
+    live: Live | None = None,
     gather: Callable[[], Awaitable[ServerMetrics]] | None = None,
     complaint: Callable[[], str | None] = lambda: None,
     pulse: Callable[[], Pulse] = Pulse,
@@ -61,6 +64,7 @@ def create_app(
     """The server for one model.
 
     metrics: where this front end counts.
+    live: the live view of its engine; None if there is nobody to watch.
     gather: the numbers of the whole server, asked for at every scrape; None if `metrics` are all there are.
     complaint: why nothing new is taken, in one sentence; None if it is.   pulse: how the engine is.
     lifespan: entered before the first request and left after the last, in the server's event loop.
@@ -72,14 +76,15 @@ def create_app(
         threads=ThreadPoolExecutor(_NUM_THREADS, thread_name_prefix="octavo-read"),
         templates=TemplateWorker(),
     )
-    routes = _routes(server, Health(server, complaint, pulse), gather)
+    page = Page()
+    routes = _routes(server, page, live, Health(server, complaint, pulse), gather)
     tracer = None if settings.otlp_endpoint is None else RequestTracer.to(settings)
     observers: list[Observer] = [RequestLog()]
     if tracer is not None:
         observers.append(tracer)
     app = Starlette(
         routes=routes,
-        middleware=_middleware(server, routes, observers),
+        middleware=_middleware(server, routes, observers, open_paths=(*_OPEN_PATHS, *page.paths)),
         exception_handlers={
             RequestError: on_request_error,
             HTTPException: on_http_exception,
@@ -93,6 +98,8 @@ def create_app(
 
 def _routes(
     server: ServerContext,
+    page: Page,
+    live: Live | None,
     health: Health,
     gather: Callable[[], Awaitable[ServerMetrics]] | None,
 ) -> list[Route]:
@@ -120,12 +127,14 @@ def _routes(
         Route("/openapi.json", reference.document),
         Route("/docs", reference.page),
         Route("/metrics", _metrics_handler(server.metrics, gather)),
-        Route("/", health.pointer, include_in_schema=False),
+        *([] if live is None else [Route("/live", live.get, include_in_schema=False)]),
+        Route("/", page.index, include_in_schema=False),
+        Route("/page/{name}", page.file, include_in_schema=False),
     ]
 
 
 def _middleware(
-    server: ServerContext, routes: list[Route], observers: Sequence[Observer]
+    server: ServerContext, routes: list[Route], observers: Sequence[Observer], *, open_paths: tuple[str, ...]
 ) -> list[Middleware]:
     """Outermost first: a refused key is counted and has an id too, and a browser may read why."""
     settings = server.settings
@@ -143,7 +152,7 @@ def _middleware(
     ]
     if settings.api_keys:
         names = list(map(settings.tenant_of, range(len(settings.api_keys))))
-        layers.append(Middleware(ApiKeys, keys=settings.api_keys, names=names, open_paths=_OPEN_PATHS))
+        layers.append(Middleware(ApiKeys, keys=settings.api_keys, names=names, open_paths=open_paths))
     return layers
 
 

@@ -95,6 +95,10 @@ class BlockPool:
         """Whether the prefix cache can find the block's contents."""
         return self._cached[block]
 
+    def states(self, blocks: slice) -> tuple[list[int], list[bool]]:
+        """How many hold each of `blocks`, and whether the prefix cache can find it. O(blocks)."""
+        return self._references[blocks], self._cached[blocks]
+
     def set_cached(self, block: int, cached: bool) -> None:
         """Say whether the contents can be found again; for the prefix cache, which keeps the hash."""
         assert self._references[block] or block in self._evictable, f"block {block} is free: nothing to cache"

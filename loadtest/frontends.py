@@ -167,6 +167,7 @@ async def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
             lambda door: Generation(door, tokenizer, template, **facts),
             settings,
             client.stats,
+            client.look,
             {},
             listener,
         )

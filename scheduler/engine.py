@@ -23,6 +23,8 @@ from .request import FinishReason, Request, TokenOutput
 from .scheduler import Scheduler
 from .stats import EngineStats
 from .step_meter import StepMeter
+from .timeline import Timeline
+from .view import EngineView
 
 Deliver = Callable[[Sequence[TokenOutput]], None]
 
@@ -52,6 +54,7 @@ class Engine:
         self._task: asyncio.Task[None] | None = None
         self._given_up: Exception | None = None
         self.stuck = False
+        self._timeline: Timeline | None = None  # while somebody watches
 
     def add(self, request: Request, constraint: Constraint | None = None) -> None:
         """Queue a request, `constraint` following its grammar.
@@ -99,6 +102,16 @@ class Engine:
     def load(self) -> tuple[int, int]:
         """Requests that run, and that wait."""
         return self._scheduler.load()
+
+    def look(self, since: int) -> EngineView:
+        """What a person who watches sees; steps with larger numbers than `since`.
+
+        The first look begins to record steps, and recording ends by itself soon after the last.
+        """
+        now_s = time.perf_counter()
+        if self._timeline is None:
+            self._timeline = Timeline(self._scheduler.counters.num_steps - len(self._in_flight))
+        return EngineView.of(self._scheduler, now_s, self._timeline.look(since, now_s))
 
     async def run(self) -> None:
         """Step until cancelled. If the device fails, every request ends with the cause, then it is raised."""
@@ -149,6 +162,8 @@ class Engine:
         if outputs:
             self._deliver(outputs)
         end_s = time.perf_counter()
+        if self._timeline is not None and not self._timeline.record(plan, self._last_end_s, end_s):
+            self._timeline = None
         self._last_step_s = end_s - self._last_end_s
         self._last_end_s = end_s
         self._meter.completed(self._last_step_s, done_s - began_s, committed_s - done_s, end_s - committed_s)

@@ -29,6 +29,15 @@ def kernel_device() -> torch.device:
     return torch.device(DEVICES[-1])
 
 
+@pytest.fixture(scope="session")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A headless Chromium for all tests that need one; its DevTools' address."""
+    from browser import run_browser  # what it needs is not installed where only kernels are tested
+
+    with run_browser(tmp_path_factory.mktemp("browser")) as address:
+        yield address
+
+
 @pytest.fixture(autouse=True)
 def _seed() -> None:
     torch.manual_seed(0)

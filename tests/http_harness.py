@@ -11,6 +11,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import uvicorn
@@ -22,12 +23,18 @@ from octavo.app.chat_template import ChatTemplate
 from octavo.app.context import ServerSettings
 from octavo.app.errors import EngineDeadError, EngineOverloadedError
 from octavo.app.generation import Generation
+from octavo.app.live import Live
 from octavo.app.metrics import ServerMetrics
 from octavo.app.server import create_app
 from octavo.app.tokenizer import Tokenizer
+from octavo.cache.config import CacheConfig
 from octavo.model.plan import TokenLogprobs
+from octavo.scheduler.config import SchedulerConfig
 from octavo.scheduler.request import FinishReason, Request, RequestTimings, TokenOutput
+from octavo.scheduler.scheduler import Scheduler
 from octavo.scheduler.stats import Counters, EngineStats
+from octavo.scheduler.timeline import StepRecord
+from octavo.scheduler.view import EngineView
 
 EOS = 256
 VOCAB_SIZE = 300
@@ -80,6 +87,13 @@ class ScriptedClient:
         return EngineStats(
             num_running, 0, 100, 100 - num_running, 0, num_running / 100, 0.25, Counters(prompt_tokens=7)
         )
+
+    async def look(self, since: int) -> EngineView:
+        """An engine of which nothing but the stats moves, and a new step at every look."""
+        now_s = time.perf_counter()
+        scheduler = Scheduler(SchedulerConfig(), CacheConfig(100, 16))
+        step = StepRecord(since + 1, now_s - 0.01, now_s, len(self.running), 0, 0)
+        return replace(EngineView.of(scheduler, now_s, [step]), num_running=len(self.running))
 
 
 class ScriptedStream:
@@ -179,8 +193,16 @@ def make_app(
     """The server over `client`; `settings` go to ServerSettings, `changes` to Generation."""
     merged = {"model_names": ("toy", "Org/alias"), "version": "9.9", **(settings or {})}
     metrics = ServerMetrics(merged["model_names"][0], merged["version"], client.stats)
+
+    async def gather() -> ServerMetrics:
+        return metrics
+
     return create_app(
-        make_generation(client, **changes), ServerSettings(**merged), metrics, complaint=complaint
+        make_generation(client, **changes),
+        ServerSettings(**merged),
+        metrics,
+        live=Live(client.look, gather, period_s=0.02),
+        complaint=complaint,
     )
 
 

@@ -214,9 +214,8 @@ def test_probes(http: httpx.Client, path: str) -> None:
     assert http.get(path).json()["status"] == "ok"
 
 
-def test_version_and_pointer(http: httpx.Client) -> None:
+def test_version(http: httpx.Client) -> None:
     assert http.get("/version").json() == {"version": "9.9"}
-    assert "/v1/chat/completions" in http.get("/").text
 
 
 def test_metrics_are_prometheus_text(http: httpx.Client) -> None:

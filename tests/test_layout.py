@@ -19,6 +19,7 @@ ROOT = Path(__file__).resolve().parent.parent
 LAYERS = ("app", "scheduler", "model", "cache", "ops")  # an import may point to the right, never to the left
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 MODULES = sorted(path for layer in LAYERS for path in (ROOT / layer).rglob("*.py"))
+PAGE = sorted((ROOT / "app/page").iterdir())
 SOURCES = [ROOT / "__init__.py", ROOT / "__main__.py", *MODULES]
 PYTHON_FILES = [
     *SOURCES,
@@ -126,6 +127,21 @@ def test_file_keeps_the_style(path: Path) -> None:
     )
 
 
+@pytest.mark.parametrize("path", PAGE, ids=relative)
+def test_file_of_the_page_keeps_the_style(path: Path) -> None:
+    source = path.read_text()
+    assert source.count("\n") <= 300, "a file of more than 300 lines holds more than one noun"
+    opening = source.split("\n", 3)[:3]
+    assert [line for line in opening if line.strip().startswith(("//", "/*", "<!-- "))], (
+        "a file opens with what it is"
+    )
+    outside = set(re.findall(r"\w+://[^\s\"'<>)]+", source)) - {"http://www.w3.org/2000/svg"}
+    assert not outside, "the page asks nobody but its own server"
+    assert not re.search(r"innerHTML|insertAdjacentHTML|\bon\w+=\"|<style|\bstyle=\"|eval\(", source), (
+        "text never becomes HTML or code, and the page's policy allows nothing inline"
+    )
+
+
 def requirement_names(requirements: list[str]) -> set[str]:
     return {canonical(name) for line in requirements for name in re.findall(r"^[A-Za-z][\w.-]*", line)}
 
@@ -192,7 +208,7 @@ def test_wheel_holds_the_package_and_nothing_else(wheel: Path) -> None:
     names = zipfile.ZipFile(wheel).namelist()
     package = {name for name in names if not name.startswith("octavo-")}
     assert wheel.stat().st_size < 1_000_000
-    assert {f"octavo/{relative(path)}" for path in SOURCES} | {"octavo/py.typed"} <= package
+    assert {f"octavo/{relative(path)}" for path in (*SOURCES, *PAGE)} | {"octavo/py.typed"} <= package
     assert not [name for name in package if not name.startswith("octavo/")]
     assert not [
         name for name in package if name.split("/")[1] in {"tests", "loadtest", "scripts", "docs", "build"}
