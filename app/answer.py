@@ -17,6 +17,7 @@ from starlette.responses import Response
 
 from ..model.plan import TokenLogprobs
 from ..scheduler.request import Claim, FinishReason
+from .answer_grammar import tools_complaint
 from .answer_parts import delta_json
 from .answer_summary import AnswerSummary
 from .asked import Asked, Route
@@ -118,6 +119,8 @@ class Answer:
             "max_tokens": asked.max_tokens_field,
             "structured_outputs": asked.grammar_field or asked.fields.grammar_field,
         }
+        if error.param == "structured_outputs" and asked.grammar_field == "tools":
+            error.message = tools_complaint(error.message)
         return client_names(error, names)
 
     async def _whole(self) -> bytes:

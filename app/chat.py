@@ -8,8 +8,10 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
+from ..model.sampling_params import SamplingParams
 from .answer import Answer
 from .asked import Asked, LogprobsWriter, Route
+from .chat_formats import ChatFormats, check_combination
 from .chunks import CHAT_CHUNK
 from .context import ServerContext
 from .endpoint import GenerationEndpoint
@@ -24,7 +26,7 @@ from .protocol_chat import (
     check_template_flags,
     read_chat,
 )
-from .tool_types import ToolMode
+from .tool_types import ToolUse
 from .validation import decode_object
 
 
@@ -74,15 +76,9 @@ class ChatReader:
             logprobs=request.num_logprobs,
             prompt_logprobs=request.prompt_logprobs,
         )
-        if tools is not None and tools.mode is not ToolMode.AUTO:
-            raise RequestError(
-                'tool_choice must be "auto" or "none" on this server',
-                param="tool_choice",
-                code="unsupported_value",
-            )
-        formats = self._encoder.formats
-        if formats.needs_special_tokens(tools, self._encoder.tokenizer):
-            params = replace(params, skip_special_tokens=False)
+        check_combination(tools, params.grammar, request.grammar_field)
+        formats = self._encoder.formats.beside(params.grammar)
+        params = self._in_parts(params, formats, tools, text)
         return Asked(
             fields=request,
             model=model,
@@ -95,7 +91,21 @@ class ChatReader:
             prompt_field="messages",
             max_tokens_field=request.max_tokens_field,
             tokenize_s=tokenize_s,
+            grammar_field=request.grammar_field or "tools",
         )
+
+    def _in_parts(
+        self, params: SamplingParams, formats: ChatFormats, tools: ToolUse | None, prompt: str
+    ) -> SamplingParams:
+        """`params` for an answer that has the parts that it may have, and whose parts can be told apart."""
+        tokenizer = self._encoder.tokenizer
+        if formats.needs_special_tokens(tools, tokenizer):
+            params = replace(params, skip_special_tokens=False)
+        try:
+            grammar = formats.grammar(tools, params.grammar, prompt, tokenizer)
+        except ValueError as error:
+            raise RequestError(f"tools: {error}", param="tools") from error
+        return params if grammar is params.grammar else replace(params, structured_outputs=grammar)
 
     def count(self, fields: Mapping[str, Any]) -> int:
         """Tokens of the prompt, however many. Raises RequestError."""

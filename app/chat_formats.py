@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+from ..model.grammar import Grammar
+from .answer_grammar import COMBINABLE, AnswerGrammar
 from .answer_parts import AnswerParts, PartsMaker
 from .chat_template import ChatTemplate
 from .errors import RequestError
@@ -33,6 +35,30 @@ class ChatFormats(NamedTuple):
         if tools is None and not template.shows_tools:
             tools = HERMES  # the model is told so
         return cls(tools, reasoning_format(reasoning_parser, template.source))
+
+    def beside(self, answer: Grammar | None) -> ChatFormats:
+        """The habits that a request leaves room for: a grammar that cannot follow reasoning bars it."""
+        bars = answer is not None and answer.kind not in COMBINABLE
+        return self._replace(reasoning=None) if bars else self
+
+    def grammar(
+        self, use: ToolUse | None, answer: Grammar | None, prompt: str, tokenizer: Tokenizer
+    ) -> Grammar | None:
+        """What an answer to `prompt` must be; `answer` is what the request wants, tools aside.
+
+        Raises ValueError if it gets too long.
+        """
+        reasoning, tools = self.reasoning, self.tools
+        inside = reasoning is not None and reasoning.begins_inside(prompt)
+        writer = AnswerGrammar(reasoning, inside, tokenizer.special_id)
+        if use is None:
+            return answer if answer is None or reasoning is None else writer.thoughtful(answer)
+        assert tools is not None, "see check"
+        if use.mode is not ToolMode.AUTO:
+            return writer.calling(use, tools)
+        if answer is not None:
+            return writer.calling_or(use, tools, answer)
+        return writer.strictly(use, tools) if any(tool.strict for tool in use.allowed) else None
 
     def check(self, use: ToolUse | None) -> None:
         """Raise RequestError if the model's way of calling tools is not known."""
@@ -79,6 +105,19 @@ class ChatFormats(NamedTuple):
         if self.tools is None or not self.tools.id_length:
             return list(messages)
         return [_with_ids(message, self.tools) for message in messages]
+
+
+def check_combination(use: ToolUse | None, answer: Grammar | None, field: str) -> None:
+    """Raise RequestError if an answer cannot both call tools and keep to what `field` asks for."""
+    if use is None or answer is None:
+        return
+    if use.mode is not ToolMode.AUTO:
+        rule = f"{field} must be left out when tool_choice asks for a call"
+    elif answer.kind not in COMBINABLE:
+        rule = f"{field} must be left out when there are tools: only JSON and choices go with them"
+    else:
+        return
+    raise RequestError(rule, param=field)
 
 
 def effort_variables(effort: str | None, template: ChatTemplate) -> dict[str, Any]:

@@ -6,19 +6,20 @@ Knows no requests and no event loop. Compiling is recursive: see grammar_compile
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 from llguidance import LLExecutor, LLMatcher, LLParserLimits, LLTokenizer, grammar_from
 
-from ..model.grammar import Grammar, GrammarKind
+from ..model.grammar import JSON_WHITESPACE, Grammar, GrammarKind
 from .tokenizer import Tokenizer
 
-_WHITESPACE = r"[\x20\x0A\x0D\x09]{1,40}"
-"""Bounded: a small model that may write blanks for ever does."""
 _MAX_LEXER_STATES = 50_000
 _MAX_CHARACTERS = 300
+_SOURCE_LINE = re.compile(r"\n +\d+ \| ")
+"""The compiler repeats the lines around what it complains of; the client has them."""
 _IN_WORDS = {
     GrammarKind.JSON: "JSON schema",
     GrammarKind.REGEX: "regular expression",
@@ -31,7 +32,7 @@ class GrammarError(Exception):
     """A grammar cannot be compiled; one sentence says why."""
 
     def __init__(self, kind: GrammarKind, cause: str) -> None:
-        cause = " ".join(cause.split())
+        cause = " ".join(_SOURCE_LINE.split(cause)[0].split())
         if len(cause) > _MAX_CHARACTERS:
             cause = f"{cause[:_MAX_CHARACTERS]}..."
         super().__init__(f"The {_IN_WORDS[kind]} cannot be compiled: {cause}")
@@ -142,7 +143,7 @@ def _lark(grammar: Grammar) -> str:
     """Raises ValueError."""
     match grammar.kind:
         case GrammarKind.JSON:
-            pattern = _WHITESPACE if grammar.whitespace is None else grammar.whitespace
+            pattern = JSON_WHITESPACE if grammar.whitespace is None else grammar.whitespace
             return LLMatcher.grammar_from_json_schema(
                 grammar.source, overrides={"whitespace_pattern": pattern}
             )

@@ -105,8 +105,9 @@ MISTRAL = ToolFormat(
 """Mistral's models up to tokenizer version 7."""
 MISTRAL_ARGS = ToolFormat(
     syntax=MISTRAL.syntax,
-    between="",
-    call=("[TOOL_CALLS]", "[ARGS]", ""),
+    before="[TOOL_CALLS]",
+    between="[TOOL_CALLS]",
+    call=("", "[ARGS]", ""),
     quoted=False,
     markers=("[TOOL_CALLS]", "[CALL_ID]", "[ARGS]"),
     id_length=9,

@@ -11,6 +11,9 @@ from typing import Any
 MAX_SOURCE_BYTES = 128 << 10
 """Of a grammar's text. What is compiled from more could take seconds, and more stack than a thread has."""
 
+JSON_WHITESPACE = r"[\x20\x0A\x0D\x09]{1,40}"
+"""Between two tokens of JSON. Bounded: a small model that may write blanks for ever does."""
+
 _KINDS = ("json", "regex", "choice", "grammar", "json_object")
 _ANY_OBJECT = '{"type": "object"}'
 

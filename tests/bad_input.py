@@ -160,6 +160,13 @@ BAD_INPUTS = {
     "tool_choice of another": _chat(
         {"tools": [_tool()], "tool_choice": _tool(name="g")}, "tool_choice.function.name"
     ),
+    "tool_choice and a format": _chat(
+        {"tools": [_tool()], "tool_choice": "required", "response_format": {"type": "json_object"}},
+        "response_format",
+    ),
+    "tools and a regex": _chat(
+        {"tools": [_tool()], "structured_outputs": {"regex": "a"}}, "structured_outputs.regex"
+    ),
     "parallel_tool_calls": _chat({"parallel_tool_calls": 1}, "parallel_tool_calls", "invalid_type"),
     "functions": _chat({"functions": [{"name": "f"}]}, "functions", "unsupported_value"),
     "function_call": _chat({"function_call": "auto"}, "function_call", "unsupported_value"),

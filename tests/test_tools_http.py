@@ -165,6 +165,43 @@ def test_every_choice_has_its_own_calls_and_logprobs() -> None:
         assert told == [len(HERMES.encode()) + 1] * 2
 
 
+@pytest.mark.parametrize(
+    "choice, reason",
+    [("required", "tool_calls"), ({"type": "function", "function": {"name": "get_weather"}}, "stop")],
+)
+def test_asked_for_calls_are_bound_by_a_grammar(choice: Any, reason: str) -> None:
+    with answering(HERMES) as (client, engine):
+        answer = client.chat.completions.create(
+            model="toy", messages=MESSAGES, tools=[TOOL], tool_choice=choice
+        )
+        assert answer.choices[0].finish_reason == reason and len(calls_of(answer.choices[0].message)) == 1
+        grammar = engine.requests[-1].params.grammar
+        assert grammar is not None and "get_weather" in grammar.source
+        client.chat.completions.create(model="toy", messages=MESSAGES, tools=[TOOL])
+        assert engine.requests[-1].params.grammar is None
+        strict: Any = {**TOOL, "function": {**TOOL["function"], "strict": True}}
+        client.chat.completions.create(model="toy", messages=MESSAGES, tools=[strict])
+        assert engine.requests[-1].params.grammar is not None
+        assert "strict" not in prompt_of(engine)
+
+
+def test_a_grammar_leaves_room_for_reasoning() -> None:
+    with answering('<think>\nHm.\n</think>\n\n{"a": 1}') as (client, engine):
+        form: Any = {"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": "object"}}}
+        message = (
+            client.chat.completions.create(model="toy", messages=MESSAGES, response_format=form)
+            .choices[0]
+            .message
+        )
+        assert (message.content, message.model_extra) == ('{"a": 1}', {"reasoning": "Hm."})
+        grammar = engine.requests[-1].params.grammar
+        assert grammar is not None and "thought" in grammar.source
+        regex = client.chat.completions.create(
+            model="toy", messages=MESSAGES, extra_body={"structured_outputs": {"regex": ".*"}}
+        )
+        assert regex.choices[0].message.content == engine.reply
+
+
 def test_reasoning() -> None:
     reply = f"<think>\nRain, I guess.\n</think>\n\nLet me see.\n{HERMES}"
     with answering(reply) as (client, _):
