@@ -78,6 +78,12 @@ class EngineConfig:
         "waiting requests beyond which new ones are refused; none is no bound",
         optional=True,
     )
+    max_ttft: float | None = setting(
+        None,
+        _POSITIVE_SECONDS,
+        "time to the first token; who is predicted to wait longer is refused with Retry-After",
+        default_text="no limit",
+    )
     itl_target_ms: float | None = setting(
         None,
         _MILLISECONDS,

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from ..model.grammar import Grammar
 from ..model.plan import Executor
 from ..scheduler.engine import Deliver, Engine
-from ..scheduler.errors import CapacityError, QueueFullError
+from ..scheduler.errors import BusyError, CapacityError
 from ..scheduler.request import FinishReason, Request
 from ..scheduler.scheduler import Scheduler
 from ..scheduler.stats import EngineStats
@@ -56,7 +56,7 @@ class EngineHost:
         step_timeout_s: float | None = None,
     ) -> None:
         self._engine = Engine(scheduler, executor, deliver, overlap=overlap)
-        self._max_waiting = scheduler.config.max_queued_requests
+        self._limits = scheduler.config
         self._step_timeout_s = step_timeout_s
         self._watch: asyncio.Task[None] | None = None
         self._grammars = grammars
@@ -76,9 +76,15 @@ class EngineHost:
 
     def pulse(self) -> Pulse:
         """How the engine is at this moment."""
-        num_running, num_waiting = self._engine.load()
+        num_running, num_waiting, ttft_s = self._engine.load()
         return Pulse(
-            self._engine.step_age_s(), self._step_timeout_s, num_running, num_waiting, self._max_waiting
+            step_age_s=self._engine.step_age_s(),
+            step_timeout_s=self._step_timeout_s,
+            num_running=num_running,
+            num_waiting=num_waiting,
+            max_waiting=self._limits.max_queued_requests,
+            ttft_s=ttft_s,
+            max_ttft_s=self._limits.max_ttft_s,
         )
 
     async def close(self) -> None:
@@ -134,8 +140,8 @@ class EngineHost:
             self._engine.add(request, constraint)
         except CapacityError as refusal:
             raise RequestError(str(refusal), param="max_tokens", code="context_length_exceeded") from refusal
-        except QueueFullError as refusal:
-            raise EngineOverloadedError(str(refusal)) from refusal
+        except BusyError as refusal:
+            raise EngineOverloadedError(str(refusal), retry_after_s=refusal.retry_after_s) from refusal
 
     def abort(self, request_id: str, reason: FinishReason) -> None:
         """End a request; see Engine. One whose grammar is being compiled leaves without a word."""

@@ -63,5 +63,6 @@ def _told(complaint: str | None, pulse: Pulse) -> Response:
             "step_age_s": round(pulse.step_age_s, 3),
             "running": pulse.num_running,
             "waiting": pulse.num_waiting,
+            "predicted_ttft_s": round(pulse.ttft_s, 3),
         }
     )

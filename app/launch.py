@@ -207,6 +207,7 @@ def plan_engine(config: EngineConfig, source: ModelSource) -> EnginePlan:
             enable_chunked_prefill=config.enable_chunked_prefill,
             itl_target_s=itl_target_s(config, on_gpu=on_gpu),
             max_queued_requests=config.max_queued_requests,
+            max_ttft_s=config.max_ttft,
         )
     except (MemoryFitError, ValueError) as error:
         raise StartupError(str(error)) from error

@@ -11,6 +11,7 @@ class Pulse:
 
     step_age_s: for how long the device has been at the step under way; 0 if there is none.
     step_timeout_s: how long it may; None is for ever.   max_waiting: None is any number.
+    ttft_s: predicted time to the first token of one more request.   max_ttft_s: None is no bound.
     """
 
     step_age_s: float = 0.0
@@ -18,6 +19,8 @@ class Pulse:
     num_running: int = 0
     num_waiting: int = 0
     max_waiting: int | None = None
+    ttft_s: float = 0.0
+    max_ttft_s: float | None = None
 
     def trouble(self) -> str | None:
         """Why nothing gets ahead, in one sentence; None if it does."""
@@ -27,6 +30,8 @@ class Pulse:
 
     def saturation(self) -> str | None:
         """Why one more request would be refused, None if it would not."""
-        if self.max_waiting is None or self.num_waiting < self.max_waiting:
-            return None
-        return f"The queue is full: {self.num_waiting} requests wait, and {self.max_waiting} may."
+        if self.max_waiting is not None and self.num_waiting >= self.max_waiting:
+            return f"The queue is full: {self.num_waiting} requests wait, and {self.max_waiting} may."
+        if self.max_ttft_s is not None and self.ttft_s > self.max_ttft_s:
+            return f"A first token would take {self.ttft_s:.3g} s, and {self.max_ttft_s:g} s may pass."
+        return None

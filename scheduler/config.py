@@ -18,6 +18,8 @@ class SchedulerConfig:
     enable_chunked_prefill: bool = True
     itl_target_s: float | None = None
     """Seconds between a stream's tokens that prompt chunks aim for; None lets them fill every step."""
+    max_ttft_s: float | None = None
+    """Seconds to the first token; whoever is predicted to wait longer is refused. None is no bound."""
     max_queued_requests: int | None = None
     """Waiting requests beyond which a new one is refused; None is no bound."""
 

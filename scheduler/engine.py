@@ -99,8 +99,8 @@ class Engine:
         if self._task is not None:
             self._task.cancel()
 
-    def load(self) -> tuple[int, int]:
-        """Requests that run, and that wait."""
+    def load(self) -> tuple[int, int, float]:
+        """Requests that run, that wait, and the predicted seconds to the first token of one more."""
         return self._scheduler.load()
 
     def look(self, since: int) -> EngineView:

@@ -17,12 +17,14 @@ from ..cache.block_table import BlockTable
 from ..cache.config import CacheConfig
 from ..cache.prefix_cache import PrefixCache
 from ..model.plan import INVALID_TOKEN, StepPlan, StepResult, TokenLogprobs
+from . import policy
 from .config import SchedulerConfig
 from .constraint import Constraint
 from .deadlines import Deadlines
-from .errors import CapacityError, QueueFullError
+from .errors import CapacityError, QueueFullError, TooLateError
+from .forecast import Ahead, Forecast
 from .planner import Planned, Planner
-from .request import FinishReason, Request, TokenOutput
+from .request import Claim, FinishReason, Request, TokenOutput
 from .running import Running
 from .sequence import NOT_FINITE, Ending, Sequence, SequenceStatus
 from .stats import Counters, EngineStats
@@ -41,6 +43,7 @@ class Scheduler:
         self._sequences: dict[str, Sequence] = {}
         self._waiting = WaitingQueue()
         self._deadlines = Deadlines()
+        self._forecast = Forecast(config.max_num_seqs)
         self._running = Running(config.max_num_seqs, self.counters.abort_to_free_s)
         self._in_flight: deque[Planned] = deque()
         self._planner = Planner(
@@ -61,9 +64,7 @@ class Scheduler:
                 f"the request may grow to {max_length} tokens ({num_prompt} of prompt), but the KV cache "
                 f"holds {self.cache.capacity_tokens} ({self.cache.num_blocks} x {self.cache.block_size})"
             )
-        limit = self.config.max_queued_requests
-        if limit is not None and len(self._waiting) >= limit:
-            raise QueueFullError(f"{len(self._waiting)} requests wait already, and {limit} may")
+        self._check_load(request)
         seed = request.params.seed if request.params.seed is not None else self._random.getrandbits(63)
         table = BlockTable(self.pool, self.cache.block_size)
         order = next(self._arrivals)
@@ -71,6 +72,30 @@ class Scheduler:
         self._sequences[request.request_id] = sequence
         self._deadlines.add(sequence)
         self._waiting.push(sequence)
+
+    def _check_load(self, request: Request) -> None:
+        """Raises BusyError if there is too much to do for one more."""
+        limit, num_prompt = self.config.max_queued_requests, len(request.prompt_token_ids)
+        if limit is not None and len(self._waiting) >= limit:
+            retry_s = self._forecast.retry_after_s(time.monotonic(), 0.0, num_prompt)
+            raise QueueFullError(f"{len(self._waiting)} requests wait already, and {limit} may", retry_s)
+        limit_s = self.config.max_ttft_s
+        if limit_s is None:
+            return
+        late_s = self.predict_ttft_s(request.claim, num_prompt) - limit_s
+        if late_s > 0:
+            retry_s = self._forecast.retry_after_s(time.monotonic(), late_s, num_prompt)
+            raise TooLateError(
+                f"the first token would come in about {late_s + limit_s:.3g} s, and {limit_s:g} s may pass",
+                retry_s,
+            )
+
+    def predict_ttft_s(self, claim: Claim, num_prompt: int = 1) -> float:
+        """Seconds until the first token of one more request. O(tenants + prompts under way)."""
+        num_requests, num_tokens = self._waiting.ahead_of(claim)
+        num_tokens += sum(map(policy.remaining, self._running.prefilling))
+        free = self.config.max_num_seqs - len(self._running)
+        return self._forecast.first_token_s(num_prompt, Ahead(num_requests, num_tokens, free))
 
     def abort(self, request_id: str, reason: FinishReason = FinishReason.ABORT) -> TokenOutput | None:
         """End a request now; its last output, or None if it is not (or no longer) here."""
@@ -114,6 +139,7 @@ class Scheduler:
         planned, sequences, load, left_over = self._in_flight.popleft()
         assert planned is plan, "plans commit in the order in which they were scheduled"
         if step_s is not None:
+            self._forecast.observe_step(load.prompt_tokens, step_s)
             self._planner.pacing.observe(load, step_s, left_over=left_over)
         outputs: list[TokenOutput] = []
         tokens, told = iter(result.tokens), iter(result.prompt_logprobs)
@@ -171,6 +197,7 @@ class Scheduler:
         if ran:
             self._running.leave(sequence)
             self._waiting.settle(sequence)
+            self._forecast.observe_end(time.monotonic() - sequence.timings.scheduled_s)
         else:
             self._waiting.ended(sequence)
         self._deadlines.ended(sequence)
@@ -188,9 +215,9 @@ class Scheduler:
 
     # Looking at it.
 
-    def load(self) -> tuple[int, int]:
-        """Sequences that run, and that wait. O(1)."""
-        return len(self._running), len(self._waiting)
+    def load(self) -> tuple[int, int, float]:
+        """Sequences that run, that wait, and the predicted seconds to the first token of a newcomer."""
+        return len(self._running), len(self._waiting), self.predict_ttft_s(Claim())
 
     def stats(self) -> EngineStats:
         """Counts and shares at this moment. O(running)."""

@@ -7,8 +7,10 @@ tenant that is the order of all.
 from __future__ import annotations
 
 import heapq
+import math
 
 from .fair_share import FairShare, Tenant
+from .request import Claim
 from .sequence import Sequence, SequenceStatus
 
 _KEPT = 64
@@ -89,6 +91,21 @@ class WaitingQueue:
         tenant = self._line(sequence).tenant
         self._share.charge(tenant, len(sequence.token_ids) - sequence.charged)
         self._share.learn(tenant, sequence.num_output)
+
+    def ahead_of(self, claim: Claim) -> tuple[int, int]:
+        """(requests, prompt tokens) that would be computed before a newcomer. O(tenants).
+
+        All of its own tenant; of each other as much as its share allows meanwhile.
+        """
+        own = self._lines.get(claim.tenant)
+        num_own = own.length if own else 0
+        num_requests, num_tokens = num_own, own.num_tokens if own else 0
+        for line in self._lines.values():
+            if line is not own and line.length:
+                turns = min(line.length, math.ceil((num_own + 1) * line.tenant.weight / claim.weight))
+                num_requests += turns
+                num_tokens += line.num_tokens * turns // line.length
+        return num_requests, num_tokens
 
     def _line(self, sequence: Sequence) -> _Line:
         claim = sequence.request.claim

@@ -153,7 +153,7 @@ def test_a_full_queue_is_not_ready_but_well(tmp_path: Path) -> None:
 
         async def crowd() -> None:
             async with httpx.AsyncClient(base_url=server.url, timeout=60) as http:
-                body = {"prompt": "hello", "max_tokens": 60}
+                body = {"prompt": "hello", "max_tokens": 150}
                 tasks = [asyncio.create_task(http.post("/v1/completions", json=body)) for _ in range(3)]
                 ready = {200}
                 for _ in range(100):

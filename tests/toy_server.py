@@ -88,6 +88,7 @@ async def serve(options: argparse.Namespace) -> int:
         max_num_batched_tokens=512,
         max_model_len=MAX_MODEL_LEN,
         max_queued_requests=options.max_queued,
+        max_ttft_s=options.max_ttft,
     )
     server = EngineServer(
         Scheduler(scheduler, CacheConfig(NUM_BLOCKS, 16)),
@@ -198,6 +199,7 @@ def main() -> int:
     parser.add_argument("--max-seqs", type=int, default=64)
     parser.add_argument("--max-queued", type=int, default=100)
     parser.add_argument("--max-silent", type=float, default=30.0)
+    parser.add_argument("--max-ttft", type=float)
     parser.add_argument("--fail-at", type=int)
     parser.add_argument("--hang-at", type=int)
     parser.add_argument("--hang-for", type=float, default=3600.0)
