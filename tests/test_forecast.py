@@ -104,8 +104,8 @@ def test_who_would_wait_too_long_is_refused_with_the_numbers() -> None:
 
 
 def test_a_full_queue_says_when_to_come_back() -> None:
-    stepper = crowded(max_queued_requests=3)
-    for _ in range(3):
+    stepper = crowded(max_queued_requests=4)
+    for _ in range(4):
         stepper.add([1] * 10)
     with pytest.raises(QueueFullError) as full:
         stepper.add([1] * 10)
