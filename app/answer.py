@@ -81,7 +81,7 @@ class Answer:
     async def respond(self, request: Request) -> Response:
         """The response. Raises RequestError, and ClientDisconnect if nobody waits for it any more."""
         await self._accepted()
-        headers = ignored_header(self._asked.ignored)
+        headers = {**ignored_header(self._asked.ignored), **self._choices.quota_headers()}
         times = self._choices.times
         if self._asked.fields.stream:
             headers[TIMES_HEADER] = times.opening_header(time.monotonic())

@@ -195,12 +195,16 @@ class Status(Struct):
 
 
 class Readiness(Struct):
-    """The answer of a probe that looks at the engine. step_age_s: of the step under way, 0 if none."""
+    """The answer of a probe that looks at the engine. step_age_s: of the step under way, 0 if none.
+
+    predicted_ttft_s: seconds until one more request would have its first token.
+    """
 
     status: Literal["ok"]
     step_age_s: float
     running: int
     waiting: int
+    predicted_ttft_s: float
 
 
 class Version(Struct):

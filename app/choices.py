@@ -92,6 +92,11 @@ class Choices:
         """Of each choice, when its tokens came and how it ended."""
         return self._records
 
+    def quota_headers(self) -> dict[str, str]:
+        """What they left to their tenant, if that is limited; to be asked for once all are accepted."""
+        quota = self._streams[-1].quota
+        return {} if quota is None else quota.headers()
+
     async def accepted(self) -> None:
         """Wait until the engine has taken all choices. Raises like the constructor, with nothing running."""
         try:

@@ -6,10 +6,14 @@ from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from ..scheduler.request import FinishReason, Request, TokenOutput
+from .rate_limits import Quota
 
 
 class OutputStream(Protocol):
-    """Outputs of one request, in order."""
+    """Outputs of one request, in order. quota: what it left to its tenant, once it is accepted, if that is
+    limited."""
+
+    quota: Quota | None
 
     async def accepted(self) -> None:
         """Wait until the engine has taken the request. Raises RequestError, like `submit`, if it does not."""

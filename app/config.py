@@ -213,6 +213,12 @@ class ServerConfig:
         "longest that a request may wait before it starts; requests may ask for less",
         default_text="no limit",
     )
+    requests_per_minute: int | None = setting(
+        None, integer(1), "choices that each API key may ask for in a minute", default_text="no limit"
+    )
+    tokens_per_minute: int | None = setting(
+        None, integer(1), "tokens, read and written, of each API key in a minute", default_text="no limit"
+    )
     api_key_weights: tuple[float, ...] = setting(
         (),
         numbers("above 0", lambda v: v > 0, "W"),
@@ -258,8 +264,13 @@ class ServerConfig:
             raise SettingError("ssl_keyfile", "needs --ssl-certfile")
         if self.uds is not None and (self.host, self.port) != ("127.0.0.1", 8000):
             raise SettingError("uds", "cannot be given together with --host or --port")
-        if self.api_key_weights and len(self.api_key_weights) != len(self.api_key):
+        if self.api_key_file is None:
+            self.check_weights(len(self.api_key))
+
+    def check_weights(self, num_keys: int) -> None:
+        """Raises SettingError unless there are no weights, or as many as keys, those of the file included."""
+        if self.api_key_weights and len(self.api_key_weights) != num_keys:
             raise SettingError(
                 "api_key_weights",
-                f"must be as many as there are keys ({len(self.api_key)}), got {len(self.api_key_weights)}",
+                f"must be as many as there are keys ({num_keys}), got {len(self.api_key_weights)}",
             )

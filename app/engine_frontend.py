@@ -10,6 +10,7 @@ from . import frames, messages
 from .errors import RequestError
 from .frame_link import FrameLink
 from .metrics_state import MetricsState
+from .rate_limits import Quota
 
 if TYPE_CHECKING:
     from .engine_server import EngineServer
@@ -36,6 +37,7 @@ class Frontend:
         self.num_cut = 0
         self._server = server
         self._accepted: list[int] = []
+        self._quotas: dict[int, Quota] = {}
         self._asked: list[tuple[float, asyncio.Future[None]]] = []
         self._scrapes: set[asyncio.Task[None]] = set()
 
@@ -87,6 +89,9 @@ class Frontend:
         except RequestError as refusal:
             self.tell(messages.Refused.of(number, refusal))
             return
+        quota = self._server.host.quota(request)
+        if quota is not None:
+            self._quotas[number] = quota
         if compiling is None:
             self._accept(number)
         else:
@@ -95,6 +100,7 @@ class Frontend:
     def _settle(self, number: int, compiling: asyncio.Task[None]) -> None:
         """A grammar has been compiled, or has not; nobody waits for one that was cancelled."""
         if not compiling.cancelled() and isinstance(error := compiling.exception(), RequestError):
+            self._quotas.pop(number, None)
             self._server.abort(self.requests.pop(number, ""))
             self.tell(messages.Refused.of(number, error))
         elif not compiling.cancelled():
@@ -106,7 +112,8 @@ class Frontend:
         self._accepted.append(number)
 
     def _tell_accepted(self) -> None:
-        self.tell(messages.Accepted(self._accepted))
+        told = {number: quota for number in self._accepted if (quota := self._quotas.pop(number, None))}
+        self.tell(messages.Accepted(self._accepted, told))
         self._accepted = []
 
     def _hear(self, message: messages.FromFrontend) -> None:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from ..model.grammar import Grammar
 from ..model.plan import Executor
 from ..scheduler.engine import Deliver, Engine
 from ..scheduler.errors import BusyError, CapacityError
-from ..scheduler.request import FinishReason, Request
+from ..scheduler.request import FinishReason, Request, TokenOutput
 from ..scheduler.scheduler import Scheduler
 from ..scheduler.stats import EngineStats
 from ..scheduler.view import EngineView
@@ -20,6 +20,7 @@ from .errors import EngineDeadError, EngineOverloadedError, GenerationError, Req
 from .grammar_compiler import GrammarCompiler
 from .grammar_matcher import CompiledGrammar
 from .pulse import Pulse
+from .rate_limits import Quota, RateLimits
 
 log = logging.getLogger(__name__)
 
@@ -43,6 +44,7 @@ class EngineHost:
     """Owns the step coroutine, which runs from `start` to `close`. deliver: see Engine.
 
     grammars: None refuses requests with a grammar.   step_timeout_s: see Watchdog; None watches nothing.
+    rates: None limits nobody.
     """
 
     def __init__(
@@ -54,8 +56,13 @@ class EngineHost:
         overlap: bool,
         grammars: GrammarCompiler | None = None,
         step_timeout_s: float | None = None,
+        rates: RateLimits | None = None,
     ) -> None:
-        self._engine = Engine(scheduler, executor, deliver, overlap=overlap)
+        self._rates = rates
+        self._deliver = deliver
+        self._tenants: dict[str, str] = {}  # of requests under way, where rates are limited
+        heard = deliver if rates is None else self._charge
+        self._engine = Engine(scheduler, executor, heard, overlap=overlap)
         self._limits = scheduler.config
         self._step_timeout_s = step_timeout_s
         self._watch: asyncio.Task[None] | None = None
@@ -105,7 +112,7 @@ class EngineHost:
 
     def add(self, request: Request) -> asyncio.Task[None] | None:
         """Queue the request. Raises RequestError (400) for what the KV cache could never hold,
-        EngineOverloadedError when the queue is full, EngineDeadError.
+        EngineOverloadedError when the queue is full, RateLimitError, EngineDeadError.
 
         A request whose grammar is not compiled yet is queued later: by the task, which raises the like.
         """
@@ -135,13 +142,34 @@ class EngineHost:
         trouble = self.pulse().trouble()
         if trouble is not None:
             raise EngineOverloadedError(trouble, retry_after_s=_STUCK_RETRY_S)
+        tenant = request.claim.tenant
+        if self._rates is not None:
+            self._rates.take(tenant, len(request.prompt_token_ids))
+            self._tenants[request.request_id] = tenant
         constraint = None if grammar is None else grammar.follower(ignore_eos=request.params.ignore_eos)
         try:
             self._engine.add(request, constraint)
         except CapacityError as refusal:
+            self._tenants.pop(request.request_id, None)
             raise RequestError(str(refusal), param="max_tokens", code="context_length_exceeded") from refusal
         except BusyError as refusal:
+            self._tenants.pop(request.request_id, None)
             raise EngineOverloadedError(str(refusal), retry_after_s=refusal.retry_after_s) from refusal
+
+    def quota(self, request: Request) -> Quota | None:
+        """What is left for the tenant of a request; None without limits."""
+        return None if self._rates is None else self._rates.quota(request.claim.tenant)
+
+    def _charge(self, outputs: Sequence[TokenOutput]) -> None:
+        """Have tenants pay for what was generated; then deliver."""
+        assert self._rates is not None, "nobody is limited"
+        for output in outputs:
+            tenant = self._tenants.get(output.request_id)
+            if tenant is not None and output.token_ids:
+                self._rates.spend(tenant, len(output.token_ids))
+            if output.finish_reason is not None:
+                self._tenants.pop(output.request_id, None)
+        self._deliver(outputs)
 
     def abort(self, request_id: str, reason: FinishReason) -> None:
         """End a request; see Engine. One whose grammar is being compiled leaves without a word."""

@@ -23,6 +23,7 @@ from .frame_link import MAX_BUFFERED_BYTES, MAX_STALLED_S, FrameLink
 from .frontend_numbers import FrontendNumbers
 from .grammar_compiler import GrammarCompiler
 from .loop_lag import measure_lag
+from .rate_limits import RateLimits
 
 log = logging.getLogger(__name__)
 
@@ -42,7 +43,8 @@ class EngineServer:
     """Runs the engine from `start` to `close`, for the front ends that are attached.
 
     max_buffered_bytes, max_stalled_s: how much a front end may leave unread, and for how long.
-    max_silent_s: how long a front end may leave a question unanswered.   step_timeout_s: see EngineHost.
+    max_silent_s: how long a front end may leave a question unanswered.
+    step_timeout_s, rates: see EngineHost.
     """
 
     def __init__(
@@ -56,6 +58,7 @@ class EngineServer:
         max_stalled_s: float = MAX_STALLED_S,
         max_silent_s: float = _MAX_SILENT_S,
         step_timeout_s: float | None = None,
+        rates: RateLimits | None = None,
     ) -> None:
         self.host = EngineHost(
             scheduler,
@@ -64,6 +67,7 @@ class EngineServer:
             overlap=overlap,
             grammars=grammars,
             step_timeout_s=step_timeout_s,
+            rates=rates,
         )
         self.numbers = FrontendNumbers()
         self._routes: dict[str, _Route] = {}

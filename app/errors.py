@@ -7,6 +7,7 @@ OctavoError
     ModelNotFoundError      404 model_not_found
     AuthenticationError     401 invalid_api_key
     BodyTooLargeError       413 request_too_large
+    RateLimitError          429 rate_limit_exceeded, with Retry-After and x-ratelimit headers
     EngineOverloadedError   503 server_overloaded, with Retry-After
     DeadlineError           504 deadline_exceeded: the request ran out of time, waiting or running
     GenerationError         500 generation_failed: this request failed in the engine, others live on
@@ -16,6 +17,7 @@ OctavoError
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 
@@ -32,6 +34,7 @@ class RequestError(OctavoError):
 
     param: the field at fault, as a path (`messages[0].content`), if one is.
     code: a word that programs compare.   retry_after_s: whole seconds for the Retry-After header.
+    headers: more headers of the response.
     """
 
     def __init__(
@@ -43,6 +46,7 @@ class RequestError(OctavoError):
         status: int = 400,
         type: str = "invalid_request_error",
         retry_after_s: int | None = None,
+        headers: Mapping[str, str] | None = None,
     ) -> None:
         super().__init__(message)
         self.message = message
@@ -51,6 +55,7 @@ class RequestError(OctavoError):
         self.status = status
         self.type = type
         self.retry_after_s = retry_after_s
+        self.headers = dict(headers or {})
 
     def body(self) -> dict[str, Any]:
         """The JSON body: `{"error": {"message", "type", "param", "code"}}`."""
@@ -120,6 +125,20 @@ class BodyTooLargeError(RequestError):
     def __init__(self, max_bytes: int) -> None:
         super().__init__(
             f"The request body must be at most {max_bytes} bytes.", code="request_too_large", status=413
+        )
+
+
+class RateLimitError(RequestError):
+    """An API key has asked for all that it may in a minute. kind: requests or tokens, OpenAI's type."""
+
+    def __init__(self, message: str, *, kind: str, retry_after_s: int, headers: Mapping[str, str]) -> None:
+        super().__init__(
+            message,
+            code="rate_limit_exceeded",
+            status=429,
+            type=kind,
+            retry_after_s=retry_after_s,
+            headers=headers,
         )
 
 

@@ -16,6 +16,7 @@ from ..model.plan import TokenLogprobs
 from ..model.sampling_params import SamplingParams
 from ..scheduler.request import Claim, FinishReason, Request, RequestTimings, TokenOutput
 from .errors import ContextLengthError, RequestError
+from .rate_limits import Quota
 from .text_assembly import TextAssembler, TokenAssembler
 from .text_assembly import TextDelta as TextDelta
 
@@ -254,6 +255,11 @@ class TextStream:
             return True
 
         self._outputs.divert(take)
+
+    @property
+    def quota(self) -> Quota | None:
+        """See OutputStream."""
+        return self._outputs.quota
 
     def __aiter__(self) -> TextStream:
         return self

@@ -15,6 +15,7 @@ from .engine_host import EngineHost
 from .errors import EngineStoppedError, RequestError
 from .grammar_compiler import GrammarCompiler
 from .pulse import Pulse
+from .rate_limits import Quota, RateLimits
 from .streams import BufferedStream
 
 
@@ -29,6 +30,7 @@ class InprocClient:
         overlap: bool,
         grammars: GrammarCompiler | None = None,
         step_timeout_s: float | None = None,
+        rates: RateLimits | None = None,
     ) -> None:
         self._host = EngineHost(
             scheduler,
@@ -37,6 +39,7 @@ class InprocClient:
             overlap=overlap,
             grammars=grammars,
             step_timeout_s=step_timeout_s,
+            rates=rates,
         )
         self._streams: dict[str, BufferedStream] = {}
 
@@ -60,10 +63,11 @@ class InprocClient:
         compiling = self._host.add(request)
         stream = BufferedStream(partial(self.abort, request.request_id))
         self._streams[request.request_id] = stream
+        quota = self._host.quota(request)
         if compiling is None:
-            stream.accept()
+            stream.accept(quota)
         else:
-            compiling.add_done_callback(partial(self._settle, request.request_id))
+            compiling.add_done_callback(partial(self._settle, request.request_id, quota))
         return stream
 
     def pulse(self) -> Pulse:
@@ -88,7 +92,7 @@ class InprocClient:
         if self._streams.pop(request_id, None) is not None:
             self._host.abort(request_id, reason)
 
-    def _settle(self, request_id: str, compiling: asyncio.Task[None]) -> None:
+    def _settle(self, request_id: str, quota: Quota | None, compiling: asyncio.Task[None]) -> None:
         """A grammar has been compiled, or has not."""
         stream = None if compiling.cancelled() else self._streams.get(request_id)
         if stream is None:
@@ -97,7 +101,7 @@ class InprocClient:
             del self._streams[request_id]
             stream.fail(error)
         else:
-            stream.accept()
+            stream.accept(quota)
 
     def _deliver(self, outputs: Sequence[TokenOutput]) -> None:
         for output in outputs:

@@ -36,6 +36,7 @@ from .grammar_compiler import GrammarCompiler
 from .grammar_matcher import GrammarVocabulary
 from .inproc_client import InprocClient
 from .model_source import LoadFormat, ModelSource, find_model
+from .rate_limits import RateLimits
 from .tokenizer import Tokenizer
 
 logger = logging.getLogger(__name__)
@@ -80,8 +81,11 @@ class Launched:
         await self.engine.close()
 
 
-async def launch(config: EngineConfig) -> Launched:
-    """Build the engine and start it in the running event loop. Raises StartupError, one sentence."""
+async def launch(config: EngineConfig, rates: RateLimits | None = None) -> Launched:
+    """Build the engine and start it in the running event loop. Raises StartupError, one sentence.
+
+    rates: see EngineHost.
+    """
     source, plan = plan_launch(config)
     defaults = default_params(source.generation_config)
     executor = build_executor(config, source, plan)
@@ -91,6 +95,7 @@ async def launch(config: EngineConfig) -> Launched:
         overlap=config.overlap,
         grammars=new_grammars(source, plan),
         step_timeout_s=config.step_timeout,
+        rates=rates,
     )
     client.start()
     freeze_garbage()

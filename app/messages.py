@@ -16,6 +16,7 @@ from .errors import RequestError
 from .frames import Kind, ProtocolError, frame
 from .metrics_state import FrontendCounts, MetricsState
 from .pulse import Pulse
+from .rate_limits import Quota
 
 
 class Message(msgspec.Struct, tag_field="what", tag=True, frozen=True):
@@ -50,9 +51,10 @@ class Start(Message, frozen=True):
 
 
 class Accepted(Message, frozen=True):
-    """The engine has taken these streams."""
+    """The engine has taken these streams. quotas: what is left for the tenants of some of them."""
 
     numbers: list[int]
+    quotas: dict[int, Quota] = {}
 
 
 class Refused(Message, frozen=True):
@@ -65,12 +67,20 @@ class Refused(Message, frozen=True):
     status: int
     type: str
     retry_after_s: int | None
+    headers: dict[str, str] = {}
 
     @classmethod
     def of(cls, number: int, error: RequestError) -> Refused:
         """Stream `number` was refused with `error`."""
         return cls(
-            number, error.message, error.param, error.code, error.status, error.type, error.retry_after_s
+            number,
+            error.message,
+            error.param,
+            error.code,
+            error.status,
+            error.type,
+            error.retry_after_s,
+            error.headers,
         )
 
     def error(self) -> RequestError:
@@ -82,6 +92,7 @@ class Refused(Message, frozen=True):
             status=self.status,
             type=self.type,
             retry_after_s=self.retry_after_s,
+            headers=self.headers,
         )
 
 

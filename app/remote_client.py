@@ -121,10 +121,10 @@ class RemoteClient:
 
     def _hear(self, message: messages.FromEngine) -> None:
         match message:
-            case messages.Accepted(numbers):
+            case messages.Accepted(numbers, quotas):
                 for number in numbers:
                     if (stream := self._streams.get(number)) is not None:
-                        stream.accept()
+                        stream.accept(quotas.get(number))
             case messages.Refused():
                 refused = self._streams.pop(message.number, None)
                 if refused is not None:

@@ -28,7 +28,7 @@ def error_response(request: Request, error: RequestError) -> Response:
     """The response that tells `error`; its code is left in the request's state, for whoever counts."""
     request.state.error_code = error.code
     request_id = getattr(request.state, "request_id", "")
-    headers = {REQUEST_ID_HEADER: request_id}
+    headers = {REQUEST_ID_HEADER: request_id, **error.headers}
     if error.retry_after_s is not None:
         headers["retry-after"] = str(error.retry_after_s)
     if isinstance(error, AuthenticationError):

@@ -41,6 +41,7 @@ from .local_front import LocalFront
 from .logs import set_up_logging
 from .messages import Setup
 from .model_source import LoadFormat, find_model
+from .rate_limits import RateLimits
 from .service import Front, RunningEngine, serve_until_signal
 from .stall_guard import guarded
 from .supervisor import Supervisor
@@ -111,10 +112,12 @@ def _leave(engine: RunningEngine, code: int) -> int:
 async def _serve(engine: EngineConfig, server: ServerConfig, listener: socket.socket) -> int:
     began_s = time.monotonic()
     names = server.served_model_name or (engine.model,)
+    keys = (*server.api_key, *read_api_keys(server.api_key_file))
+    server.check_weights(len(keys))
     settings = ServerSettings(
         model_names=names,
         version=__version__,
-        api_keys=(*server.api_key, *read_api_keys(server.api_key_file)),
+        api_keys=keys,
         cors=CorsRules(
             origins=server.allowed_origins,
             methods=server.allowed_methods,
@@ -149,10 +152,13 @@ async def _serve(engine: EngineConfig, server: ServerConfig, listener: socket.so
         return f"octavo: {', '.join(names)} ready at {address} after {took_s:.1f} s"
 
     serve = partial(serve_until_signal, ready_line=ready_line, drain_timeout_s=server.drain_timeout)
+    rates = None
+    if server.requests_per_minute is not None or server.tokens_per_minute is not None:
+        rates = RateLimits(server.requests_per_minute, server.tokens_per_minute)
     num_frontends = choose_frontends(server.frontends, engine.device)
     if num_frontends:
-        return await _serve_in_processes(engine, server, settings, listener, num_frontends, serve)
-    launched = await launch(engine)
+        return await _serve_in_processes(engine, server, settings, listener, num_frontends, serve, rates)
+    launched = await launch(engine, rates)
     try:
         front = LocalFront(
             launched.client,
@@ -177,6 +183,7 @@ async def _serve_in_processes(
     listener: socket.socket,
     num_frontends: int,
     serve: Callable[[Front, RunningEngine], Awaitable[int]],
+    rates: RateLimits | None,
 ) -> int:
     source, plan = plan_launch(engine)
     supervisor = Supervisor(
@@ -204,6 +211,7 @@ async def _serve_in_processes(
             overlap=engine.overlap,
             grammars=new_grammars(source, plan),
             step_timeout_s=engine.step_timeout,
+            rates=rates,
         )
         server.start()
         supervisor.serve(server)

@@ -35,6 +35,7 @@ from .models import Models
 from .page import Page
 from .prompt_encoder import PromptEncoder
 from .pulse import Pulse
+from .rate_limits import QUOTA_HEADERS
 from .reference import Reference
 from .request_log import RequestLog
 from .request_summary import Observer
@@ -146,7 +147,7 @@ def _middleware(
             allow_methods=settings.cors.methods,
             allow_headers=settings.cors.headers,
             allow_credentials=settings.cors.credentials,
-            expose_headers=[REQUEST_ID_HEADER, IGNORED_HEADER, TIMES_HEADER, "retry-after"],
+            expose_headers=[REQUEST_ID_HEADER, IGNORED_HEADER, TIMES_HEADER, "retry-after", *QUOTA_HEADERS],
         ),
         Middleware(Bugs),
     ]

@@ -11,25 +11,28 @@ import asyncio
 from collections.abc import Callable, Sequence
 
 from ..scheduler.request import FinishReason, TokenOutput
+from .rate_limits import Quota
 
 
 class BufferedStream:
     """See OutputStream. The owner calls `accept`, `push` and `fail`; `abort` calls the owner back."""
 
-    __slots__ = ("_abort", "_accepted", "_error", "_is_due", "_outputs", "_reader", "_take")
+    __slots__ = ("_abort", "_accepted", "_error", "_is_due", "_outputs", "_reader", "_take", "quota")
 
     def __init__(self, abort: Callable[[FinishReason], None]) -> None:
         self._abort = abort
         self._outputs: list[TokenOutput] = []
         self._accepted = False
+        self.quota: Quota | None = None
         self._error: Exception | None = None
         self._reader: asyncio.Future[None] | None = None
         self._take: Callable[[Sequence[TokenOutput]], bool] | None = None
         self._is_due = False
 
-    def accept(self) -> None:
-        """The engine has taken the request."""
+    def accept(self, quota: Quota | None = None) -> None:
+        """The engine has taken the request, which left so much of its tenant's quota."""
         self._accepted = True
+        self.quota = quota
         self._wake()
 
     def push(self, output: TokenOutput) -> None:

@@ -25,6 +25,7 @@ from octavo.app.errors import EngineDeadError, EngineOverloadedError
 from octavo.app.generation import Generation
 from octavo.app.live import Live
 from octavo.app.metrics import ServerMetrics
+from octavo.app.rate_limits import Quota
 from octavo.app.server import create_app
 from octavo.app.tokenizer import Tokenizer
 from octavo.cache.config import CacheConfig
@@ -98,6 +99,8 @@ class ScriptedClient:
 
 class ScriptedStream:
     """One answer, a token at a time."""
+
+    quota: Quota | None = None
 
     def __init__(self, client: ScriptedClient, request: Request, prompt: str) -> None:
         self._client = client

@@ -9,6 +9,7 @@ from typing import Any
 from http_harness import EOS, VOCAB_SIZE, byte_tokenizer
 
 from octavo.app.generation import Generation, TextDelta
+from octavo.app.rate_limits import Quota
 from octavo.model.plan import TokenLogprobs
 from octavo.model.sampling_params import SamplingParams
 from octavo.scheduler.request import FinishReason, Request, RequestTimings, TokenOutput
@@ -18,6 +19,8 @@ TOKENIZER = byte_tokenizer()
 
 class ScriptedStream:
     """Gives the scripted batches, then fails the test."""
+
+    quota: Quota | None = None
 
     def __init__(self, batches: Sequence[Sequence[TokenOutput]], error: Exception | None = None) -> None:
         self.batches = list(batches)

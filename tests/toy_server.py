@@ -30,6 +30,7 @@ from octavo.app.frames import PROTOCOL_VERSION
 from octavo.app.listener import address_of, bind, bind_unix
 from octavo.app.logs import set_up_logging
 from octavo.app.messages import Setup
+from octavo.app.rate_limits import RateLimits
 from octavo.app.service import serve_until_signal
 from octavo.app.supervisor import Supervisor
 from octavo.cache.config import CacheConfig
@@ -69,6 +70,7 @@ async def serve(options: argparse.Namespace) -> int:
         settings=ServerSettings(
             model_names=("toy",),
             version="9.9",
+            api_keys=tuple(options.keys),
             edge=EdgeSettings(ssl_certfile=options.cert, ssl_keyfile=options.key),
         ),
         log_level="info",
@@ -96,6 +98,7 @@ async def serve(options: argparse.Namespace) -> int:
         overlap=True,
         max_silent_s=options.max_silent,
         step_timeout_s=options.step_timeout,
+        rates=RateLimits(options.rpm, options.tpm) if options.rpm or options.tpm else None,
     )
     server.start()
     supervisor.serve(server)
@@ -199,6 +202,9 @@ def main() -> int:
     parser.add_argument("--max-seqs", type=int, default=64)
     parser.add_argument("--max-queued", type=int, default=100)
     parser.add_argument("--max-silent", type=float, default=30.0)
+    parser.add_argument("--rpm", type=int)
+    parser.add_argument("--tpm", type=int)
+    parser.add_argument("--keys", nargs="*", default=[])
     parser.add_argument("--max-ttft", type=float)
     parser.add_argument("--fail-at", type=int)
     parser.add_argument("--hang-at", type=int)
