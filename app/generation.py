@@ -1,4 +1,4 @@
-"""From a prompt in token ids to a stream of text: validation, detokenization, stop strings, abort.
+"""From a prompt in token ids to a completion under way: validation, limits, submission.
 
 Sits between whoever speaks to people (HTTP, terminal, LLM) and the engine; knows neither HTTP nor scheduling.
 """
@@ -8,29 +8,25 @@ from __future__ import annotations
 import itertools
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from ..model.plan import TokenLogprobs
 from ..model.sampling_params import SamplingParams
-from ..scheduler.request import Claim, FinishReason, Request, RequestTimings, TokenOutput
+from ..scheduler.request import Claim, Request
 from .errors import ContextLengthError, RequestError
-from .rate_limits import Quota
-from .text_assembly import TextAssembler, TokenAssembler
 from .text_assembly import TextDelta as TextDelta
+from .text_stream import TextStream as TextStream
 
 if TYPE_CHECKING:
     from .chat_template import ChatTemplate
-    from .client import EngineClient, OutputStream
+    from .client import EngineClient
     from .launch import Launched
     from .tokenizer import Tokenizer
 
 _MAX_SEED = 2**63
 NO_CLAIM = Claim()
 """Nobody in particular, and no hurry."""
-_TIMED_EVERY = 16
-"""Of so many outputs the assembly of one is timed: the clock costs a good part of what it measures."""
 
 
 class Generation:
@@ -201,118 +197,3 @@ def choice_params(params: SamplingParams) -> list[SamplingParams]:
         return [replace(params, n=1)] * params.n
     seeds = ((params.seed + i + _MAX_SEED) % (2 * _MAX_SEED) - _MAX_SEED for i in range(params.n))
     return [replace(params, n=1, seed=seed) for seed in seeds]
-
-
-class TextStream:
-    """Text deltas of one completion, in order: `async for delta in stream`; the last has a finish reason.
-
-    prompt_logprobs: of all prompt tokens but the first, if asked for; complete with the first delta.
-    The consumer calls `abort` when it stops early. Raises EngineDeadError when the engine is gone.
-    """
-
-    def __init__(self, outputs: OutputStream, request: Request, tokenizer: Tokenizer | None) -> None:
-        self._outputs = outputs
-        self._request = request
-        self._first_token_s = 0.0
-        self._num_heard = _TIMED_EVERY - 1  # so that the first is timed
-        self._detokenize_s = 0.0
-        self._timings: RequestTimings | None = None
-        self._finished = False
-        self._wants_prompt = request.params.prompt_logprobs is not None
-        self.prompt_logprobs: list[TokenLogprobs] = []
-        self._assembler = (
-            TextAssembler(request, tokenizer)
-            if tokenizer is not None and request.params.detokenize
-            else TokenAssembler()
-        )
-
-    @property
-    def max_tokens(self) -> int:
-        """The most that it may get."""
-        return self._request.max_tokens
-
-    async def accepted(self) -> None:
-        """Wait until the engine has taken the request; raises, like `Generation.start`, if it does not."""
-        await self._outputs.accepted()
-
-    def divert(self, ready: Callable[[], bool], heard: Callable[[TextDelta], None]) -> None:
-        """Give deltas that carry text and no end to `heard` as they come, while `ready`, not to the iterator.
-
-        The first delta, the last and those that say more than text go the usual way; order is kept.
-        """
-        assembler = self._assembler
-        if self._wants_prompt or not isinstance(assembler, TextAssembler) or assembler.is_exact:
-            return
-
-        def take(outputs: Sequence[TokenOutput]) -> bool:
-            if not self._first_token_s or outputs[-1].finish_reason is not None or not ready():
-                return False
-            began_s = time.perf_counter()
-            delta = assembler.absorb(outputs)
-            self._detokenize_s += time.perf_counter() - began_s
-            if delta is not None:
-                heard(delta)
-            return True
-
-        self._outputs.divert(take)
-
-    @property
-    def quota(self) -> Quota | None:
-        """See OutputStream."""
-        return self._outputs.quota
-
-    def __aiter__(self) -> TextStream:
-        return self
-
-    async def __anext__(self) -> TextDelta:
-        """The next delta that carries tokens or a finish reason."""
-        if self._finished:
-            raise StopAsyncIteration
-        while True:
-            outputs = await self._outputs.next()
-            if not self._first_token_s:
-                self._note_first(outputs)
-            if self._wants_prompt:
-                for output in outputs:
-                    self.prompt_logprobs += output.prompt_logprobs
-            self._num_heard += 1
-            if self._num_heard % _TIMED_EVERY:
-                delta = self._assembler.absorb(outputs)
-            else:
-                began_s = time.perf_counter()
-                delta = self._assembler.absorb(outputs)
-                self._detokenize_s += time.perf_counter() - began_s
-            if delta is None:
-                continue
-            if delta.finish_reason is not None:
-                self._finished = True
-                num_timed = self._num_heard // _TIMED_EVERY
-                delta = delta._replace(detokenize_s=self._detokenize_s / num_timed)
-                if isinstance(delta.stop_reason, str):
-                    # Stop strings are the front end's affair: the engine still runs and has not told the end.
-                    self._outputs.abort(FinishReason.STOP)
-                    delta = delta._replace(timings=self._timings_now())
-            return delta
-
-    def abort(self) -> None:
-        """Stop the request if it still runs. Safe at any time, any number of times; no delta follows."""
-        self._finished = True
-        self._outputs.abort()
-
-    def _note_first(self, outputs: Sequence[TokenOutput]) -> None:
-        """The engine tells of queue, prefill and cache with the first output, and again with the last."""
-        for output in outputs:
-            self._timings = self._timings or output.timings
-            if output.token_ids:
-                self._first_token_s = time.monotonic()
-                return
-
-    def _timings_now(self) -> RequestTimings:
-        """As if the engine had ended it now; `scheduled_s` stays 0 (not known) if it has told nothing."""
-        now = time.monotonic()
-        if self._timings is not None:
-            # A copy: the engine still writes to its own.
-            return replace(self._timings, finished_s=now)
-        return RequestTimings(
-            arrival_s=self._request.arrival_s, first_token_s=self._first_token_s, finished_s=now
-        )
