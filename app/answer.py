@@ -204,7 +204,11 @@ class Answer:
             if delta.text:
                 write(text(0, delta.text))
 
-        self._choices.divert(writer.ready, heard)
+        def heard_in_parts(delta: TextDelta) -> None:
+            if frames := self._part_frames(encoder, 0, delta, None, False):
+                write(b"".join(frames))
+
+        self._choices.divert(writer.ready, heard_in_parts if self._parts else heard)
 
     def _opening_frames(self, encoder: ChunkEncoder, index: int) -> list[bytes]:
         echo = self._echo(index)
