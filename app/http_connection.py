@@ -18,7 +18,7 @@ from typing import Any
 from msgspec.json import encode
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from .errors import RequestError
+from .errors import EngineOverloadedError, RequestError
 
 log = logging.getLogger(__name__)
 
@@ -30,6 +30,7 @@ class HttpConnection(HttpToolsProtocol):
     for `max_stalled_s` is cut off.
 
     max_header_bytes: of a request's line and headers, however they arrive; more is answered with 431.
+    max_connections: of the process; one beyond it gets 503, while there is a file left to say so with.
     """
 
     def __init__(
@@ -38,10 +39,12 @@ class HttpConnection(HttpToolsProtocol):
         on_slow_reader: Callable[[], None],
         max_stalled_s: float,
         max_header_bytes: int,
+        max_connections: int,
         **others: Any,
     ) -> None:
         super().__init__(**others)
         self._max_header_bytes = max_header_bytes
+        self._max_connections = max_connections
         self._num_header_bytes = 0  # of the request that is being read, as far as it has been parsed
         self._num_unparsed = 0  # fed since the parser last saw the end of anything
         self._progresses = False
@@ -50,6 +53,17 @@ class HttpConnection(HttpToolsProtocol):
         self._max_stalled_s = max_stalled_s
         self._stall: asyncio.TimerHandle | None = None
         self._num_unread = 0
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """A client."""
+        super().connection_made(transport)
+        if len(self.connections) > self._max_connections:
+            self._refuse(
+                EngineOverloadedError(
+                    f"This process serves {self._max_connections} connections, as many as its limit of open "
+                    "files (ulimit -n) allows."
+                )
+            )
 
     def data_received(self, data: bytes) -> None:
         """More of a request."""
@@ -94,19 +108,24 @@ class HttpConnection(HttpToolsProtocol):
 
     def send_400_response(self, msg: str) -> None:
         """Refuse what is no request, or begins with too much, in the shape of all errors; then close."""
-        self._refused = True
         if max(self._num_header_bytes, self._num_unparsed) > self._max_header_bytes:
             message = f"The request's line and headers must be at most {self._max_header_bytes} bytes."
             error = RequestError(message, status=431, code="request_headers_too_large")
         else:
             error = RequestError("What was sent is not a valid HTTP request.", code="invalid_http")
+        self._refuse(error)
+
+    def _refuse(self, error: RequestError) -> None:
+        self._refused = True
         body = encode(error.body())
         status = HTTPStatus(error.status)
         head = (
             f"HTTP/1.1 {status.value} {status.phrase}\r\ncontent-type: application/json\r\n"
-            f"content-length: {len(body)}\r\nx-request-id: {token_hex(12)}\r\nconnection: close\r\n\r\n"
+            f"content-length: {len(body)}\r\nx-request-id: {token_hex(12)}\r\nconnection: close\r\n"
         )
-        self.transport.write(head.encode() + body)
+        if error.retry_after_s is not None:
+            head += f"retry-after: {error.retry_after_s}\r\n"
+        self.transport.write(f"{head}\r\n".encode() + body)
         self.transport.close()
 
     def _count(self, num_bytes: int) -> None:

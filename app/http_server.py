@@ -13,6 +13,7 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from .edge import EdgeSettings
+from .file_limit import max_connections
 from .http_connection import HttpConnection
 from .root_path import RootPath
 
@@ -43,6 +44,7 @@ class HttpServer(uvicorn.Server):
             on_slow_reader=on_slow_reader,
             max_stalled_s=max_stalled_s,
             max_header_bytes=edge.max_header_bytes,
+            max_connections=max_connections(),
         )
         super().__init__(
             uvicorn.Config(

@@ -22,6 +22,7 @@ from .config import EngineConfig, ServerConfig
 from .context import CorsRules, ServerSettings
 from .edge import EdgeSettings, check_certificate, read_api_keys
 from .engine_server import EngineServer
+from .file_limit import raise_file_limit
 from .frames import PROTOCOL_VERSION
 from .generation import Generation
 from .generation_defaults import default_params
@@ -56,6 +57,7 @@ def run(engine: EngineConfig, server: ServerConfig) -> int:
     """Serve until a signal. 0 after a drain, 1 if the engine died; raises StartupError."""
     set_up_logging(server.log_level, server.log_format)
     check_tracing(server.otlp_endpoint)
+    raise_file_limit()
     if server.dry_run:
         print(_fit(engine))
         return 0

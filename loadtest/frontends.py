@@ -130,6 +130,11 @@ def _cpu_s(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
+def _peak_kib(pid: int) -> int:
+    (line,) = (row for row in Path(f"/proc/{pid}/status").read_text().splitlines() if row.startswith("VmHWM"))
+    return int(line.split()[1])
+
+
 async def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     """One run."""
     listener = bind("127.0.0.1", 0)
@@ -183,13 +188,15 @@ async def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
         for _ in range(options.clients)
     ]
     before = [_own_cpu_s(), *map(_cpu_s, pids)]
+    small = [*map(_peak_kib, pids)]
     for process in clients:
         process.start()
     heard = [await asyncio.to_thread(results.get) for _ in clients]
     used = [after - then for after, then in zip([_own_cpu_s(), *map(_cpu_s, pids)], before, strict=True)]
+    grown = sum(map(_peak_kib, pids)) - sum(small)
     await engine.close()
     await front.stop()
-    return _summary(options, heard, used)
+    return _summary(options, heard, used) | {"frontends_kib_per_stream": grown / options.streams}
 
 
 def _summary(

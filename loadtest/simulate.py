@@ -44,6 +44,7 @@ class Case:
     rate: float
     model: str = "llama"
     pool_blocks: int | None = None
+    block_size: int = 16
     num_replicas: int = 1
     cache_aware: bool = True
     max_num_batched_tokens: int = 8192
@@ -105,9 +106,10 @@ def cases(study: str, options: argparse.Namespace) -> Iterator[Case]:
             study=study,
             name="1,000,000 requests, 8 replicas, cache-aware",
             num_requests=1_000_000,
-            rate=60,
+            rate=70,
             num_replicas=8,
-            shorten=2 * shorten,
+            block_size=64,
+            shorten=4 * shorten,
         )
 
 
@@ -119,7 +121,8 @@ def run(case: Case, lengths: Sequence[tuple[int, int]]) -> Figures:
         max_model_len=131_072,
         itl_target_s=case.itl_target_ms / 1000 or None,
     )
-    cache = CacheConfig(case.pool_blocks or _POOL_BLOCKS[case.model])
+    blocks = case.pool_blocks or _POOL_BLOCKS[case.model] * 16 // case.block_size
+    cache = CacheConfig(blocks, case.block_size)
     device = H100[case.model]
     replicas = [Replica(scheduler, cache, device.seconds) for _ in range(case.num_replicas)]
     trace = Trace(

@@ -125,3 +125,36 @@ def test_proxies_are_believed_if_they_are_known(trusted: tuple[str, ...], believ
 def test_a_prefix_is_taken_off() -> None:
     asked = b"GET /llm/v1 HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n"
     assert exchange([asked], EdgeSettings(root_path="/llm")).endswith(b" /v1")
+
+
+def test_a_connection_beyond_the_limit_of_files_is_told_so_and_others_go_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("octavo.app.http_server.max_connections", lambda: 2)
+
+    async def talk() -> bytes:
+        listener = bind("127.0.0.1", 0)
+        server = HttpServer(Whoami(), lambda: None)
+        serving = asyncio.create_task(server.serve(sockets=[listener]))
+        await server.ready.wait()
+        address = listener.getsockname()
+        opened = [await asyncio.open_connection(*address) for _ in range(2)]
+        for reader, writer in opened:
+            writer.write(GET + b"\r\n")
+            assert (await reader.readline()).startswith(b"HTTP/1.1 200 ")
+        reader, writer = await asyncio.open_connection(*address)
+        refusal = await reader.read()
+        for each in (writer, *(one for _, one in opened)):
+            each.close()
+        await asyncio.sleep(0.1)
+        reader, writer = await asyncio.open_connection(*address)
+        writer.write(GET + b"\r\n")
+        assert (await reader.readline()).startswith(b"HTTP/1.1 200 "), "there is room again"
+        writer.close()
+        server.should_exit = True
+        await serving
+        return refusal
+
+    answer = run(talk)
+    check_refusal(answer, b"503", "server_overloaded")
+    assert b"\r\nretry-after: 1\r\n" in answer and b"ulimit -n" in answer
