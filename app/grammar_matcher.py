@@ -70,7 +70,7 @@ class GrammarVocabulary:
             raise GrammarError(grammar.kind, "there is no text that conforms to it" if nothing else cause)
         return CompiledGrammar(self, matcher)
 
-    def masks(self, followers: Sequence[GrammarFollower]) -> bytes:
+    def masks(self, followers: Sequence[GrammarFollower]) -> memoryview:
         """`TokenMasks.words` of what each may take next, computed in parallel."""
         words = np.zeros((len(followers), self.num_words), np.int32)
         matchers = [(follower.matcher, row) for row, follower in enumerate(followers)]
@@ -80,7 +80,7 @@ class GrammarVocabulary:
         for row, follower in zip(words, followers, strict=True):
             if follower.ignore_eos and (row & ~self._eos).any():
                 row &= ~self._eos
-        return words.tobytes()
+        return words.data
 
 
 class CompiledGrammar:
@@ -114,7 +114,7 @@ class GrammarFollower:
             self.error = f"the grammar cannot be followed any further: {cause}"
         self.complete = self.matcher.is_stopped()
 
-    def masks(self, batch: Sequence[Any]) -> bytes:
+    def masks(self, batch: Sequence[Any]) -> memoryview:
         """See Constraint."""
         return self._vocabulary.masks(batch)
 

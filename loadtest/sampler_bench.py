@@ -9,14 +9,18 @@ Times are of CUDA graph replays, so of the kernels alone. `peaked` logits look l
 from __future__ import annotations
 
 import argparse
+import time
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from octavo.model.plan import SlotStart
+from octavo.model.grammar import Grammar, GrammarKind
+from octavo.model.plan import SlotStart, TokenMasks
 from octavo.model.sampler import Sampler
 from octavo.model.sampling_params import SamplingParams
+from octavo.ops.sampling import mask_words
 
 CASES = {
     "greedy": [SamplingParams(temperature=0)],
@@ -38,6 +42,8 @@ CASES = {
         )
     ],
 }
+CASES["grammar"] = [SamplingParams(temperature=0.8, structured_outputs=Grammar(GrammarKind.REGEX, "a"))]
+CASES["every 8th with a grammar"] = CASES["temperature"] * 7 + CASES["grammar"]
 CASES["all of these, mixed"] = [case[0] for case in CASES.values()]
 SPREADS = {"peaked": 3.0, "flat": 1.0}
 
@@ -58,7 +64,15 @@ def started(params: Sequence[SamplingParams], rows: int, vocab: int, device: tor
             for slot in range(rows)
         ]
     )
+    sampler.mask(half_masks(params, rows, vocab))
     return sampler
+
+
+def half_masks(params: Sequence[SamplingParams], rows: int, vocab: int) -> TokenMasks | None:
+    """For rows with a grammar; each allows another half of the vocabulary."""
+    slots = [slot for slot in range(rows) if params[slot % len(params)].grammar is not None]
+    words = np.random.default_rng(0).integers(-(2**31), 2**31, (len(slots), mask_words(vocab)), np.int32)
+    return TokenMasks(slots, words.data) if slots else None
 
 
 def inputs(rows: int, vocab: int, spread: float) -> tuple[Tensor, Tensor, Tensor]:
@@ -83,7 +97,10 @@ def microseconds(params: Sequence[SamplingParams], rows: int, vocab: int, spread
     """Of one step's sampling, the median of 50 replays."""
     arguments = inputs(rows, vocab, spread)
     sampler = started(params, rows, vocab, "cuda")
-    changes = any(p.repetition_penalty != 1 or p.presence_penalty or p.logit_bias for p in params)
+    changes = any(
+        p.grammar is not None or p.repetition_penalty != 1 or p.presence_penalty or p.logit_bias
+        for p in params
+    )
     filters = any(not p.greedy and (p.top_k > 0 or p.top_p < 1 or p.min_p > 0) for p in params)
     sampler.choose_on_gpu(*arguments, changes, filters)
     torch.cuda.synchronize()
@@ -103,6 +120,22 @@ def microseconds(params: Sequence[SamplingParams], rows: int, vocab: int, spread
     return sorted(times)[len(times) // 2]
 
 
+def mask_microseconds(rows: int, vocab: int) -> tuple[float, float]:
+    """To hand all rows' masks to the device: of the host, and until the device has them; medians of 50."""
+    params = CASES["grammar"]
+    sampler, masks = started(params, rows, vocab, "cuda"), half_masks(params, rows, vocab)
+    host: list[float] = []
+    whole: list[float] = []
+    for _ in range(50):
+        torch.cuda.synchronize()
+        began = time.perf_counter()
+        sampler.mask(masks)
+        host.append((time.perf_counter() - began) * 1e6)
+        torch.cuda.synchronize()
+        whole.append((time.perf_counter() - began) * 1e6)
+    return sorted(host)[25], sorted(whole)[25]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rows", type=int, default=256, help="rows in the batch (default: 256)")
@@ -114,6 +147,8 @@ def main() -> None:
         for spread_name, spread in SPREADS.items():
             case = (params, options.rows, options.vocab, spread)
             print(f"{name:24} {spread_name:8} {differing_rows(*case):6} {microseconds(*case):8.1f}")
+    host, whole = mask_microseconds(options.rows, options.vocab)
+    print(f"masks of all rows to the device: {host:.1f} us of the host, {whole:.1f} us until they are there")
 
 
 if __name__ == "__main__":

@@ -55,12 +55,12 @@ class SlotStart:
 class TokenMasks(NamedTuple):
     """Which tokens some rows of a step may take; the other rows are free.
 
-    slots: [N], of rows that sample.   words: [N, ceil(vocab_size / 32)] int32 as bytes, row by row; token t
-    may be taken if bit t % 32 of word t // 32 is set.
+    slots: [N], of rows that sample.   words: [N, ceil(vocab_size / 32)] int32 in memory that nobody
+    writes to any more; token t may be taken if bit t % 32 of word t // 32 is set.
     """
 
     slots: Sequence[int]
-    words: bytes
+    words: bytes | memoryview
 
 
 @dataclass(frozen=True, slots=True)

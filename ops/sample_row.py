@@ -75,7 +75,7 @@ def _changed(
     if tl.load(batch.table + slot * _COLUMNS + _MASKED) != 0:
         word = batch.masks + slot * batch.mask_width + offsets // 32
         bits = tl.load(word, mask=offsets < batch.vocab, other=0)
-        x = tl.where((bits >> (offsets % 32)) & 1 != 0, x, _MINUS_INF)
+        x += tl.where((bits >> (offsets % 32)) & 1 != 0, 0.0, _MINUS_INF)
     position = tl.load(batch.positions + row)
     for i in range(tl.load(batch.table + slot * _COLUMNS + _NUM_BIASES)):
         entry = (slot * batch.bias_width + i) * 3

@@ -28,6 +28,10 @@ _GOLDEN = 0x9E3779B97F4A7C15 - (1 << 64)
 _MIX_1 = 0xBF58476D1CE4E5B9 - (1 << 64)
 _MIX_2 = 0x94D049BB133111EB - (1 << 64)
 _BLOCK = 512
+_BITS = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1, bitorder="little")
+_ADDENDS = np.where(_BITS, 0.0, -np.inf).astype(np.float32)
+"""What a byte of a mask adds to 8 logits, [256, 8]: 0 or -inf. Looking up and adding takes a quarter of the
+time of filling where a bit is clear."""
 
 
 class Column(enum.IntEnum):
@@ -110,13 +114,15 @@ def mask_words(vocab_size: int) -> int:
 
 
 def apply_masks(logits: Tensor, rows: Tensor, masks: Tensor) -> None:
-    """Set to -inf, in place, what the rows' masks leave out; on the CPU.
+    """Add -inf, in place, to what the rows' masks leave out; on the CPU.
 
     logits: [R, V] float32.   rows: [N] int64, rows of logits.   masks: [N, mask_words(V)] int32.
     """
     octets = masks.contiguous().numpy().view(np.uint8)
-    allowed = np.unpackbits(octets, axis=1, count=logits.shape[1], bitorder="little").view(np.bool_)
-    logits[rows] = torch.where(torch.from_numpy(allowed), logits[rows], -torch.inf)
+    addends = torch.from_numpy(_ADDENDS[octets].reshape(len(octets), -1))
+    # Row by row: rows chosen by index would be copied out and back.
+    for row, addend in zip(rows.tolist(), addends, strict=True):
+        logits[row] += addend[: logits.shape[1]]
 
 
 def apply_penalties(

@@ -21,5 +21,5 @@ class Constraint(Protocol):
     def advance(self, token: int) -> None:
         """The sequence goes on with `token`, which its mask allowed."""
 
-    def masks(self, batch: Sequence[Any]) -> bytes:
+    def masks(self, batch: Sequence[Any]) -> bytes | memoryview:
         """What each of `batch`, of this one's kind, may take next: `TokenMasks.words`."""

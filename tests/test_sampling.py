@@ -36,7 +36,7 @@ def test_masks_leave_what_their_bits_allow(vocab_size: int) -> None:
     for row, token in allowed.nonzero().tolist():
         words[row, token // 32] |= 1 << token % 32
     expected = logits.clone()
-    expected[rows] = torch.where(allowed, logits[rows], -torch.inf)
+    expected[rows] += torch.where(allowed, 0.0, -torch.inf)
     sampling.apply_masks(logits, rows, words.to(torch.uint32).view(torch.int32))
     assert torch.equal(logits.nan_to_num(9.5), expected.nan_to_num(9.5))
 

@@ -53,7 +53,7 @@ def forbidden(plan: StepPlan, vocab_size: int) -> dict[int, frozenset[int]]:
     """Slot -> tokens that the plan's masks leave out."""
     if plan.masks is None:
         return {}
-    slots, words = plan.masks
+    slots, words = plan.masks.slots, bytes(plan.masks.words)
     assert len(words) % len(slots) == 0, f"{len(words)} bytes for {len(slots)} slots"
     num_bytes = len(words) // len(slots)
     masks = [int.from_bytes(words[i : i + num_bytes], "little") for i in range(0, len(words), num_bytes)]
