@@ -111,7 +111,7 @@ class Engine:
         now_s = time.perf_counter()
         if self._timeline is None:
             self._timeline = Timeline(self._scheduler.counters.num_steps - len(self._in_flight))
-        return EngineView.of(self._scheduler, now_s, self._timeline.look(since, now_s))
+        return EngineView.of(self._scheduler, now_s, self.step_age_s(), self._timeline.look(since, now_s))
 
     async def run(self) -> None:
         """Step until cancelled. If the device fails, every request ends with the cause, then it is raised."""

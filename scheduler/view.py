@@ -13,11 +13,13 @@ from .timeline import StepRecord
 class EngineView:
     """now_s: when it was taken, time.perf_counter.   max_running: sequences that may run together.
 
+    step_age_s: for how long the step under way has been waited for, 0 if none is.
     block_size: tokens of a KV block.   steps: those that ended since the last look, as far as they are kept.
     Blocks: free + evictable + held = all.   The rest are totals since the start, as in Counters.
     """
 
     now_s: float
+    step_age_s: float
     num_running: int
     max_running: int
     num_waiting: int
@@ -35,11 +37,12 @@ class EngineView:
     steps: list[StepRecord]
 
     @classmethod
-    def of(cls, scheduler: Scheduler, now_s: float, steps: list[StepRecord]) -> EngineView:
+    def of(cls, scheduler: Scheduler, now_s: float, step_age_s: float, steps: list[StepRecord]) -> EngineView:
         """The engine now. O(running), and the picture's bounded cost."""
         stats, counters = scheduler.stats(), scheduler.counters
         return cls(
             now_s=now_s,
+            step_age_s=step_age_s,
             num_running=stats.num_running,
             max_running=scheduler.config.max_num_seqs,
             num_waiting=stats.num_waiting,

@@ -94,7 +94,7 @@ class ScriptedClient:
         now_s = time.perf_counter()
         scheduler = Scheduler(SchedulerConfig(), CacheConfig(100, 16))
         step = StepRecord(since + 1, now_s - 0.01, now_s, len(self.running), 0, 0)
-        return replace(EngineView.of(scheduler, now_s, [step]), num_running=len(self.running))
+        return replace(EngineView.of(scheduler, now_s, 0.0, [step]), num_running=len(self.running))
 
 
 class ScriptedStream:

@@ -8,7 +8,7 @@ import { Pool } from "./pool.js";
 import { call, events, parse } from "./server.js";
 import { Steps } from "./steps.js";
 
-const RATE_OVER_S = 1.5;
+const RATE_OVER_S = 2.5;
 const FIRST_PAUSE_MS = 1000;
 const LONGEST_PAUSE_MS = 15000;
 

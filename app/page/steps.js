@@ -19,6 +19,7 @@ export class Steps {
   #ahead = -Infinity; // the engine's clock minus the page's
   #colours = {};
   #frame = 0;
+  #underWay = null; // when the step began that has not ended
   #still = matchMedia("(prefers-reduced-motion: reduce)");
   #pointer = null;
 
@@ -38,6 +39,7 @@ export class Steps {
       if (number <= (this.#steps.at(-1)?.number ?? -1)) continue;
       this.#steps.push({ number, begin, end, ms: (end - begin) * 1000, decodeRows, prefillTokens, prefillRows });
     }
+    this.#underWay = view.step_age_s > 0 ? Math.max(view.now_s - view.step_age_s, this.#steps.at(-1)?.end ?? 0) : null;
     const oldest = view.now_s - WINDOW_S - 2;
     const first = this.#steps.findIndex((step) => step.end > oldest);
     this.#steps.splice(0, Math.max(first < 0 ? this.#steps.length : first, this.#steps.length - MAX_KEPT));
@@ -102,7 +104,18 @@ export class Steps {
         context.fillRect(x, top + room - tall, Math.max(0.75, wide > 3 ? wide - 1 : wide), tall);
       }
     });
+    this.#drawUnderWay(context, width, lane, now, scale);
     this.#point(context, height, shown, left, scale);
+  }
+
+  /** Nobody knows yet how long it will take: it grows, as an outline in the first lane. */
+  #drawUnderWay(context, width, lane, now, scale) {
+    const age = this.#underWay === null ? 0 : now - this.#underWay;
+    if (age * scale < 3) return;
+    context.strokeStyle = this.#colours.shared;
+    context.setLineDash([3, 3]);
+    context.strokeRect(width - age * scale + 0.5, HEAD_PX + 0.5, age * scale - 1, lane - HEAD_PX - GAP_PX);
+    context.setLineDash([]);
   }
 
   #axis(context, width, height, now) {
