@@ -23,6 +23,7 @@ from ..model.grammar import Grammar
 from ..model.plan import TokenLogprobs
 from ..model.sampling_params import SamplingParams
 from ..scheduler.request import Claim, FinishReason, Request, RequestTimings, TokenOutput
+from ..scheduler.token_limits import TokenLimits
 
 PROTOCOL_VERSION = 1
 MAX_FRAME_BYTES = 64 << 20
@@ -73,6 +74,7 @@ class _Rest(msgspec.Struct, array_like=True):
     cache_salt: str
     arrival_s: float
     claim: Claim
+    limits: TokenLimits | None
 
 
 _decode_rare = msgspec.msgpack.Decoder(list[RareOutput]).decode
@@ -219,6 +221,7 @@ def encode_add(number: int, request: Request) -> bytes:
         request.cache_salt,
         request.arrival_s,
         request.claim,
+        request.limits,
     )
     prompt = array("i", request.prompt_token_ids)
     return frame(Kind.ADD, _TWO.pack(number, len(prompt)) + prompt.tobytes() + _encode(rest))
@@ -244,6 +247,7 @@ def decode_add(payload: memoryview) -> tuple[int, Request]:
         cache_salt=rest.cache_salt,
         arrival_s=rest.arrival_s,
         claim=rest.claim,
+        limits=rest.limits,
     )
 
 

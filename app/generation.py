@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from ..model.sampling_params import SamplingParams
 from ..scheduler.request import Claim, Request
 from .errors import ContextLengthError, RequestError
+from .request_checks import check_ids, check_text, token_limits, with_numbers
 from .text_assembly import TextDelta as TextDelta
 from .text_stream import TextStream as TextStream
 
@@ -115,17 +116,9 @@ class Generation:
         claim: Claim = NO_CLAIM,
     ) -> Request:
         """The validated request, `max_tokens` resolved; raises like `start` and submits nothing."""
-        self._check_ids(prompt_token_ids, params)
-        params = self._resolve_text(params)
-        for name in ("logprobs", "prompt_logprobs"):
-            asked = getattr(params, name) or 0
-            if asked > self.vocab_size:
-                raise RequestError(
-                    f"{name} must be at most {self.vocab_size}, the tokens there are, got {asked}", param=name
-                )
-        if params.grammar is not None and self.tokenizer is None:
-            message = "structured_outputs must be left out: this server runs without a tokenizer"
-            raise RequestError(message, param="structured_outputs")
+        params = with_numbers(params, self.vocab_size)
+        check_ids(prompt_token_ids, params, self.vocab_size)
+        check_text(params, self.tokenizer)
         max_tokens = self._resolve_max_tokens(len(prompt_token_ids), params.max_tokens)
         if params.min_tokens > max_tokens:
             raise RequestError(
@@ -143,6 +136,7 @@ class Generation:
             cache_salt=cache_salt,
             arrival_s=time.monotonic(),
             claim=claim,
+            limits=token_limits(params, self.tokenizer, self.vocab_size),
         )
 
     def default_max_tokens(self, prompt_len: int) -> int | None:
@@ -150,37 +144,6 @@ class Generation:
         chosen: int | None = self.default_params.get("max_tokens")
         # At least 1: a prompt that leaves no room is complained about when it is started.
         return None if chosen is None else max(1, min(chosen, self.max_model_len - prompt_len))
-
-    def _check_ids(self, prompt_token_ids: Sequence[int], params: SamplingParams) -> None:
-        if not prompt_token_ids:
-            raise RequestError("prompt must not be empty", param="prompt")
-        for param, ids in (
-            ("prompt", prompt_token_ids),
-            ("stop_token_ids", params.stop_token_ids),
-            ("logit_bias", params.logit_bias or ()),
-        ):
-            if ids and not 0 <= min(ids) <= max(ids) < self.vocab_size:
-                wrong = next(i for i in ids if not 0 <= i < self.vocab_size)
-                raise RequestError(
-                    f"{param} must hold token ids in [0, {self.vocab_size}), got {wrong}", param=param
-                )
-
-    def _resolve_text(self, params: SamplingParams) -> SamplingParams:
-        """`params`, -1 log-probabilities as the number of tokens; what the tokenizer cannot do is refused."""
-        if params.stop and self.tokenizer is None:
-            raise RequestError("stop must be empty: this server runs without a tokenizer", param="stop")
-        shows_special = not (params.spaces_between_special_tokens or params.skip_special_tokens)
-        if shows_special and self.tokenizer is not None and self.tokenizer.byte_table() is None:
-            # A decoder that concatenates tokens puts no spaces between any; others do as they please.
-            message = "spaces_between_special_tokens must be true: this model's decoder decides on spaces"
-            raise RequestError(message, param="spaces_between_special_tokens", code="unsupported_value")
-        if -1 not in (params.logprobs, params.prompt_logprobs):
-            return params
-        logprobs, of_prompt = (
-            self.vocab_size if number == -1 else number
-            for number in (params.logprobs, params.prompt_logprobs)
-        )
-        return replace(params, logprobs=logprobs, prompt_logprobs=of_prompt)
 
     def _resolve_max_tokens(self, prompt_len: int, max_tokens: int | None) -> int:
         room = self.max_model_len - prompt_len

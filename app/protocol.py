@@ -30,6 +30,8 @@ _PLAIN = (
     "include_stop_str_in_output",
     "skip_special_tokens",
     "spaces_between_special_tokens",
+    "allowed_token_ids",
+    "bad_words",
 )
 
 REFUSED: Refused = {
@@ -39,8 +41,6 @@ REFUSED: Refused = {
     "service_tier": ("auto", "default"),
     "store": (False,),
     # vLLM
-    "allowed_token_ids": (),
-    "bad_words": ([],),
     "early_stopping": (False,),
     "ec_transfer_params": (),
     "guided_choice": (),
@@ -100,6 +100,8 @@ class SamplingFields(Struct, kw_only=True):
     include_stop_str_in_output: bool | None = None
     ignore_eos: bool | None = None
     prompt_logprobs: int | None = None
+    allowed_token_ids: list[int] | None = None
+    bad_words: list[str] | None = None
     min_tokens: int | None = None
     skip_special_tokens: bool | None = None
     spaces_between_special_tokens: bool | None = None

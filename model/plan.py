@@ -67,7 +67,7 @@ class TokenMasks(NamedTuple):
 class StepPlan:
     """One step. Rows of length 1 come first; `starts` are applied before any row.
 
-    masks: of the rows that sample and whose parameters have a grammar; None if there are none.
+    masks: of the rows that sample and whose parameters are constrained; None if there are none.
     """
 
     rows: tuple[SequenceSlice, ...]

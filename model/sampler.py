@@ -64,7 +64,7 @@ class Sampler:
         self.state.start(starts)
 
     def mask(self, masks: TokenMasks | None) -> None:
-        """What rows of the next step may take; it must name every row of a slot with a grammar."""
+        """What rows of the next step may take; it must name every row of a slot that is constrained."""
         if masks is not None:
             self.state.set_masks(masks)
 

@@ -67,6 +67,10 @@ class SamplingParams:
     """Likeliest tokens to report beside the chosen one's log-probability, -1 for all; None: no report."""
     prompt_logprobs: int | None = None
     """The same of every prompt token but the first, given the tokens before it."""
+    allowed_token_ids: tuple[int, ...] | list[int] | None = None
+    """No other token is taken; None allows all. A tuple once built."""
+    bad_words: tuple[str, ...] | list[str] = ()
+    """Words that do not come about, at the beginning of a text or after a space. A tuple once built."""
     skip_reading_prefix_cache: bool | None = None
     """Compute the whole prompt; None: if prompt_logprobs needs it."""
     structured_outputs: StructuredOutputsParams | Grammar | None = None
@@ -78,6 +82,9 @@ class SamplingParams:
         stop = (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
         object.__setattr__(self, "stop", stop)
         object.__setattr__(self, "stop_token_ids", tuple(self.stop_token_ids or ()))
+        object.__setattr__(self, "bad_words", tuple(self.bad_words or ()))
+        if self.allowed_token_ids is not None:
+            object.__setattr__(self, "allowed_token_ids", tuple(self.allowed_token_ids))
         object.__setattr__(self, "structured_outputs", as_grammar(self.structured_outputs))
         if 0 <= self.temperature < _GREEDY_BELOW:
             object.__setattr__(self, "temperature", 0.0)
@@ -100,6 +107,11 @@ class SamplingParams:
         strings = stop is None or isinstance(stop, str) or _is_list_of(stop, _is_string)
         _require(strings, "stop", "a string or a list of strings", stop)
         _require(ids is None or _is_list_of(ids, _is_integer), "stop_token_ids", "a list of integers", ids)
+        allowed, words = self.allowed_token_ids, self.bad_words
+        listed = allowed is None or (_is_list_of(allowed, _is_integer) and bool(allowed))
+        _require(listed, "allowed_token_ids", "a list of integers, not empty", allowed)
+        rule = "a list of strings, none of them blank"
+        _require(words is None or _is_list_of(words, _is_word), "bad_words", rule, words)
         mapping = biases is None or isinstance(biases, Mapping)
         _require(mapping, "logit_bias", "a mapping from token ids to numbers", biases)
         for token, bias in (biases or {}).items():
@@ -153,6 +165,11 @@ class SamplingParams:
         return not self.skip_reading_prefix_cache and self.prompt_logprobs is None
 
     @property
+    def constrained(self) -> bool:
+        """Whether a mask says what may come next: of a grammar, or of tokens that may not be taken."""
+        return self.grammar is not None or self.allowed_token_ids is not None or bool(self.bad_words)
+
+    @property
     def greedy(self) -> bool:
         """Whether the likeliest token is taken."""
         return self.temperature == 0
@@ -173,6 +190,10 @@ def _is_number(value: object) -> bool:
 
 def _is_string(value: object) -> bool:
     return isinstance(value, str)
+
+
+def _is_word(value: object) -> bool:
+    return isinstance(value, str) and bool(value.strip())
 
 
 def _is_list_of(value: object, holds: Callable[[object], bool]) -> bool:

@@ -42,7 +42,7 @@ class SamplingState:
     table: [num_slots, len(Column)] int32, float32 bits where Column says so; `floats` is the same memory.
     biases: [num_slots, MAX_BIASES, 3] int32: token, float32 bits of the addend, position from which it ends.
     history: [num_slots, vocab_size] int16, see ops.sampling.PROMPT_SEEN; kept for slots with penalties.
-    masks: [num_slots, mask_words(vocab_size)] int32, of the next token of slots with a grammar.
+    masks: [num_slots, mask_words(vocab_size)] int32, of the next token of slots that are constrained.
     None ever moves: captured graphs hold their addresses.
     stages, num_logprobs, num_prompt_logprobs: on the host, by slot.
     any_logprobs: whether any slot's last owner wanted log-probabilities.
@@ -166,7 +166,7 @@ def _stages(start: SlotStart, vocab_size: int, biased: bool) -> int:
         stages |= Stage.BAN
     if params.logprobs is not None:
         stages |= Stage.LOGPROBS
-    if params.structured_outputs is not None:
+    if params.constrained:
         stages |= Stage.MASK
     return int(stages)
 
@@ -202,7 +202,7 @@ def _settings(
     table[:, Column.TOP_K] = [min(p.top_k, vocab_size) if p.top_k > 0 else vocab_size for p in params]
     table[:, Column.HISTORY] = history_rows
     table[:, Column.NUM_BIASES] = num_biases
-    table[:, Column.MASKED] = [p.structured_outputs is not None for p in params]
+    table[:, Column.MASKED] = [p.constrained for p in params]
     seeds = np.array([start.seed & (1 << 64) - 1 for start in starts], np.uint64)
     table[:, Column.SEED_LOW] = (seeds & np.uint64(0xFFFFFFFF)).astype(np.uint32).view(np.int32)
     table[:, Column.SEED_HIGH] = (seeds >> np.uint64(32)).astype(np.uint32).view(np.int32)

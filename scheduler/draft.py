@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence as Ids
+from itertools import groupby
 from operator import itemgetter
 
 from ..model.plan import SequenceSlice, SlotStart, StepPlan, TokenMasks
@@ -83,5 +84,9 @@ def _masks(rows: Ids[SequenceSlice], owners: Ids[Sequence]) -> TokenMasks | None
     bound = [(row.slot, c) for row, s in pairs if (c := s.constraint) is not None and row.samples]
     if not bound:
         return None
-    constraints = [constraint for _, constraint in bound]
-    return TokenMasks([slot for slot, _ in bound], constraints[0].masks(constraints))
+    bound.sort(key=lambda pair: type(pair[1]).__name__)
+    words = b""
+    for _, same in groupby(bound, key=lambda pair: type(pair[1])):
+        constraints = [constraint for _, constraint in same]
+        words += constraints[0].masks(constraints)
+    return TokenMasks([slot for slot, _ in bound], words)

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from ..model.plan import TokenLogprobs
 from ..model.sampling_params import SamplingParams
+from .token_limits import TokenLimits
 
 
 class FinishReason(enum.StrEnum):
@@ -47,6 +48,7 @@ class Request:
     cache_salt: requests with different salts share no cached blocks.
     arrival_s: on the clock of time.monotonic.
     claim: whose it is, and how long it may take.
+    limits: tokens that it may not take; None is any.
     """
 
     request_id: str
@@ -58,6 +60,7 @@ class Request:
     cache_salt: str = ""
     arrival_s: float = 0.0
     claim: Claim = Claim()
+    limits: TokenLimits | None = None
 
     @property
     def stop_ids(self) -> frozenset[int]:

@@ -68,6 +68,8 @@ class Scheduler:
         seed = request.params.seed if request.params.seed is not None else self._random.getrandbits(63)
         table = BlockTable(self.pool, self.cache.block_size)
         order = next(self._arrivals)
+        if request.limits is not None:
+            constraint = request.limits.follower(constraint)
         sequence = Sequence(request, table, constraint, max_length=max_length, order=order, seed=seed)
         self._sequences[request.request_id] = sequence
         self._deadlines.add(sequence)

@@ -187,6 +187,10 @@ BAD_INPUTS = {
         {"prompt_logprobs": 1, "stream": True}, "prompt_logprobs", "unsupported_value"
     ),
     "no tokens without echo": _completion({"max_tokens": 0}, "max_tokens"),
+    "allowed_token_ids": _chat({"allowed_token_ids": []}, "allowed_token_ids"),
+    "allowed token": _completion({"allowed_token_ids": [10**7]}, "allowed_token_ids"),
+    "bad_words": _chat({"bad_words": ["a", " "]}, "bad_words"),
+    "bad_words type": _completion({"bad_words": "a"}, "bad_words", "invalid_type"),
     "suffix": _completion({"suffix": "x"}, "suffix", "unsupported_value"),
     "beam": _completion({"use_beam_search": True}, "use_beam_search", "unsupported_value"),
     "best_of": _completion({"best_of": 4}, "best_of", "unsupported_value"),

@@ -172,7 +172,7 @@ class FakeExecutor:
         before = dict(self._pages)
         sampled = [row for row in plan.rows if self._write(row, before)]
         masked = forbidden(plan, self.model.vocab_size)
-        bound = {row.slot for row in sampled if self._slots[row.slot].start.params.grammar is not None}
+        bound = {row.slot for row in sampled if self._slots[row.slot].start.params.constrained}
         assert set(masked) == bound, f"masks for slots {sorted(masked)}, grammars in {sorted(bound)}"
         tokens = [self._sample(row, masked.get(row.slot, frozenset())) for row in sampled]
         told = [self._tell(row) for row in plan.rows if row.targets]
