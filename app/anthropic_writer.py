@@ -8,18 +8,17 @@ from __future__ import annotations
 
 from typing import Any
 
-from msgspec.json import encode
+from msgspec import DecodeError
+from msgspec.json import decode
 
+from .answer_parts import Piece, Reasoning
 from .anthropic_error import anthropic_error
 from .errors import RequestError
 from .event_answer import AnswerHead, Counts, Ending, event_frame
+from .tool_stream import CallArguments, CallStart, Content
 
 MESSAGE_PREFIX = "msg_"
-_STOP_REASONS = {"stop": "end_turn", "length": "max_tokens"}
-_DELTA_HEAD = (
-    b"event: content_block_delta\n"
-    b'data: {"type":"content_block_delta","index":0,"delta":{"type":"text_delta","text":'
-)
+_STOP_REASONS = {"stop": "end_turn", "length": "max_tokens", "tool_calls": "tool_use"}
 
 
 class AnthropicWriter:
@@ -28,55 +27,138 @@ class AnthropicWriter:
     def __init__(self, head: AnswerHead, model: str) -> None:
         self._request_id = head.request_id
         self._model = model
-
-    def whole(self, text: str, logprobs: list[Any], ending: Ending) -> dict[str, Any]:
-        """The message object."""
-        message = self._message([{"type": "text", "text": text, "citations": None}], ending.counts)
-        return {**message, **_stop(ending), "usage": _final_usage(ending)}
+        self._blocks: list[_Block] = []
 
     def opening(self, counts: Counts) -> bytes:
-        """The message without content, and its one block without text."""
-        block = {"type": "text", "text": "", "citations": None}
-        return (
-            event_frame({"type": "message_start", "message": self._message([], counts)})
-            + event_frame({"type": "content_block_start", "index": 0, "content_block": block})
-            + event_frame({"type": "ping"})
+        """The message without content."""
+        return event_frame({"type": "message_start", "message": self._message(counts)}) + event_frame(
+            {"type": "ping"}
         )
 
-    def text(self, text: str, logprobs: list[Any]) -> bytes:
-        """The next words."""
-        return _DELTA_HEAD + encode(text) + b"}}\n\n" if text else b""
+    def piece(self, piece: Piece, logprobs: list[Any]) -> bytes:
+        """What the piece adds to a block, which it may open after closing the one before."""
+        frames = b""
+        block = self._blocks[-1] if self._blocks else None
+        if block is None or not block.takes(piece):
+            frames = self._close()
+            block = _Block(piece)
+            self._blocks.append(block)
+            event = {"type": "content_block_start", "index": self._index, "content_block": block.begun()}
+            frames += event_frame(event)
+        delta = block.add(piece)
+        if delta is not None:
+            frames += event_frame({"type": "content_block_delta", "index": self._index, "delta": delta})
+        return frames
 
     def closing(self, ending: Ending) -> bytes:
-        """Why it ended, and what it took in all."""
-        return (
-            event_frame({"type": "content_block_stop", "index": 0})
-            + event_frame({"type": "message_delta", "delta": _stop(ending), "usage": _final_usage(ending)})
-            + event_frame({"type": "message_stop"})
-        )
+        """The end of the last block, why it ended, and what it took in all."""
+        frames = self._settle()
+        delta = {"type": "message_delta", "delta": self._stop(ending), "usage": _final_usage(ending)}
+        return frames + event_frame(delta) + event_frame({"type": "message_stop"})
+
+    def whole(self, ending: Ending) -> dict[str, Any]:
+        """The message object."""
+        self._settle()
+        message = self._message(ending.counts)
+        return {**message, **self._stop(ending), "usage": _final_usage(ending)}
 
     def failure(self, error: RequestError) -> bytes:
         """The end of a message that failed while it was streamed."""
         return event_frame(anthropic_error(error, self._request_id))
 
-    def _message(self, content: list[dict[str, Any]], counts: Counts) -> dict[str, Any]:
+    @property
+    def _index(self) -> int:
+        return len(self._blocks) - 1
+
+    def _settle(self) -> bytes:
+        """The end of the last block; an answer that says nothing has one, too."""
+        return (b"" if self._blocks else self.piece(Content(""), [])) + self._close()
+
+    def _close(self) -> bytes:
+        if not self._blocks:
+            return b""
+        return event_frame({"type": "content_block_stop", "index": self._index})
+
+    def _message(self, counts: Counts) -> dict[str, Any]:
         return {
             "id": f"{MESSAGE_PREFIX}{self._request_id}",
             "type": "message",
             "role": "assistant",
             "model": self._model,
-            "content": content,
+            "content": [block.shown() for block in self._blocks],
             "stop_reason": None,
             "stop_sequence": None,
             "usage": _usage(counts),
         }
 
+    def _stop(self, ending: Ending) -> dict[str, Any]:
+        # A stop token is an end that the model has chosen; only a text is a sequence to report.
+        sequence = ending.stop_reason if isinstance(ending.stop_reason, str) else None
+        reason = _STOP_REASONS.get(ending.finish_reason, ending.finish_reason)
+        if sequence is not None:
+            reason = "stop_sequence"
+        elif reason == "end_turn" and any(block.kind is CallStart for block in self._blocks):
+            reason = "tool_use"
+        return {"stop_reason": reason, "stop_sequence": sequence}
 
-def _stop(ending: Ending) -> dict[str, Any]:
-    # A stop token is an end that the model has chosen; only a text is a sequence to report.
-    sequence = ending.stop_reason if isinstance(ending.stop_reason, str) else None
-    reason = _STOP_REASONS.get(ending.finish_reason, ending.finish_reason)
-    return {"stop_reason": reason if sequence is None else "stop_sequence", "stop_sequence": sequence}
+
+class _Block:
+    """One block of content: text, thinking or the use of a tool."""
+
+    def __init__(self, piece: Piece) -> None:
+        self.kind = type(piece)
+        self._first = piece
+        self._text = ""
+
+    def takes(self, piece: Piece) -> bool:
+        if isinstance(self._first, CallStart):
+            return isinstance(piece, CallArguments) and piece.number == self._first.number
+        return type(piece) is self.kind
+
+    def begun(self) -> dict[str, Any]:
+        """Without what follows in deltas."""
+        match self._first:
+            case CallStart(_, call_id, name):
+                return {"type": "tool_use", "id": call_id, "name": name, "input": {}}
+            case Reasoning(_):
+                return {"type": "thinking", "thinking": "", "signature": ""}
+            case _:
+                return {"type": "text", "text": "", "citations": None}
+
+    def add(self, piece: Piece) -> dict[str, Any] | None:
+        """The delta; None if there is nothing to tell."""
+        match piece:
+            case CallArguments(_, text):
+                delta = {"type": "input_json_delta", "partial_json": text}
+            case Reasoning(text):
+                delta = {"type": "thinking_delta", "thinking": text}
+            case Content(text):
+                delta = {"type": "text_delta", "text": text}
+            case _:
+                return None
+        self._text += text
+        return delta if text else None
+
+    def shown(self) -> dict[str, Any]:
+        """All of it."""
+        block = self.begun()
+        match block["type"]:
+            case "tool_use":
+                block["input"] = _object(self._text)
+            case "thinking":
+                block["thinking"] = self._text
+            case _:
+                block["text"] = self._text
+        return block
+
+
+def _object(text: str) -> dict[str, Any]:
+    """The arguments of a call; those of one that was cut off are none that could be used."""
+    try:
+        value = decode(text)
+    except DecodeError:
+        return {}
+    return value if isinstance(value, dict) else {}
 
 
 def _final_usage(ending: Ending) -> dict[str, Any]:

@@ -18,6 +18,7 @@ import msgspec
 
 from ..scheduler.request import Claim
 from .answer import Answer
+from .answer_parts import Piece
 from .asked import Asked, LogprobsWriter, Route
 from .chat import ChatReader
 from .chunks import CHAT_CHUNK
@@ -25,6 +26,7 @@ from .context import ServerContext
 from .errors import GenerationError, RequestError
 from .generation import TextDelta
 from .protocol_chat import chat_choice
+from .tool_stream import Content
 from .translation import Translation
 
 log = logging.getLogger(__name__)
@@ -48,20 +50,21 @@ class Ending(NamedTuple):
 
 
 class EventWriter(Protocol):
-    """Writes one answer, either whole or as frames in this order: opening, text ..., closing or failure.
+    """Writes one answer as frames, in this order: opening, piece ..., closing or failure; or whole at last,
+    when all pieces have been given.
 
-    logprobs: the entries of a chat answer's `logprobs.content`, empty if the request did not ask.
+    logprobs: entries of a chat answer's `logprobs.content` that came with the piece.
     """
-
-    def whole(self, text: str, logprobs: list[Any], ending: Ending) -> dict[str, Any]: ...
 
     def opening(self, counts: Counts) -> bytes: ...
 
-    def text(self, text: str, logprobs: list[Any]) -> bytes: ...
+    def piece(self, piece: Piece, logprobs: list[Any]) -> bytes: ...
 
     def closing(self, ending: Ending) -> bytes: ...
 
     def failure(self, error: RequestError) -> bytes: ...
+
+    def whole(self, ending: Ending) -> dict[str, Any]: ...
 
 
 class AnswerHead(NamedTuple):
@@ -110,13 +113,15 @@ class EventAnswer(Answer):
     ) -> None:
         route = Route(id_prefix=id_prefix, object="", chunk=CHAT_CHUNK, choice=chat_choice, logprobs=logprobs)
         super().__init__(server, route, asked, request_id=request_id, claim=claim)
+        self._waiting_logprobs: list[Any] = []
         self._writer = asked.writer(AnswerHead(request_id, int(time.time())))
 
     async def _whole(self) -> bytes:
-        deltas = [delta async for batch in self._choices.batches() for _, delta in batch]
-        logprobs = [entry for delta in deltas for entry in self._logprobs(delta)]
-        text = "".join(delta.text for delta in deltas)
-        return msgspec.json.encode(self._writer.whole(text, logprobs, self._ending(deltas[-1])))
+        last = TextDelta()
+        async for batch in self._choices.batches():
+            for _, last in batch:
+                self._pieces(last)
+        return msgspec.json.encode(self._writer.whole(self._ending(last)))
 
     async def _frames(self) -> AsyncGenerator[bytes]:
         writer = self._writer
@@ -125,9 +130,7 @@ class EventAnswer(Answer):
             async for batch in self._choices.batches():
                 frames = b""
                 for _, delta in batch:
-                    logprobs = self._logprobs(delta)
-                    if delta.text or logprobs:
-                        frames += writer.text(delta.text, logprobs)
+                    frames += self._pieces(delta)
                     if delta.finish_reason is not None:
                         frames += writer.closing(self._ending(delta))
                 if frames:
@@ -136,9 +139,23 @@ class EventAnswer(Answer):
             yield writer.failure(error)
         except Exception:
             # The status line is out; the client can only be told in the stream.
-            response_id = self._common["id"]
-            log.exception("request %s failed", response_id, extra={"fields": {"response_id": response_id}})
+            log.exception("request %s failed", self._common["id"])
             yield writer.failure(GenerationError("The server failed at this request."))
+
+    def _pieces(self, delta: TextDelta) -> bytes:
+        """The frames of what `delta` brings. Log-probabilities wait for content to go with."""
+        self._waiting_logprobs += self._logprobs(delta)
+        if self._parts:
+            pieces = self._parts[0].push(delta.text, final=delta.finish_reason is not None)
+        else:
+            pieces = [Content(delta.text)] if delta.text or self._waiting_logprobs else []
+        frames = b""
+        for piece in pieces:
+            logprobs: list[Any] = []
+            if isinstance(piece, Content):
+                logprobs, self._waiting_logprobs = self._waiting_logprobs, []
+            frames += self._writer.piece(piece, logprobs)
+        return frames
 
     def _client_names(self, error: RequestError) -> RequestError:
         return self._asked.translation.clients(super()._client_names(error))
@@ -152,7 +169,9 @@ class EventAnswer(Answer):
     def _ending(self, delta: TextDelta) -> Ending:
         assert delta.finish_reason is not None, "a choice ends with a finish reason"
         times = self._choices.times.usage()
-        return Ending(delta.finish_reason.value, delta.stop_reason, self._counts(), times)
+        reason = delta.finish_reason
+        told = self._parts[0].finish_reason(reason) if self._parts else reason.value
+        return Ending(told, delta.stop_reason, self._counts(), times)
 
     def _counts(self) -> Counts:
         choices = self._choices

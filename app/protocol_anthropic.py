@@ -10,11 +10,10 @@ from typing import Any, NamedTuple
 
 from msgspec import Struct
 
+from .anthropic_input import MessagesReader
 from .errors import RequestError
 from .translation import ExtendedFields, Translation, json_schema_format, passed_on
 from .validation import Refused, check_fields, convert, refuse_unknown, show, without_nulls
-
-ROLES = ("user", "assistant", "system")
 
 MESSAGES_REFUSED: Refused = {
     # Anthropic
@@ -26,15 +25,18 @@ MESSAGES_REFUSED: Refused = {
     "mcp_servers": ([],),
     "service_tier": ("auto", "standard_only"),
     "speed": ("standard",),
-    "thinking": ({"type": "disabled"},),
-    "tool_choice": ({"type": "none"},),
-    "tools": ([],),
+    "thinking": ({"type": "disabled"}, {"type": "adaptive"}),
     # vLLM
     "chat_template": (),
     "kv_transfer_params": (),
 }
 _OUTPUT_REFUSED: Refused = {"effort": (), "task_budget": ()}
-_BLOCK_REFUSED: Refused = {"citations": ([],)}
+_TOOL_REFUSED: Refused = {
+    "allowed_callers": ([],),
+    "defer_loading": (False,),
+    "eager_input_streaming": (False, True),
+    "input_examples": ([],),
+}
 
 
 class OutputFormat(Struct, kw_only=True):
@@ -50,6 +52,25 @@ class OutputConfig(Struct, kw_only=True):
     format: OutputFormat | None = None
 
 
+class CustomTool(Struct, kw_only=True):
+    """A tool. strict: its input keeps to the schema."""
+
+    name: str
+    input_schema: dict[str, Any]
+    type: str = "custom"
+    description: str | None = None
+    cache_control: dict[str, Any] | None = None
+    strict: bool = False
+
+
+class ToolChoice(Struct, kw_only=True):
+    """Whether tools are used: type is auto, any, tool (the one named) or none."""
+
+    type: str
+    name: str | None = None
+    disable_parallel_tool_use: bool = False
+
+
 class CountRequest(ExtendedFields, kw_only=True):
     """What a count of tokens needs; messages and blocks are checked one by one.
 
@@ -59,6 +80,8 @@ class CountRequest(ExtendedFields, kw_only=True):
 
     messages: list[Any]
     system: str | list[Any] | None = None
+    tools: list[Any] | None = None
+    tool_choice: ToolChoice | None = None
     cache_control: dict[str, Any] | None = None
     output_config: OutputConfig | None = None
     output_format: OutputFormat | None = None
@@ -70,17 +93,6 @@ class MessagesRequest(CountRequest, kw_only=True):
     max_tokens: int
     metadata: dict[str, Any] | None = None
     stop_sequences: list[str] | None = None
-
-
-class _Message(Struct, kw_only=True):
-    role: str
-    content: str | list[Any]
-
-
-class _Block(Struct, kw_only=True):
-    type: str
-    text: str
-    cache_control: dict[str, Any] | None = None
 
 
 class MessagesPrompt(NamedTuple):
@@ -99,7 +111,9 @@ def read_messages_request(
     known = {*into.__struct_fields__, *MESSAGES_REFUSED} if strict else None
     refuse_unknown(ignored, known)
     request = convert(body, into)
-    chat = passed_on(body)
+    chat = {**passed_on(body), **_tool_fields(request, ignored)}
+    if body.get("thinking") == {"type": "disabled"}:
+        chat["include_reasoning"] = False
     if isinstance(request, MessagesRequest):
         chat["max_completion_tokens"] = request.max_tokens
         if form is not None:
@@ -109,7 +123,8 @@ def read_messages_request(
     messages, places = _messages(request, ignored)
     refuse_unknown(ignored, known)
     # An answer whose beginning the client has written goes on from there.
-    prefilled = messages[-1]["role"] == "assistant"
+    last = messages[-1] if messages else {}
+    prefilled = last.get("role") == "assistant" and "content" in last and "tool_calls" not in last
     translation = Translation(
         chat={**chat, "messages": messages, "continue_final_message": prefilled},
         names={
@@ -117,7 +132,9 @@ def read_messages_request(
             "stop": "stop_sequences",
             "response_format.json_schema": form_path,
             "response_format": form_path,
+            "tool_choice.function": "tool_choice",
         },
+        tool_names={".parameters": ".input_schema"},
         places=places,
         ignored=ignored,
     )
@@ -146,42 +163,55 @@ def _read_format(
 
 def _messages(request: CountRequest, ignored: list[str]) -> tuple[list[dict[str, Any]], list[str]]:
     """Messages of the conversation, and where each comes from."""
-    messages: list[dict[str, Any]] = []
-    places: list[str] = []
+    reader = MessagesReader(ignored)
     if request.system:
-        messages.append({"role": "system", "content": _content(request.system, "system", ignored)})
-        places.append("system")
+        reader.add_system(request.system)
     if not request.messages:
         raise RequestError("messages must hold at least one message, got []", param="messages")
     for i, entry in enumerate(request.messages):
-        messages.append(_message(entry, f"messages[{i}]", ignored))
-        places.append(f"messages[{i}]")
-    return messages, places
+        reader.add(entry, f"messages[{i}]")
+    return reader.messages, reader.places
 
 
-def _message(entry: Any, path: str, ignored: list[str]) -> dict[str, Any]:
-    if not isinstance(entry, dict):
-        raise RequestError(f"{path} must be an object, got {show(entry)}", param=path, code="invalid_type")
-    ignored += check_fields(entry, _Message, {}, path)
-    message = convert(without_nulls(entry), _Message, path)
-    if message.role not in ROLES:
-        rule = f"must be one of {', '.join(ROLES)}"
-        raise RequestError(f"{path}.role {rule}, got {show(message.role)}", param=f"{path}.role")
-    return {"role": message.role, "content": _content(message.content, f"{path}.content", ignored)}
+def _tool_fields(request: CountRequest, ignored: list[str]) -> dict[str, Any]:
+    """tools, tool_choice and parallel_tool_calls of the chat request."""
+    choice = request.tool_choice
+    if not request.tools:
+        if choice is None or choice.type in ("auto", "none"):
+            return {}
+        raise RequestError("tool_choice must be left out unless tools are given", param="tool_choice")
+    tools = []
+    for i, entry in enumerate(request.tools):
+        path = f"tools[{i}]"
+        kind = entry.get("type") if isinstance(entry, dict) else None
+        if kind not in (None, "custom"):
+            message = f'{path}.type must be "custom" on this server, got {show(kind)}'
+            raise RequestError(message, param=f"{path}.type", code="unsupported_value")
+        if isinstance(entry, dict):
+            ignored += check_fields(entry, CustomTool, _TOOL_REFUSED, path)
+            entry = {name: value for name, value in without_nulls(entry).items() if name not in _TOOL_REFUSED}
+        tool = convert(entry, CustomTool, path)
+        function = {"name": tool.name, "parameters": tool.input_schema, "strict": tool.strict}
+        if tool.description is not None:
+            function["description"] = tool.description
+        tools.append({"type": "function", "function": function})
+    fields: dict[str, Any] = {"tools": tools}
+    if choice is not None:
+        fields["tool_choice"] = _choice(choice)
+        fields["parallel_tool_calls"] = not choice.disable_parallel_tool_use
+    return fields
 
 
-def _content(content: str | list[Any], path: str, ignored: list[str]) -> str:
-    if isinstance(content, str):
-        return content
-    if not content:
-        raise RequestError(f"{path} must hold at least one block, got []", param=path)
-    return "".join(_text(block, f"{path}[{i}]", ignored) for i, block in enumerate(content))
-
-
-def _text(entry: Any, path: str, ignored: list[str]) -> str:
-    kind = entry.get("type") if isinstance(entry, dict) else None
-    if isinstance(kind, str) and kind != "text":
-        message = f'{path}.type must be "text" on this server, got {show(kind)}'
-        raise RequestError(message, param=f"{path}.type", code="unsupported_value")
-    ignored += check_fields(entry, _Block, _BLOCK_REFUSED, path) if isinstance(entry, dict) else []
-    return convert(without_nulls(entry) if isinstance(entry, dict) else entry, _Block, path).text
+def _choice(choice: ToolChoice) -> Any:
+    match choice.type:
+        case "auto" | "none":
+            return choice.type
+        case "any":
+            return "required"
+        case "tool":
+            if choice.name is None:
+                code = "missing_required_parameter"
+                raise RequestError("tool_choice.name is required", param="tool_choice.name", code=code)
+            return {"type": "function", "function": {"name": choice.name}}
+    message = f"tool_choice.type must be one of auto, any, tool, none, got {show(choice.type)}"
+    raise RequestError(message, param="tool_choice.type")

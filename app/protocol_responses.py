@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 from msgspec import Struct
 
 from .errors import RequestError
+from .responses_input import InputReader
 from .translation import ExtendedFields, Translation, json_schema_format, passed_on
 from .validation import Refused, check_fields, convert, refuse_unknown, show, without_nulls
 
@@ -19,10 +20,13 @@ _NAMES = {
     "max_completion_tokens": "max_output_tokens",
     "response_format.json_schema": "text.format",
     "response_format": "text.format",
+    "reasoning_effort": "reasoning.effort",
+    "tool_choice.function": "tool_choice",
+    "tool_choice.allowed_tools": "tool_choice",
 }
-ROLES = ("system", "developer", "user", "assistant")
+_FUNCTION_FIELDS = ("name", "description", "parameters", "strict")
 _LOGPROBS = "message.output_text.logprobs"
-# Asks for a part of reasoning items, of which there are none.
+# The latter asks for a part of reasoning items that they do not have here.
 _INCLUDED = (_LOGPROBS, "reasoning.encrypted_content")
 
 RESPONSES_REFUSED: Refused = {
@@ -38,8 +42,6 @@ RESPONSES_REFUSED: Refused = {
     "prompt_cache_retention": ("in_memory",),
     "service_tier": ("auto", "default"),
     "store": (False,),
-    "tool_choice": ("auto", "none"),
-    "tools": ([],),
     "truncation": ("disabled",),
     # vLLM
     "chat_template": (),
@@ -56,13 +58,11 @@ RESPONSES_REFUSED: Refused = {
 _TEXT_REFUSED: Refused = {"verbosity": ("medium",)}
 _REASONING_REFUSED: Refused = {
     "context": ("auto",),
-    "effort": ("none",),
     "generate_summary": (),
     "mode": ("auto",),
     "summary": ("auto",),
 }
 _STREAM_OPTIONS_REFUSED: Refused = {"include_obfuscation": (False,)}
-_PART_REFUSED: Refused = {"annotations": ([],), "logprobs": ([],), "prompt_cache_breakpoint": ()}
 
 
 class TextFormat(Struct, kw_only=True):
@@ -81,11 +81,21 @@ class TextSettings(Struct, kw_only=True):
     format: TextFormat | None = None
 
 
+class _Nothing(Struct):
+    """No field is understood."""
+
+
+class ReasoningSettings(Struct, kw_only=True):
+    """`reasoning`: how much the model thinks, as far as its chat template knows of that."""
+
+    effort: str | None = None
+
+
 class ResponsesRequest(ExtendedFields, kw_only=True):
     """The fields that are understood; items of `input` are checked one by one.
 
     metadata, user, safety_identifier and prompt_cache_key are labels: they come back and change no answer.
-    parallel_tool_calls and stream_options have one accepted meaning without tools and obfuscation.
+    stream_options have one accepted value. Settings of reasoning and tools are those of chat completions.
     """
 
     input: str | list[Any]
@@ -95,7 +105,9 @@ class ResponsesRequest(ExtendedFields, kw_only=True):
     include: list[str] = []
     stream_options: dict[str, Any] | None = None
     text: TextSettings | None = None
-    reasoning: dict[str, Any] | None = None
+    reasoning: ReasoningSettings | None = None
+    tools: list[Any] | None = None
+    tool_choice: str | dict[str, Any] | None = None
     parallel_tool_calls: bool = True
     metadata: dict[str, Any] | None = None
     user: str | None = None
@@ -104,24 +116,14 @@ class ResponsesRequest(ExtendedFields, kw_only=True):
     stop: str | list[str] | None = None
 
 
-class _Nothing(Struct):
-    """No field is understood."""
+class FunctionTool(Struct, kw_only=True):
+    """A tool. strict: arguments keep to the schema."""
 
-
-class _Item(Struct, kw_only=True):
-    """A message. Answers that come back as input carry id, status and phase, which say nothing new."""
-
-    role: str
-    content: str | list[Any]
-    type: str = "message"
-    id: str | None = None
-    status: str | None = None
-    phase: str | None = None
-
-
-class _Part(Struct, kw_only=True):
-    type: str
-    text: str
+    name: str
+    type: str = "function"
+    description: str | None = None
+    parameters: dict[str, Any] | None = None
+    strict: bool | None = None
 
 
 class ResponsesPrompt(NamedTuple):
@@ -136,7 +138,7 @@ def read_responses(body: Mapping[str, Any], *, strict: bool = False) -> Response
     ignored = check_fields(body, ResponsesRequest, RESPONSES_REFUSED)
     for path, into, refused in (
         ("text", TextSettings, _TEXT_REFUSED),
-        ("reasoning", _Nothing, _REASONING_REFUSED),
+        ("reasoning", ReasoningSettings, _REASONING_REFUSED),
         ("stream_options", _Nothing, _STREAM_OPTIONS_REFUSED),
     ):
         if isinstance(body.get(path), dict):
@@ -150,7 +152,7 @@ def read_responses(body: Mapping[str, Any], *, strict: bool = False) -> Response
     refuse_unknown(ignored, known)
     request = convert(body, ResponsesRequest)
     _check(request)
-    chat = {**passed_on(body), **_chat_fields(request)}
+    chat = {**passed_on(body), **_chat_fields(request), **_tool_fields(request, ignored)}
     if form is not None:
         chat["response_format"] = json_schema_format(form)
     messages, places = _messages(request, ignored)
@@ -182,6 +184,8 @@ def _chat_fields(request: ResponsesRequest) -> dict[str, Any]:
     fields: dict[str, Any] = {}
     if request.max_output_tokens is not None:
         fields["max_completion_tokens"] = request.max_output_tokens
+    if request.reasoning is not None and request.reasoning.effort is not None:
+        fields["reasoning_effort"] = request.reasoning.effort
     if request.stop is not None:
         fields["stop"] = request.stop
     if _LOGPROBS in request.include:
@@ -191,45 +195,54 @@ def _chat_fields(request: ResponsesRequest) -> dict[str, Any]:
 
 def _messages(request: ResponsesRequest, ignored: list[str]) -> tuple[list[dict[str, Any]], list[str]]:
     """Messages of the conversation, and where each comes from."""
-    messages: list[dict[str, Any]] = []
-    places: list[str] = []
+    reader = InputReader(ignored)
     if request.instructions is not None:
-        messages.append({"role": "system", "content": request.instructions})
-        places.append("instructions")
+        reader.add_text("system", request.instructions, "instructions")
     if isinstance(request.input, str):
-        return [*messages, {"role": "user", "content": request.input}], [*places, "input"]
-    if not request.input:
-        raise RequestError("input must hold at least one item, got []", param="input")
+        reader.add_text("user", request.input, "input")
+        return reader.messages, reader.places
     for i, entry in enumerate(request.input):
-        messages.append(_message(entry, f"input[{i}]", ignored))
-        places.append(f"input[{i}]")
-    return messages, places
+        reader.add(entry, f"input[{i}]")
+    if not request.input or not reader.messages:
+        raise RequestError(f"input must hold a message, got {show(request.input)}", param="input")
+    return reader.messages, reader.places
 
 
-def _message(entry: Any, path: str, ignored: list[str]) -> dict[str, Any]:
-    if not isinstance(entry, dict):
-        raise RequestError(f"{path} must be an object, got {show(entry)}", param=path, code="invalid_type")
-    kind = entry.get("type", "message")
-    if kind is not None and kind != "message":
-        message = f'{path}.type must be "message" on this server, got {show(kind)}'
-        raise RequestError(message, param=f"{path}.type", code="unsupported_value")
-    ignored += check_fields(entry, _Item, {}, path)
-    item = convert(without_nulls(entry), _Item, path)
-    if item.role not in ROLES:
-        rule = f"must be one of {', '.join(ROLES)}"
-        raise RequestError(f"{path}.role {rule}, got {show(item.role)}", param=f"{path}.role")
-    content = item.content
-    if isinstance(content, list):
-        content = [_part(part, item.role, f"{path}.content[{i}]", ignored) for i, part in enumerate(content)]
-    return {"role": item.role, "content": content}
+def _tool_fields(request: ResponsesRequest, ignored: list[str]) -> dict[str, Any]:
+    """tools, tool_choice and parallel_tool_calls of the chat request."""
+    if not request.tools:
+        if request.tool_choice in (None, "auto", "none"):
+            return {}
+        raise RequestError("tool_choice must be left out unless tools are given", param="tool_choice")
+    tools = []
+    for i, entry in enumerate(request.tools):
+        path = f"tools[{i}]"
+        kind = entry.get("type", "function") if isinstance(entry, dict) else "function"
+        if kind != "function":
+            message = f'{path}.type must be "function" on this server, got {show(kind)}'
+            raise RequestError(message, param=f"{path}.type", code="unsupported_value")
+        if isinstance(entry, dict):
+            ignored += check_fields(entry, FunctionTool, {}, path)
+            entry = without_nulls(entry)
+        tool = convert(entry, FunctionTool, path)
+        function = {name: entry[name] for name in _FUNCTION_FIELDS if name in entry}
+        tools.append({"type": tool.type, "function": function})
+    choice = {} if request.tool_choice is None else {"tool_choice": _choice(request.tool_choice)}
+    return {"tools": tools, "parallel_tool_calls": request.parallel_tool_calls, **choice}
 
 
-def _part(entry: Any, role: str, path: str, ignored: list[str]) -> dict[str, Any]:
-    kind = "output_text" if role == "assistant" else "input_text"
-    given = entry.get("type") if isinstance(entry, dict) else None
-    if isinstance(given, str) and given not in ("input_text", "output_text"):
-        message = f'{path}.type must be "{kind}" on this server, got {show(given)}'
-        raise RequestError(message, param=f"{path}.type", code="unsupported_value")
-    part = convert(entry, _Part, path)
-    ignored += check_fields(entry, _Part, _PART_REFUSED, path)
-    return {"type": "text", "text": part.text}
+def _choice(choice: str | dict[str, Any]) -> Any:
+    if isinstance(choice, str):
+        return choice
+    below = {name: value for name, value in choice.items() if name != "type"}
+    match choice.get("type"):
+        case "function":
+            return {"type": "function", "function": below}
+        case "allowed_tools":
+            listed = below.get("tools")
+            if isinstance(listed, list):
+                below["tools"] = [_choice(entry) if isinstance(entry, dict) else entry for entry in listed]
+            return {"type": "allowed_tools", "allowed_tools": below}
+        case kind:
+            message = f'tool_choice.type must be "function" or "allowed_tools", got {show(kind)}'
+            raise RequestError(message, param="tool_choice.type", code="unsupported_value")

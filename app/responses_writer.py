@@ -1,23 +1,24 @@
 """What /v1/responses answers: the response object, whole, and the events that build it up. Knows no HTTP.
 
 response.created, response.in_progress
-response.output_item.added, response.content_part.added
-response.output_text.delta ...
-response.output_text.done, response.content_part.done, response.output_item.done
+for each item, a message, reasoning or a function call (app/response_items.py)
+    response.output_item.added, ..., response.output_item.done
 response.completed, or response.incomplete, or response.failed
 """
 
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable
 from typing import Any
 
-from msgspec.json import encode
-
 from ..model.sampling_params import SamplingParams
+from .answer_parts import Piece
 from .errors import RequestError
 from .event_answer import AnswerHead, Counts, Ending, event_frame
 from .protocol_responses import ResponsesRequest, TextFormat
+from .response_items import ResponseItem, new_item
+from .tool_stream import Content
 
 RESPONSE_PREFIX = "resp_"
 _INCOMPLETE = {"length": "max_output_tokens"}
@@ -29,8 +30,8 @@ class ResponsesWriter:
     def __init__(
         self, head: AnswerHead, model: str, request: ResponsesRequest, params: SamplingParams
     ) -> None:
+        self._request_id = head.request_id
         self._response_id = f"{RESPONSE_PREFIX}{head.request_id}"
-        self._item_id = f"msg_{head.request_id}"
         self._created_s = head.created_s
         self._model = model
         self._request = request
@@ -38,56 +39,54 @@ class ResponsesWriter:
         text = request.text
         self._format = {"type": "text"} if text is None or text.format is None else _shown(text.format)
         self._num_events = 0
-        self._texts: list[str] = []
-        self._logprobs: list[Any] = []
-        place = encode({"item_id": self._item_id, "output_index": 0, "content_index": 0})
-        self._delta_head = (
-            b"event: response.output_text.delta\n"
-            b'data: {"type":"response.output_text.delta",%b,"delta":' % place[1:-1]
-        )
-
-    def whole(self, text: str, logprobs: list[Any], ending: Ending) -> dict[str, Any]:
-        """The response object."""
-        return self._ended(text, logprobs, ending)
+        self._items: list[ResponseItem] = []
 
     def opening(self, counts: Counts) -> bytes:
-        """The response, its one item and the item's one part, all without text."""
+        """The response without output."""
         response = self._response("in_progress")
-        item = self._item("in_progress", [])
-        return (
-            self._event("response.created", response=response)
-            + self._event("response.in_progress", response=response)
-            + self._event("response.output_item.added", output_index=0, item=item)
-            + self._event("response.content_part.added", **self._place(), part=_part("", []))
+        return self._event({"type": "response.created", "response": response}) + self._event(
+            {"type": "response.in_progress", "response": response}
         )
 
-    def text(self, text: str, logprobs: list[Any]) -> bytes:
-        """The next words."""
-        self._texts.append(text)
-        self._logprobs += logprobs
-        tail = b',"logprobs":%b,"sequence_number":%d}\n\n' % (encode(logprobs), self._next_number())
-        return self._delta_head + encode(text) + tail
+    def piece(self, piece: Piece, logprobs: list[Any]) -> bytes:
+        """What the piece adds to an item, which it may open after closing the one before."""
+        frames = b""
+        item = self._items[-1] if self._items else None
+        if item is None or not item.takes(piece):
+            frames = self._close("completed")
+            item = new_item(piece, self._request_id, len(self._items))
+            self._items.append(item)
+            frames += self._events(item.opening())
+        return frames + self._events(item.add(piece, logprobs))
 
     def closing(self, ending: Ending) -> bytes:
-        """Part, item and response, each whole."""
-        text = "".join(self._texts)
-        response = self._ended(text, self._logprobs, ending)
-        (item,) = response["output"]
-        return (
-            self._event("response.output_text.done", **self._place(), text=text, logprobs=self._logprobs)
-            + self._event("response.content_part.done", **self._place(), part=item["content"][0])
-            + self._event("response.output_item.done", output_index=0, item=item)
-            + self._event(f"response.{response['status']}", response=response)
-        )
+        """The end of the last item and of the response."""
+        frames = self._settle(ending)
+        response = self._ended(ending)
+        return frames + self._event({"type": f"response.{response['status']}", "response": response})
+
+    def whole(self, ending: Ending) -> dict[str, Any]:
+        """The response object."""
+        self._settle(ending)
+        return self._ended(ending)
 
     def failure(self, error: RequestError) -> bytes:
         """The end of a response that failed while it was streamed."""
         response = self._response("failed")
         # OpenAI's list of codes is closed, and clients check it.
         response["error"] = {"code": "server_error", "message": error.message}
-        return self._event("response.failed", response=response)
+        response["output"] = [item.shown() for item in self._items]
+        return self._event({"type": "response.failed", "response": response})
 
-    def _ended(self, text: str, logprobs: list[Any], ending: Ending) -> dict[str, Any]:
+    def _settle(self, ending: Ending) -> bytes:
+        """The end of the last item; an answer that says nothing has one, too."""
+        frames = b"" if self._items else self.piece(Content(""), [])
+        return frames + self._close("incomplete" if ending.finish_reason in _INCOMPLETE else "completed")
+
+    def _close(self, status: str) -> bytes:
+        return self._events(self._items[-1].closing(status)) if self._items else b""
+
+    def _ended(self, ending: Ending) -> dict[str, Any]:
         reason = _INCOMPLETE.get(ending.finish_reason)
         status = "completed" if reason is None else "incomplete"
         response = self._response(status)
@@ -95,7 +94,7 @@ class ResponsesWriter:
             response["completed_at"] = int(time.time())
         else:
             response["incomplete_details"] = {"reason": reason}
-        response["output"] = [self._item(status, [_part(text, logprobs)])]
+        response["output"] = [item.shown() for item in self._items]
         response["usage"] = {**_usage(ending.counts), "timings": ending.times}
         return response
 
@@ -119,14 +118,17 @@ class ResponsesWriter:
             "parallel_tool_calls": request.parallel_tool_calls,
             "previous_response_id": None,
             "prompt_cache_key": request.prompt_cache_key,
-            "reasoning": {"effort": None, "summary": None},
+            "reasoning": {
+                "effort": None if request.reasoning is None else request.reasoning.effort,
+                "summary": None,
+            },
             "safety_identifier": request.safety_identifier,
             "service_tier": "default",
             "store": False,
             "temperature": params.temperature,
             "text": {"format": self._format},
-            "tool_choice": "auto",
-            "tools": [],
+            "tool_choice": "auto" if request.tool_choice is None else request.tool_choice,
+            "tools": request.tools or [],
             "top_logprobs": request.top_logprobs or 0,
             "top_p": params.top_p,
             "truncation": "disabled",
@@ -134,34 +136,19 @@ class ResponsesWriter:
             "user": request.user,
         }
 
-    def _item(self, status: str, content: list[Any]) -> dict[str, Any]:
-        return {
-            "id": self._item_id,
-            "type": "message",
-            "status": status,
-            "role": "assistant",
-            "content": content,
-        }
+    def _events(self, events: Iterable[dict[str, Any]]) -> bytes:
+        return b"".join(map(self._event, events))
 
-    def _place(self) -> dict[str, Any]:
-        return {"item_id": self._item_id, "output_index": 0, "content_index": 0}
-
-    def _event(self, name: str, **fields: Any) -> bytes:
-        return event_frame({"type": name, **fields, "sequence_number": self._next_number()})
-
-    def _next_number(self) -> int:
+    def _event(self, event: dict[str, Any]) -> bytes:
+        event["sequence_number"] = self._num_events
         self._num_events += 1
-        return self._num_events - 1
+        return event_frame(event)
 
 
 def _shown(form: TextFormat) -> dict[str, Any]:
     if form.type != "json_schema":
         return {"type": form.type}
     return {name: getattr(form, name) for name in TextFormat.__struct_fields__}
-
-
-def _part(text: str, logprobs: list[Any]) -> dict[str, Any]:
-    return {"type": "output_text", "text": text, "annotations": [], "logprobs": logprobs}
 
 
 def _usage(counts: Counts) -> dict[str, Any]:

@@ -18,14 +18,32 @@ class OutputText(Struct):
     logprobs: list[Any]
 
 
-class OutputMessage(Struct):
-    """An item of a response's output."""
+class OutputMessage(Struct, tag_field="type", tag="message"):
+    """An item of a response's output: words."""
 
     id: str
-    type: Literal["message"]
     status: str
     role: Literal["assistant"]
     content: list[OutputText]
+
+
+class OutputReasoning(Struct, tag_field="type", tag="reasoning"):
+    """An item of a response's output: thoughts."""
+
+    id: str
+    status: str
+    summary: list[Any]
+    content: list[dict[str, str]]
+
+
+class OutputCall(Struct, tag_field="type", tag="function_call"):
+    """An item of a response's output: the call of a tool."""
+
+    id: str
+    status: str
+    call_id: str
+    name: str
+    arguments: str
 
 
 class ResponseUsage(Struct):
@@ -55,7 +73,7 @@ class ResponseObject(Struct):
     max_tool_calls: None
     metadata: dict[str, Any]
     model: str
-    output: list[OutputMessage]
+    output: list[OutputMessage | OutputReasoning | OutputCall]
     parallel_tool_calls: bool
     previous_response_id: None
     prompt_cache_key: str | None
@@ -74,12 +92,26 @@ class ResponseObject(Struct):
     user: str | None
 
 
-class TextBlock(Struct):
-    """A block of a message's content."""
+class TextBlock(Struct, tag_field="type", tag="text"):
+    """A block of a message's content: words."""
 
-    type: Literal["text"]
     text: str
     citations: None
+
+
+class ThinkingBlock(Struct, tag_field="type", tag="thinking"):
+    """A block of a message's content: thoughts."""
+
+    thinking: str
+    signature: str
+
+
+class ToolUseBlock(Struct, tag_field="type", tag="tool_use"):
+    """A block of a message's content: the call of a tool."""
+
+    id: str
+    name: str
+    input: dict[str, Any]
 
 
 class MessageUsage(Struct):
@@ -99,7 +131,7 @@ class Message(Struct):
     type: Literal["message"]
     role: Literal["assistant"]
     model: str
-    content: list[TextBlock]
+    content: list[TextBlock | ThinkingBlock | ToolUseBlock]
     stop_reason: str | None
     stop_sequence: str | None
     usage: MessageUsage

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from msgspec import Struct
@@ -15,6 +15,7 @@ from msgspec import Struct
 from .errors import RequestError
 from .protocol_grammar import StructuredOutputs
 
+_TOOL = re.compile(r"(tools\[\d+\])\.function(.*)", re.DOTALL)
 _MESSAGE = re.compile(r"messages\[(\d+)\](.*)", re.DOTALL)
 
 
@@ -53,12 +54,14 @@ class Translation:
     names: fields of a chat request -> the client's, what is below them included.
     places: for each message, where the client wrote it.
     ignored: the client's fields that nobody knows.
+    tool_names: what is below a tool's `function` in a chat request -> what is below the tool here.
     """
 
     chat: dict[str, Any]
     names: Mapping[str, str]
     places: Sequence[str]
     ignored: Sequence[str]
+    tool_names: Mapping[str, str] = field(default_factory=dict)
 
     def clients(self, error: RequestError) -> RequestError:
         """`error`, raised at the chat request, with the client's own field in `param` and message."""
@@ -75,6 +78,13 @@ class Translation:
         place = _MESSAGE.fullmatch(param)
         if place:
             return f"{self.places[int(place[1])]}{place[2]}"
+        tool = _TOOL.fullmatch(param)
+        if tool:
+            rest = tool[2]
+            for known, name in self.tool_names.items():
+                if rest.startswith(known):
+                    rest = name + rest.removeprefix(known)
+            return f"{tool[1]}{rest}"
         for known, name in self.names.items():
             rest = param.removeprefix(known)
             if param.startswith(known) and (not rest or rest[0] in ".["):

@@ -68,13 +68,13 @@ def test_whole(http: httpx.Client, engine: ScriptedClient) -> None:
 def test_stream_builds_up_the_message(http: httpx.Client) -> None:
     events = events_of(ask(http, "hi", stream=True).text)
     names = [name for name, _ in events]
-    assert names[:3] == ["message_start", "content_block_start", "ping"]
+    assert names[:3] == ["message_start", "ping", "content_block_start"]
     assert set(names[3:-3]) == {"content_block_delta"}
     assert names[-3:] == ["content_block_stop", "message_delta", "message_stop"]
     assert "".join(data["delta"]["text"] for name, data in events if name == "content_block_delta") == REPLY
     whole = ask(http, "hi").json()
     built = {**events[0][1]["message"], **events[-2][1]["delta"], "usage": events[-2][1]["usage"]}
-    built["content"] = [{**events[1][1]["content_block"], "text": REPLY}]
+    built["content"] = [{**events[2][1]["content_block"], "text": REPLY}]
     assert built["usage"].pop("timings") and whole["usage"].pop("timings")
     assert {**built, "id": None} == {**whole, "id": None}
 
@@ -156,7 +156,19 @@ def test_failure_in_the_stream(http: httpx.Client, word: str, message: str) -> N
         ({"stop_sequences": [""]}, "invalid_value", "stop_sequences"),
         ({"stop_sequences": "x"}, "invalid_type", "stop_sequences"),
         ({"temperature": -1}, "invalid_value", "temperature"),
-        ({"tools": [{"name": "f", "input_schema": {}}]}, "unsupported_value", "tools"),
+        ({"tools": [{"name": "f"}]}, "missing_required_parameter", "tools[0].input_schema"),
+        ({"tools": [{"type": "bash_20250124", "name": "bash"}]}, "unsupported_value", "tools[0].type"),
+        (
+            {"tools": [{"name": "f", "input_schema": {"type": "array"}}]},
+            "invalid_value",
+            "tools[0].input_schema.type",
+        ),
+        ({"tool_choice": {"type": "any"}}, "invalid_value", "tool_choice"),
+        (
+            {"tools": [{"name": "f", "input_schema": {}}], "tool_choice": {"type": "tool"}},
+            "missing_required_parameter",
+            "tool_choice.name",
+        ),
         ({"thinking": {"type": "enabled", "budget_tokens": 1024}}, "unsupported_value", "thinking"),
         ({"output_config": {"effort": "low"}}, "unsupported_parameter", "output_config.effort"),
         ({"output_config": {"format": {"type": "x"}}}, "unsupported_value", "output_config.format.type"),

@@ -14,6 +14,7 @@ from test_app import check_error
 from octavo.model.grammar import StructuredOutputsParams
 
 PATH = "/v1/responses"
+TOOL = {"type": "function", "name": "f", "parameters": {"type": "object", "properties": {}}}
 
 
 @pytest.fixture(scope="module")
@@ -197,12 +198,22 @@ def test_full_queue(http: httpx.Client) -> None:
         ({"conversation": "conv_1"}, "unsupported_parameter", "conversation"),
         ({"background": True}, "unsupported_value", "background"),
         ({"truncation": "auto"}, "unsupported_value", "truncation"),
-        ({"tools": [{"type": "function", "name": "f"}]}, "unsupported_value", "tools"),
+        ({"tools": [{"type": "web_search"}]}, "unsupported_value", "tools[0].type"),
+        ({"tools": [{"type": "function"}]}, "missing_required_parameter", "tools[0].name"),
+        ({"tools": [{"type": "function", "name": "a b"}]}, "invalid_value", "tools[0].name"),
+        ({"tools": [TOOL], "tool_choice": {"type": "x"}}, "unsupported_value", "tool_choice.type"),
+        (
+            {"tools": [TOOL], "tool_choice": {"type": "function", "name": "g"}},
+            "invalid_value",
+            "tool_choice.name",
+        ),
+        ({"tool_choice": "required"}, "invalid_value", "tool_choice"),
         ({"text": {"format": {"type": "xml"}}}, "unsupported_value", "text.format.type"),
         ({"text": {"format": {"type": "json_schema"}}}, "missing_required_parameter", "text.format.schema"),
         ({"text": {"format": {"type": "json_schema", "schema": 7}}}, "invalid_type", "text.format.schema"),
         ({"text": {"verbosity": "low"}}, "unsupported_value", "text.verbosity"),
-        ({"reasoning": {"effort": "high"}}, "unsupported_value", "reasoning.effort"),
+        ({"reasoning": {"effort": "high"}}, "unsupported_parameter", "reasoning.effort"),
+        ({"reasoning": {"summary": "detailed"}}, "unsupported_value", "reasoning.summary"),
         ({"stream_options": {"include_obfuscation": False}}, "invalid_value", "stream_options"),
         (
             {"stream": True, "stream_options": {"include_obfuscation": True}},

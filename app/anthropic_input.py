@@ -1,0 +1,159 @@
+"""The messages of a request to /v1/messages, checked, as those of a chat request. Knows no other field.
+
+A user's message may hold results of tools, which chat requests have as messages of their own.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from msgspec import Struct
+from msgspec.json import encode
+
+from .errors import RequestError
+from .validation import Refused, check_fields, convert, show, without_nulls
+
+ROLES = ("user", "assistant", "system")
+_BLOCK_REFUSED: Refused = {"citations": ([],)}
+_TOOL_USE_REFUSED: Refused = {"caller": ({"type": "direct"},)}
+
+
+class InputMessage(Struct, kw_only=True):
+    """A message."""
+
+    role: str
+    content: str | list[Any]
+
+
+class InputText(Struct, kw_only=True):
+    """A block of text."""
+
+    type: str
+    text: str
+    cache_control: dict[str, Any] | None = None
+
+
+class InputThinking(Struct, kw_only=True):
+    """What the model thought; the signature is empty, since nothing is to be proved."""
+
+    type: str
+    thinking: str
+    signature: str = ""
+
+
+class InputToolUse(Struct, kw_only=True):
+    """A call that the model has made."""
+
+    type: str
+    id: str
+    name: str
+    input: dict[str, Any]
+    cache_control: dict[str, Any] | None = None
+
+
+class InputToolResult(Struct, kw_only=True):
+    """What a call returned; an error is told by its content."""
+
+    type: str
+    tool_use_id: str
+    content: str | list[Any] = ""
+    is_error: bool = False
+    cache_control: dict[str, Any] | None = None
+
+
+_KINDS: dict[str, tuple[type[Struct], Refused]] = {
+    "text": (InputText, _BLOCK_REFUSED),
+    "thinking": (InputThinking, {}),
+    "tool_use": (InputToolUse, _TOOL_USE_REFUSED),
+    "tool_result": (InputToolResult, {}),
+}
+_ALLOWED = {
+    "user": ("text", "tool_result"),
+    "assistant": ("text", "thinking", "tool_use"),
+    "system": ("text",),
+}
+
+
+class MessagesReader:
+    """Gathers messages, and for each the place where the client wrote it."""
+
+    def __init__(self, ignored: list[str]) -> None:
+        self.messages: list[dict[str, Any]] = []
+        self.places: list[str] = []
+        self._ignored = ignored
+
+    def add_system(self, system: str | list[Any]) -> None:
+        """The field `system`."""
+        self._append({"role": "system", "content": self._texts(system, "system")}, "system")
+
+    def add(self, entry: Any, path: str) -> None:
+        """The next message. Raises RequestError."""
+        if not isinstance(entry, dict):
+            complaint = f"{path} must be an object, got {show(entry)}"
+            raise RequestError(complaint, param=path, code="invalid_type")
+        self._ignored += check_fields(entry, InputMessage, {}, path)
+        message = convert(without_nulls(entry), InputMessage, path)
+        if message.role not in ROLES:
+            rule = f"must be one of {', '.join(ROLES)}"
+            raise RequestError(f"{path}.role {rule}, got {show(message.role)}", param=f"{path}.role")
+        if isinstance(message.content, str):
+            self._append({"role": message.role, "content": message.content}, path)
+            return
+        if not message.content:
+            raise RequestError(
+                f"{path}.content must hold at least one block, got []", param=f"{path}.content"
+            )
+        self._add_blocks(message.role, message.content, path)
+
+    def _add_blocks(self, role: str, content: list[Any], path: str) -> None:
+        texts, thoughts, calls = [], [], []
+        for i, entry in enumerate(content):
+            place = f"{path}.content[{i}]"
+            match self._block(entry, _ALLOWED[role], place):
+                case InputText() as block:
+                    texts.append(block.text)
+                case InputThinking() as block:
+                    thoughts.append(block.thinking)
+                case InputToolUse() as block:
+                    function = {"name": block.name, "arguments": encode(block.input).decode()}
+                    calls.append({"id": block.id, "type": "function", "function": function})
+                case InputToolResult() as block:
+                    told = self._texts(block.content, f"{place}.content") if block.content else ""
+                    result = {"role": "tool", "tool_call_id": block.tool_use_id, "content": told}
+                    self._append(result, place)
+        if not (texts or thoughts or calls):
+            return
+        message: dict[str, Any] = {"role": role}
+        if texts or not calls:
+            message["content"] = "".join(texts)
+        if thoughts:
+            message["reasoning"] = "".join(thoughts)
+        if calls:
+            message["tool_calls"] = calls
+        self._append(message, path)
+
+    def _append(self, message: dict[str, Any], place: str) -> None:
+        self.messages.append(message)
+        self.places.append(place)
+
+    def _texts(self, content: str | list[Any], path: str) -> str:
+        if isinstance(content, str):
+            return content
+        texts = []
+        for i, entry in enumerate(content):
+            block = self._block(entry, ("text",), f"{path}[{i}]")
+            assert isinstance(block, InputText), "nothing else is allowed"
+            texts.append(block.text)
+        return "".join(texts)
+
+    def _block(self, entry: Any, allowed: tuple[str, ...], path: str) -> Struct:
+        kind = entry.get("type") if isinstance(entry, dict) else None
+        if isinstance(kind, str) and kind not in allowed:
+            names = " or ".join(f'"{name}"' for name in allowed)
+            message = f"{path}.type must be {names} here, got {show(kind)}"
+            raise RequestError(message, param=f"{path}.type", code="unsupported_value")
+        into, refused = _KINDS[kind if isinstance(kind, str) else "text"]
+        if isinstance(entry, dict):
+            self._ignored += check_fields(entry, into, refused, path)
+            entry = {name: value for name, value in without_nulls(entry).items() if name not in refused}
+        return convert(entry, into, path)
