@@ -29,20 +29,22 @@ def _pool(axis: Any, rows: Rows) -> None:
         blocks, [100 * row["hit_rate"] for row in rows], "o-", color="tab:blue", label="prefix hits"
     )
     axis.set(xlabel="KV pool, thousand tokens", ylabel="prompt tokens found in the cache, %", ylim=(0, 100))
-    axis.set_title("Pool size")
+    axis.set_title("Pool size: prefix hits (blue), TTFT p99 (red)")
     other = axis.twinx()
     other.loglog(blocks, [1000 * row["ttft_p99_s"] for row in rows], "s--", color="tab:red")
     other.set_ylabel("TTFT p99, ms", color="tab:red")
 
 
 def _chunks(axis: Any, rows: Rows) -> None:
-    for row in rows:
-        x, y = 1000 * row["itl_p999_s"], 1000 * row["ttft_p99_s"]
-        fixed = row["name"].endswith("step")
-        axis.plot(x, y, "s" if fixed else "o", color="tab:red" if fixed else "tab:blue")
-        axis.annotate(row["name"], (x, y), textcoords="offset points", xytext=(5, 5), fontsize=8)
-    axis.set(xlabel="ITL p99.9, ms", ylabel="TTFT p99, ms", xscale="log", yscale="log")
-    axis.set_title("Chunk size: fixed (red) or by a target (blue)")
+    names = [row["name"] for row in rows]
+    waits = [1000 * row["itl_p999_s"] for row in rows]
+    colours = ["tab:red" if name.endswith("step") else "tab:blue" for name in names]
+    axis.barh(names, waits, color=colours)
+    for index, row in enumerate(rows):
+        axis.text(waits[index], index, f" TTFT p99 {row['ttft_p99_s']:.2f} s", va="center", fontsize=8)
+    axis.invert_yaxis()
+    axis.set(xlabel="ITL p99.9, ms", xscale="log", xlim=(10, 5 * max(waits)))
+    axis.set_title("Chunks: fixed (red) or by a target (blue)")
 
 
 def _replicas(axis: Any, rows: Rows) -> None:
