@@ -18,9 +18,11 @@ from prometheus_client.core import (
 )
 from prometheus_client.registry import Collector
 
+from ..scheduler.distribution import Distribution
 from ..scheduler.stats import EngineStats
 from .engine_metrics import engine_families, frontend_families, memory_family
-from .frontend_histograms import FrontendHistograms
+from .frontend_histograms import RESPONSE_S, FrontendHistograms
+from .histogram import histogram_family
 from .metrics_state import FrontendCounts, MetricsState
 from .request_record import CAUSES, RequestRecord
 
@@ -56,6 +58,7 @@ class ServerMetrics(Collector):
         self.ended: Counter[str] = Counter(dict.fromkeys(CAUSES, 0))
         self._http: Counter[tuple[str, str]] = Counter()
         self._errors: Counter[str] = Counter()
+        self._response_s: dict[str, Distribution] = {}
         self._ignored: Counter[str] = Counter()
         self.num_open = 0
         self.num_slow_readers = 0
@@ -65,6 +68,12 @@ class ServerMetrics(Collector):
         self._http[route, str(status)] += 1
         if error_code is not None:
             self._errors[error_code] += 1
+
+    def count_duration(self, route: str, seconds: float) -> None:
+        """One HTTP request has ended, so long after it came."""
+        if route not in self._response_s:
+            self._response_s[route] = Distribution(RESPONSE_S)
+        self._response_s[route].observe(seconds)
 
     def count_ignored(self, field: str) -> None:
         """One unknown request field. Clients choose the names, so only the first so many get a label."""
@@ -91,6 +100,7 @@ class ServerMetrics(Collector):
             ended=dict(self.ended),
             http=dict(self._http),
             errors=dict(self._errors),
+            response_s={route: (d.counts.copy(), d.total) for route, d in self._response_s.items()},
             ignored=dict(self._ignored),
             num_open=self.num_open,
             num_slow_readers=self.num_slow_readers,
@@ -102,6 +112,8 @@ class ServerMetrics(Collector):
         self.ended.update(state.ended)
         self._http.update(state.http)
         self._errors.update(state.errors)
+        for route, counted in state.response_s.items():
+            self._response_s.setdefault(route, Distribution(RESPONSE_S)).absorb(*counted)
         self._ignored.update(state.ignored)
         self.num_open += state.num_open
         self.num_slow_readers += state.num_slow_readers
@@ -117,6 +129,12 @@ class ServerMetrics(Collector):
         yield _counter("octavo_http_responses", "Responses.", ("route", "status"), self._http)
         yield _counter(
             "octavo_http_errors", "Responses that are errors, by their code.", ("code",), self._errors
+        )
+        yield histogram_family(
+            "octavo_http_response_seconds",
+            "From a request's beginning to its response's end, by route.",
+            ("route",),
+            (((route,), seconds) for route, seconds in self._response_s.items()),
         )
         yield CounterMetricFamily(
             "octavo_slow_readers", "Connections cut because nobody read them.", self.num_slow_readers

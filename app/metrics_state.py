@@ -13,12 +13,13 @@ class MetricsState:
     """Everything that one front end has counted.
 
     http: (route, status) -> responses.   errors: code -> responses.
-    histograms: name -> (count per bucket, sum).
+    response_s: route -> (count per bucket, sum).   histograms: name -> (count per bucket, sum).
     """
 
     ended: dict[str, int]
     http: dict[tuple[str, str], int]
     errors: dict[str, int]
+    response_s: dict[str, tuple[list[int], float]]
     ignored: dict[str, int]
     num_open: int
     num_slow_readers: int

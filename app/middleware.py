@@ -73,6 +73,7 @@ class Accounting:
         try:
             await self._app(scope, receive, send_with_id)
         finally:
+            self._metrics.count_duration(self._route_of(scope["path"]), time.monotonic() - began_s)
             for observe in self._observers:
                 observe(self._summary(scope, began_s, status))
 

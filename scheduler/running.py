@@ -95,5 +95,5 @@ class Running:
     def _release(self, sequence: Sequence) -> None:
         sequence.table.release()
         self._free_slots.append(sequence.slot)
-        if sequence.finish_reason is FinishReason.ABORT:
+        if sequence.finish_reason in (FinishReason.ABORT, FinishReason.DEADLINE):
             self._abort_to_free_s.observe(time.monotonic() - sequence.timings.finished_s)

@@ -98,6 +98,7 @@ CASES = {
     "OctavoQueueLong": _gauge("octavo_engine_oldest_waiting_seconds", 45, 2),
     "OctavoFirstTokenLate": _slow("octavo_time_to_first_token_seconds", 10),
     "OctavoStreamsStutter": _slow("octavo_inter_token_latency_seconds", 0.5),
+    "OctavoDeadlines": _two_counters("octavo_requests_total", "cause", "deadline", "stop", 0.2),
     "OctavoClientsLeave": _two_counters("octavo_requests_total", "cause", "disconnect", "stop", 0.5),
     "OctavoPreempts": _ratio(
         _name("octavo_preemptions_total"), {_name("octavo_requests_total", cause="stop"): _rising(1000)}, 0.5

@@ -182,6 +182,7 @@ def test_front_ends_add_up() -> None:
         one.begin(5, time.monotonic())
         one.count_response("/version", 200)
         one.count_response("/version", 401, "invalid_api_key")
+        one.count_duration("/version", 0.5)
         one.count_slow_reader()
         one.count_ignored("mood")
         whole.absorb(one.state())
@@ -193,6 +194,7 @@ def test_front_ends_add_up() -> None:
     assert value(whole, "octavo_ignored_fields_total", field="mood") == 2
     assert value(whole, "octavo_slow_readers_total") == 2
     assert value(whole, "octavo_http_errors_total", code="invalid_api_key") == 2
+    assert value(whole, "octavo_http_response_seconds_sum", route="/version") == 1.0
 
 
 def test_a_state_is_a_moment() -> None:
