@@ -108,8 +108,8 @@ class Choices:
             raise
 
     def divert(self, ready: Callable[[], bool], heard: Callable[[TextDelta], None]) -> None:
-        """See TextStream.divert; nothing is diverted where several choices share a stream."""
-        if len(self._streams) != 1:
+        """See TextStream.divert; nothing is where several choices share a stream, or texts are kept."""
+        if len(self._streams) != 1 or self.texts:
             return
         receive = self._records[0].receive
 

@@ -64,9 +64,7 @@ class TextStream:
         def take(outputs: Sequence[TokenOutput]) -> bool:
             if not self._first_token_s or outputs[-1].finish_reason is not None or not ready():
                 return False
-            began_s = time.perf_counter()
-            delta = assembler.absorb(outputs)
-            self._detokenize_s += time.perf_counter() - began_s
+            delta = self._assemble(outputs)
             if delta is not None:
                 heard(delta)
             return True
@@ -92,13 +90,7 @@ class TextStream:
             if self._wants_prompt:
                 for output in outputs:
                     self.prompt_logprobs += output.prompt_logprobs
-            self._num_heard += 1
-            if self._num_heard % _TIMED_EVERY:
-                delta = self._assembler.absorb(outputs)
-            else:
-                began_s = time.perf_counter()
-                delta = self._assembler.absorb(outputs)
-                self._detokenize_s += time.perf_counter() - began_s
+            delta = self._assemble(outputs)
             if delta is None:
                 continue
             if delta.finish_reason is not None:
@@ -115,6 +107,15 @@ class TextStream:
         """Stop the request if it still runs. Safe at any time, any number of times; no delta follows."""
         self._finished = True
         self._outputs.abort()
+
+    def _assemble(self, outputs: Sequence[TokenOutput]) -> TextDelta | None:
+        self._num_heard += 1
+        if self._num_heard % _TIMED_EVERY:
+            return self._assembler.absorb(outputs)
+        began_s = time.perf_counter()
+        delta = self._assembler.absorb(outputs)
+        self._detokenize_s += time.perf_counter() - began_s
+        return delta
 
     def _note_first(self, outputs: Sequence[TokenOutput]) -> None:
         """The engine tells of queue, prefill and cache with the first output, and again with the last."""

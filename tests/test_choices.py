@@ -14,8 +14,34 @@ from test_app import CHAT, COMPLETIONS, HELLO, check_error, metric
 
 from octavo.app.choices import Choices
 from octavo.app.errors import EngineDeadError, EngineStoppedError
+from octavo.app.text_stream import TextStream
 from octavo.app.metrics import ServerMetrics
 from octavo.model.sampling_params import SamplingParams
+
+
+@pytest.mark.parametrize("keep_texts", [True, False])
+def test_texts_that_are_kept_are_whole(monkeypatch: pytest.MonkeyPatch, keep_texts: bool) -> None:
+    """What is diverted passes by: nothing is while the log wants the text."""
+    diverted: list[TextStream] = []
+    monkeypatch.setattr(TextStream, "divert", lambda stream, *_: diverted.append(stream))
+
+    async def run() -> list[str]:
+        choices = Choices(
+            make_generation(ScriptedClient(batches_of(list(b"abc")))),
+            ServerMetrics("toy", "1.2"),
+            [[65]],
+            SamplingParams(),
+            request_id="r",
+            arrival_s=time.monotonic(),
+            keep_texts=keep_texts,
+        )
+        choices.divert(lambda: True, lambda delta: None)
+        async for _ in choices.batches():
+            pass
+        return choices.texts
+
+    assert asyncio.run(run()) == (["abc"] if keep_texts else [])
+    assert bool(diverted) == (not keep_texts)
 
 
 @pytest.mark.parametrize(
