@@ -14,8 +14,8 @@ from test_app import CHAT, COMPLETIONS, HELLO, check_error, metric
 
 from octavo.app.choices import Choices
 from octavo.app.errors import EngineDeadError, EngineStoppedError
-from octavo.app.text_stream import TextStream
 from octavo.app.metrics import ServerMetrics
+from octavo.app.text_stream import TextStream
 from octavo.model.sampling_params import SamplingParams
 
 
