@@ -11,7 +11,12 @@ from octavo.app.frames import FrameSplitter, Kind, ProtocolError
 from octavo.app.metrics import ServerMetrics
 from octavo.app.metrics_state import FrontendCounts
 from octavo.app.pulse import Pulse
+from octavo.cache.config import CacheConfig
+from octavo.scheduler.config import SchedulerConfig
+from octavo.scheduler.scheduler import Scheduler
 from octavo.scheduler.stats import Counters, EngineStats
+from octavo.scheduler.timeline import StepRecord
+from octavo.scheduler.view import EngineView
 
 
 def payload_of(message: messages.Message) -> memoryview:
@@ -29,6 +34,9 @@ def counted() -> ServerMetrics:
 
 
 STATS = EngineStats(1, 2, 10, 5, 3, 0.2, 0.1, Counters(prompt_tokens=7))
+VIEW = EngineView.of(
+    Scheduler(SchedulerConfig(), CacheConfig(10, 16)), 2.5, 0.0, [StepRecord(3, 1.0, 1.5, 2, 7, 1)]
+)
 SETUP = messages.Setup(
     version=1,
     model_path=None,
@@ -54,6 +62,7 @@ SETUP = messages.Setup(
         messages.Stop(),
         messages.AskNumbers(Pulse(0.5, 600.0, 3, 4, 64)),
         messages.Scraped(1, [counted().state()], STATS, FrontendCounts(2)),
+        messages.Seen(5, VIEW),
     ],
 )
 def test_the_engine_is_understood(message: messages.Message) -> None:
@@ -62,7 +71,13 @@ def test_the_engine_is_understood(message: messages.Message) -> None:
 
 @pytest.mark.parametrize(
     "message",
-    [messages.Hello(1), messages.Idle(), messages.Numbers(counted().state()), messages.Scrape(4)],
+    [
+        messages.Hello(1),
+        messages.Idle(),
+        messages.Numbers(counted().state()),
+        messages.Scrape(4),
+        messages.Look(5, -1),
+    ],
 )
 def test_front_ends_are_understood(message: messages.Message) -> None:
     assert messages.decode_from_frontend(payload_of(message)) == message
