@@ -5,12 +5,13 @@ What a line says beside its message is passed as `extra={"fields": {...}}`, name
 
 from __future__ import annotations
 
+import json
 import logging
 import sys
 from datetime import UTC, datetime
 from typing import Any
 
-from msgspec import json
+import msgspec
 
 _UNSAFE = set(' "=\\')
 
@@ -53,7 +54,7 @@ class JsonFormatter(logging.Formatter):
             line["exception"] = self.formatException(record.exc_info)
         if record.stack_info:
             line["stack"] = record.stack_info
-        return json.encode(line, enc_hook=str).decode()
+        return msgspec.json.encode(line, enc_hook=str).decode()
 
 
 def fields_of(record: logging.LogRecord) -> dict[str, Any]:
@@ -64,7 +65,9 @@ def fields_of(record: logging.LogRecord) -> dict[str, Any]:
 
 def _word(value: Any) -> str:
     """A value as one word: clients choose some of them, and must not be able to write lines."""
-    text = str(value)
-    if text.isprintable() and text and not _UNSAFE & set(text):
-        return text
-    return json.encode(text).decode()
+    if not isinstance(value, tuple | list | dict):
+        value = str(value)
+        if value and value.isprintable() and not _UNSAFE & set(value):
+            return str(value)
+    text = json.dumps(value, ensure_ascii=False)
+    return text if text.isprintable() else json.dumps(value)
