@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 
 from ..model.grammar import Grammar
 from ..model.plan import Executor
+from ..scheduler.cause import cause_of
 from ..scheduler.engine import Deliver, Engine
 from ..scheduler.errors import BusyError, CapacityError
 from ..scheduler.request import FinishReason, Request, TokenOutput
@@ -190,4 +191,4 @@ class EngineHost:
         if self._task is None or self._task.cancelled() or not self._task.done():
             return "the engine is not running"
         cause = self._task.exception()
-        return f"{type(cause).__name__}: {cause}"
+        return "the engine has stopped" if cause is None else cause_of(cause)

@@ -11,12 +11,14 @@ Without overlap the same coroutine awaits each step before it plans the next.
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from ..model.plan import Executor, GraphCounts, StepHandle, StepPlan
+from .cause import cause_of
 from .closing import CLOSE_S, close_within
 from .constraint import Constraint
 from .request import FinishReason, Request, TokenOutput
@@ -25,6 +27,8 @@ from .stats import EngineStats
 from .step_meter import StepMeter
 from .timeline import Timeline
 from .view import EngineView
+
+log = logging.getLogger(__name__)
 
 Deliver = Callable[[Sequence[TokenOutput]], None]
 
@@ -125,12 +129,13 @@ class Engine:
                 elif plan is None:
                     await self._idle()
         except Exception as cause:
-            self._fail_all(f"{type(cause).__name__}: {cause}")
+            log.exception("the engine fails")  # whole: clients are told one line
+            self._fail_all(cause_of(cause))
             raise
         except asyncio.CancelledError:
             if self._given_up is None:
                 raise
-            self._fail_all(f"{type(self._given_up).__name__}: {self._given_up}")
+            self._fail_all(cause_of(self._given_up))
             raise self._given_up from None
         finally:
             self._last_graphs = self._executor.graph_counts()
