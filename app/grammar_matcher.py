@@ -16,7 +16,15 @@ from llguidance import LLExecutor, LLMatcher, LLParserLimits, LLTokenizer, gramm
 from ..model.grammar import JSON_WHITESPACE, Grammar, GrammarKind
 from .tokenizer import Tokenizer
 
-_MAX_LEXER_STATES = 50_000
+_LIMITS = LLParserLimits(
+    max_lexer_states=50_000,
+    max_items_in_row=10_000,
+    step_max_items=10_000,
+    step_lexer_fuel=50_000,
+    verbose_errors=False,
+)
+"""A mask is computed between two steps: some 10 ms at most, beyond which its sequence fails. Objects of 2,000
+properties fit, and all but very ambiguous grammars."""
 _MAX_CHARACTERS = 300
 _SOURCE_LINE = re.compile(r"\n +\d+ \| ")
 """The compiler repeats the lines around what it complains of; the client has them."""
@@ -53,12 +61,11 @@ class GrammarVocabulary:
             eos_token=sorted(eos_token_ids),
         )
         self._pool = LLExecutor()
-        self._limits = LLParserLimits(max_lexer_states=_MAX_LEXER_STATES, verbose_errors=False)
 
     def compile(self, grammar: Grammar) -> CompiledGrammar:
         """May take seconds, and lets other threads run meanwhile. Raises GrammarError."""
         try:
-            matcher = LLMatcher(self._tokenizer, _lark(grammar), log_level=0, limits=self._limits)
+            matcher = LLMatcher(self._tokenizer, _lark(grammar), log_level=0, limits=_LIMITS)
         except ValueError as error:
             raise GrammarError(grammar.kind, str(error)) from error
         if not matcher.is_error():
@@ -78,6 +85,7 @@ class GrammarVocabulary:
             matchers, words.ctypes.data, self.num_words * words.itemsize, len(followers)
         )
         for row, follower in zip(words, followers, strict=True):
+            follower.check()
             if follower.ignore_eos and (row & ~self._eos).any():
                 row &= ~self._eos
         return words.data
@@ -109,10 +117,15 @@ class GrammarFollower:
 
     def advance(self, token: int) -> None:
         """See Constraint."""
-        if not self.matcher.consume_token(token):
-            cause = self.matcher.get_error().strip()[:_MAX_CHARACTERS]
-            self.error = f"the grammar cannot be followed any further: {cause}"
+        self.matcher.consume_token(token)
+        self.check()
         self.complete = self.matcher.is_stopped()
+
+    def check(self) -> None:
+        """Note that the grammar got too difficult. All that its mask allows then is the end of the text."""
+        if self.error is None and self.matcher.is_error():
+            cause = " ".join(self.matcher.get_error().split())[:_MAX_CHARACTERS]
+            self.error = f"the grammar cannot be followed any further: {cause}"
 
     def masks(self, batch: Sequence[Any]) -> memoryview:
         """See Constraint."""

@@ -26,7 +26,7 @@ from .forecast import Ahead, Forecast
 from .planner import Planned, Planner
 from .request import Claim, FinishReason, Request, TokenOutput
 from .running import Running
-from .sequence import NOT_FINITE, Ending, Sequence, SequenceStatus
+from .sequence import Ending, Sequence, SequenceStatus
 from .stats import Counters, EngineStats
 from .waiting import WaitingQueue
 
@@ -171,7 +171,7 @@ class Scheduler:
             for block in sequence.table.blocks:
                 self.prefix_cache.forget(block)  # what led to this must not reach another request
             self.counters.num_corrupted += 1
-            return self._finish(sequence, NOT_FINITE)
+            return self._finish(sequence, sequence.no_token())
         ending = sequence.append(token)
         self.counters.generation_tokens += 1
         timings = sequence.timings if sequence.num_output == 1 else None

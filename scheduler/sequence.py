@@ -33,7 +33,8 @@ class Ending(NamedTuple):
     error: str | None = None
 
 
-NOT_FINITE = Ending(FinishReason.ERROR, error="the model's logits were not finite")
+_NOT_FINITE = "the model's logits were not finite"
+_NOTHING_LEFT = f"no token was left that the grammar and the request's bans allow, or {_NOT_FINITE}"
 
 
 class Sequence:
@@ -121,10 +122,18 @@ class Sequence:
         """Positions that the device has computed for it, what the prefix cache gave left out."""
         return max(0, self.num_scheduled - self.timings.num_cached_tokens)
 
+    def no_token(self) -> Ending:
+        """Why none could be sampled."""
+        constraint = self.constraint
+        error = _NOT_FINITE if constraint is None else constraint.error or _NOTHING_LEFT
+        return Ending(FinishReason.ERROR, error=error)
+
     def append(self, token: int) -> Ending | None:
         """Add a sampled token; why it is the last, if it is."""
         self.token_ids.append(token)
         length = len(self.token_ids)
+        if self.constraint is not None and self.constraint.error is not None:
+            return Ending(FinishReason.ERROR, error=self.constraint.error)  # whatever the token is
         if token in self.stop_ids and length - self.num_prompt > self.request.params.min_tokens:
             return Ending(FinishReason.STOP, self.stop_reason(token))
         if self.constraint is not None:

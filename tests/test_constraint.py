@@ -109,3 +109,24 @@ def test_a_constraint_that_fails_ends_its_own_request() -> None:
         "lost",
     )
     assert stepper.scheduler.request_ids() == [other]
+
+
+def test_a_constraint_that_fails_at_its_mask_does_not_end_as_if_all_were_well() -> None:
+    stepper = Stepper(model=ToyModel(eos_probability=1.0))
+    request_id = stepper.add(
+        [2], max_tokens=6, eos_token_ids=frozenset({EOS}), structured_outputs=toy_grammar(40)
+    )
+    plan = stepper.schedule()
+    assert plan is not None
+    constraint = stepper.scheduler._sequences[request_id].constraint
+    constraint.error = "too difficult"  # type: ignore[union-attr, misc]
+    (output,) = stepper.scheduler.commit(plan, stepper.executor.launch(plan).get())
+    assert (list(output.token_ids), output.finish_reason) == ([EOS], FinishReason.ERROR)
+    assert output.error == "too difficult"
+
+
+def test_logits_that_are_not_finite_or_banned_altogether_are_told_so() -> None:
+    stepper = Stepper(model=ToyModel(nan_probability=1.0))
+    stepper.add([1], structured_outputs=toy_grammar(40))
+    stepper.run()
+    assert "no token was left" in (stepper.received["r0"].end.error or "")

@@ -13,7 +13,9 @@ import pytest
 from http_harness import EOS, VOCAB_SIZE, byte_tokenizer
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from llguidance import LLParserLimits
 
+from octavo.app import grammar_matcher
 from octavo.app.grammar_matcher import GrammarError, GrammarFollower, GrammarVocabulary
 from octavo.model.grammar import Grammar, GrammarKind, StructuredOutputsParams
 
@@ -152,6 +154,18 @@ def test_a_token_that_is_not_allowed_ends_the_following() -> None:
     bound = follower(regex="a")
     bound.advance(ord("b"))
     assert bound.error is not None and bound.error.startswith("the grammar cannot be followed any further")
+
+
+def test_a_mask_that_takes_too_long_is_no_end_of_text(monkeypatch: pytest.MonkeyPatch) -> None:
+    limits = LLParserLimits(step_max_items=60, verbose_errors=False)
+    monkeypatch.setattr(grammar_matcher, "_LIMITS", limits)
+    bound = follower(grammar='start: e\ne: e e | e "+" e | /[a-z]/')  # as ambiguous as can be
+    for _ in range(60):
+        allowed(bound)
+        if bound.error is not None:
+            break
+        bound.advance(ord("a"))
+    assert bound.error is not None and "Too many items" in bound.error
 
 
 def test_names_of_special_tokens_may_be_said_as_text() -> None:
