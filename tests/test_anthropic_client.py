@@ -63,6 +63,26 @@ def test_reasons_to_stop(client: Anthropic) -> None:
     assert text_of(stopped) == "The "
 
 
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_call_that_must_be_made(client: Anthropic, stream: bool) -> None:
+    schema = {"type": "object", "properties": {"city": {"enum": ["Rome", "Paris"]}}, "required": ["city"]}
+    tool: Any = {"name": "look", "input_schema": {**schema, "additionalProperties": False}}
+    asked: Any = {
+        **ASKED,
+        "max_tokens": 100,
+        "tools": [tool],
+        "tool_choice": {"type": "tool", "name": "look"},
+    }
+    if stream:
+        with client.messages.stream(extra_body=GREEDY, **asked) as events:
+            message = events.get_final_message()
+    else:
+        message = client.messages.create(extra_body=GREEDY, **asked)
+    (block,) = message.content
+    assert message.stop_reason == "tool_use" and block.type == "tool_use" and block.name == "look"
+    assert block.input["city"] in ("Rome", "Paris")
+
+
 def test_count_tokens(client: Anthropic) -> None:
     counted = client.messages.count_tokens(model=CLIENT_MODEL, messages=MESSAGES)
     usage = client.messages.create(extra_body=GREEDY, **{**ASKED, "max_tokens": 1}).usage

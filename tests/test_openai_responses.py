@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Literal
 
 import openai
+import pydantic
 import pytest
 from openai import OpenAI
 from server_process import CLIENT_KEY, CLIENT_MODEL
@@ -67,6 +69,31 @@ def test_cut_off(client: OpenAI) -> None:
     assert response.status == "incomplete"
     assert response.incomplete_details is not None
     assert response.incomplete_details.reason == "max_output_tokens"
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_call_that_must_be_made(client: OpenAI, stream: bool) -> None:
+    schema = {"type": "object", "properties": {"city": {"enum": ["Rome", "Paris"]}}, "required": ["city"]}
+    tool: Any = {"type": "function", "name": "look", "parameters": {**schema, "additionalProperties": False}}
+    asked = {**ASKED, "max_output_tokens": 100, "tools": [tool], "tool_choice": "required"}
+    if stream:
+        with client.responses.stream(input=QUESTION, **asked) as events:
+            response: Any = events.get_final_response()
+    else:
+        response = client.responses.create(input=QUESTION, **asked)
+    call = response.output[0]
+    assert (response.status, call.type, call.name) == ("completed", "function_call", "look")
+    assert json.loads(call.arguments)["city"] in ("Rome", "Paris")
+
+
+def test_structured_output(client: OpenAI) -> None:
+    class Capital(pydantic.BaseModel):
+        city: Literal["Rome", "Paris"]
+
+    response = client.responses.parse(
+        input=QUESTION, text_format=Capital, **{**ASKED, "max_output_tokens": 60}
+    )
+    assert response.output_parsed is not None and response.output_parsed.city in ("Rome", "Paris")
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { createOpenAICompatible } from "@ai-sdk/openai-compatible";
-import { APICallError, generateText, streamText } from "ai";
+import { APICallError, generateText, jsonSchema, streamText, tool } from "ai";
 import { apiKey, baseURL, model, question } from "./server.js";
 
 const provider = createOpenAICompatible({ name: "octavo", baseURL, apiKey, includeUsage: true });
@@ -40,6 +40,25 @@ test("a conversation with a system message", async () => {
 test("completions", async () => {
   const { text } = await generateText({ ...settings, model: provider.completionModel(model), maxOutputTokens: 4 });
   assert.ok(text.length > 0);
+});
+
+test("a call that must be made", async () => {
+  const properties = { city: { enum: ["Rome", "Paris"] } };
+  const inputSchema = jsonSchema({ type: "object", properties, required: ["city"], additionalProperties: false });
+  const asked = {
+    ...settings,
+    model: provider(model),
+    tools: { look: tool({ inputSchema }) },
+    toolChoice: "required",
+    maxOutputTokens: 100,
+  };
+  const { toolCalls, finishReason } = await generateText(asked);
+  assert.equal(finishReason, "tool-calls");
+  assert.equal(toolCalls[0].toolName, "look");
+  assert.ok(["Rome", "Paris"].includes(toolCalls[0].input.city));
+  const stream = streamText(asked);
+  await stream.consumeStream();
+  assert.deepEqual((await stream.toolCalls)[0].input, toolCalls[0].input);
 });
 
 test("errors become the client's own", async () => {
