@@ -21,7 +21,9 @@ MESSAGES = [{"role": "user", "content": "hi"}]
 PARAMETERS = {"type": "object", "properties": {"city": {"type": "string"}}}
 FUNCTION = {"name": "look", "parameters": PARAMETERS}
 WORDS = "Grüße 🙂!"
-CALL = '<think>\nHm.\n</think>\n\nSo.\n<tool_call>\n{"name": "look", "arguments": {"city": "Köln"}}\n</tool_call>'
+ARGUMENTS = '{"city": "Köln"}'
+CALL = f'<tool_call>\n{{"name": "look", "arguments": {ARGUMENTS}}}\n</tool_call>'
+CALL = f"<think>\nHm.\n</think>\n\nSo.\n{CALL}"
 USAGE = {"stream_options": {"include_usage": True}}
 STREAMS: dict[str, tuple[str, str, dict[str, Any]]] = {
     "chat": ("/v1/chat/completions", WORDS, {"messages": MESSAGES, **USAGE}),
