@@ -8,7 +8,7 @@ from contextlib import aclosing, asynccontextmanager
 
 import pytest
 
-from octavo import AsyncLLM, RequestOutput, SamplingParams
+from octavo import AsyncLLM, RequestOutput, SamplingParams, StructuredOutputsParams
 from octavo.app.config import EngineConfig
 from octavo.app.errors import ContextLengthError, RequestError
 
@@ -115,6 +115,15 @@ async def check_errors(llm: AsyncLLM) -> None:
     assert (await collect(llm, CAPITAL, request_id="same"))[-1].finished
 
 
+async def check_grammars(llm: AsyncLLM) -> None:
+    choice = StructuredOutputsParams(choice=["red", "green"])
+    last = (await collect(llm, CAPITAL, SamplingParams(max_tokens=12, structured_outputs=choice)))[-1]
+    assert last.outputs[0].text in ("red", "green") and last.outputs[0].finish_reason == "stop"
+    bad = SamplingParams(structured_outputs=StructuredOutputsParams(regex="("))
+    with pytest.raises(RequestError, match="unclosed group"):
+        await collect(llm, CAPITAL, bad)
+
+
 def test_with_the_demo_model() -> None:
     """One engine for all checks: it must serve on whatever one of them did."""
 
@@ -126,6 +135,7 @@ def test_with_the_demo_model() -> None:
             check_abort,
             check_abort_from_outside,
             check_leaving,
+            check_grammars,
             check_errors,
             check_growing,
         ]
