@@ -64,6 +64,7 @@ class ScriptedClient:
     """An EngineClient whose answers the prompt chooses, by a word that it contains.
 
     slow: a letter every 10 ms, up to max_tokens.   late: nothing for 0.5 s.   count: the seed in digits.
+    ponder: some reasoning, then an answer.
     broken: fails after three tokens.   dead: the engine dies after three tokens.   full: the queue is full.
     Otherwise `reply`, ended by the end token.
     """
@@ -112,6 +113,8 @@ class ScriptedStream:
             self._tokens = [ord("a") + i % 26 for i in range(request.max_tokens)]
         else:
             reply = str(request.params.seed) if "count" in prompt else client.reply
+            if "ponder" in prompt:
+                reply = "<think>It *may* be so.</think>It is."
             self._tokens = [*reply.encode(), EOS][: request.max_tokens]
 
     async def accepted(self) -> None:

@@ -163,6 +163,21 @@ def test_errors_are_words(tab: Tab, engine: ScriptedClient) -> None:
     tab.wait(f"{IDLE} && document.querySelectorAll('#messages > li').length === 2")
 
 
+def test_reasoning_is_shown_apart_and_not_sent_back(browser: str, engine: ScriptedClient) -> None:
+    app = make_app(engine, {"reasoning_parser": "qwen3"})
+    with serve(app) as url, open_tab(browser, url) as tab:
+        tab.wait("document.querySelector('#model-name').textContent")
+        say(tab, "ponder")
+        tab.wait(f"{IDLE} && document.querySelector('{LAST}.assistant > .text')")
+        assert tab.text(f"{LAST} > .text") == "It is."
+        assert tab.evaluate(f"document.querySelector('{LAST} details').open") is False
+        tab.click(f"{LAST} summary")
+        assert tab.text(f"{LAST} details .thought") == "It may be so."
+        say(tab, "hello")
+        tab.wait(f"{IDLE} && document.querySelectorAll('#messages > li').length === 4")
+        assert "assistant: It is.\n" in prompt_of(engine) and "may be so" not in prompt_of(engine)
+
+
 def test_a_key_is_asked_for_and_kept(browser: str, engine: ScriptedClient) -> None:
     key = "schlüssel-1"
     with (

@@ -80,15 +80,17 @@ export class Answers extends EventTarget {
         message.promptTokens = chunk.usage.prompt_tokens;
         message.cachedTokens = chunk.usage.prompt_tokens_details?.cached_tokens ?? 0;
       }
-      if (choice?.delta?.content) {
+      const { content, reasoning } = choice?.delta ?? {};
+      if (content || reasoning) {
         const now = performance.now() - began;
         message.firstMs ??= now;
         message.firstTokens ??= message.tokens ?? 1;
         message.lastMs = now;
-        message.text += choice.delta.content;
+        message.text += content ?? "";
+        if (reasoning) message.reasoning = (message.reasoning ?? "") + reasoning;
       }
       if (choice?.finish_reason) message.finish = choice.finish_reason;
-      const first = message.state === "waiting" && Boolean(message.text);
+      const first = message.state === "waiting" && message.firstMs !== undefined;
       if (first) message.state = "streaming";
       this.chats.touch(chat, { list: first });
     }

@@ -2,7 +2,7 @@
 //
 //   chat     { id, title, born, settings, draft, messages }
 //   message  { role: "user", text }
-//            { role: "assistant", text, state, finish, error, firstMs, lastMs, tokens, promptTokens, cachedTokens }
+//            { role: "assistant", text, reasoning, state, finish, error, firstMs, lastMs, tokens, promptTokens, cachedTokens }
 //   state    waiting -> streaming -> done | stopped | failed | interrupted (the page was closed meanwhile)
 
 const PREFIX = "octavo.chat.";

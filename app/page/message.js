@@ -15,6 +15,8 @@ export class MessageView {
   #foot = make("div", "foot");
   #figures = make("span", "figures-line");
   #error = make("p", "error");
+  #alone = false;
+  #reasoning = make("details", "reasoning");
 
   /** again: called to answer anew, where that is offered. */
   constructor(message, again) {
@@ -28,6 +30,8 @@ export class MessageView {
         action("Try again", again),
       );
       this.#foot.append(this.#figures, this.actions);
+      this.#reasoning.append(make("summary", "", "Reasoning"), make("div", "thought"));
+      this.#text.before(this.#reasoning);
       this.element.append(this.#error, this.#foot);
     }
     this.update({ last: false });
@@ -42,15 +46,20 @@ export class MessageView {
     }
     const busy = message.state === "waiting" || message.state === "streaming";
     this.element.setAttribute("aria-busy", String(busy));
+    this.#reasoning.hidden = !message.reasoning;
+    if (message.reasoning) render(this.#reasoning.lastChild, message.reasoning);
+    // Open as long as it is all there is to see; after that, as the reader likes.
+    const alone = busy && Boolean(message.reasoning) && !message.text;
+    if (alone !== this.#alone) this.#reasoning.open = this.#alone = alone;
     if (message.text) render(this.#text, message.text);
-    else this.#text.replaceChildren(...(busy ? [make("p", "pending", message.note ?? "Waiting for the first token")] : []));
+    else this.#text.replaceChildren(...(busy && !message.reasoning ? [make("p", "pending", message.note ?? "Waiting for the first token")] : []));
     this.#error.hidden = !message.error;
     this.#error.textContent = message.error ?? "";
     this.actions.hidden = busy;
     this.actions.lastChild.hidden = !last;
     this.actions.firstChild.hidden = !message.text;
     this.#figures.replaceChildren(...figures(message));
-    this.#foot.hidden = busy && !message.text;
+    this.#foot.hidden = message.state === "waiting";
   }
 }
 
