@@ -18,6 +18,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from ..model.plan import Executor, GraphCounts, StepHandle, StepPlan
+from ..model.plan_check import PlanCheck
 from .cause import cause_of
 from .closing import CLOSE_S, close_within
 from .constraint import Constraint
@@ -48,6 +49,8 @@ class Engine:
         self._deliver = deliver
         self._depth = 1 if overlap else 0
         self._wake = asyncio.Event()
+        cache = scheduler.cache
+        self._check = PlanCheck(scheduler.config.max_num_seqs, cache.num_blocks, cache.block_size)
         self._in_flight: deque[tuple[StepPlan, StepHandle, float]] = deque()  # with the moment of launch
         self._meter = StepMeter()
         self._last_step_s = 0.0
@@ -146,6 +149,7 @@ class Engine:
         plan = self._scheduler.schedule()
         if plan is None:
             return None
+        self._check.check(plan)
         planned_s = time.perf_counter()
         if not self._in_flight:
             self._last_end_s = began_s  # the device had nothing to do until now
