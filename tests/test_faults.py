@@ -14,17 +14,15 @@ from pathlib import Path
 
 import httpx
 import pytest
-from fault_rounds import flood_body, flood_headers, kill_engine, kill_frontend, pause_engine, run_round
+from fault_rounds import flood_body, kill_engine, kill_frontend, run_round
 from toy_server import ToyServer, toy_server
 
 
-@pytest.mark.parametrize(
-    "fault", [kill_frontend, kill_engine, pause_engine, flood_headers, flood_body], ids=lambda f: f.__name__
-)
+@pytest.mark.parametrize("fault", [kill_frontend, kill_engine, flood_body], ids=lambda f: f.__name__)
 def test_every_stream_ends_and_nothing_is_left(tmp_path: Path, fault: Callable[[ToyServer], None]) -> None:
     ends = run_round(tmp_path, fault, 48)
     assert sum(ends.values()) == 48
-    if fault in (pause_engine, flood_headers, flood_body):
+    if fault is flood_body:
         assert set(ends) <= {"whole", "left"}, ends
 
 

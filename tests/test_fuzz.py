@@ -24,7 +24,7 @@ from octavo.app.errors import StartupError
 from octavo.app.frames import ProtocolError
 from octavo.model.gguf_file import GGUFError, GGUFFile
 
-QUICK = settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+QUICK = settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=20),
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4),
@@ -83,7 +83,7 @@ def post(path: str, body: bytes) -> httpx.Response:
 
 
 @given(st.sampled_from(sorted(VALID)), st.dictionaries(st.sampled_from(FIELDS), JSON, max_size=4))
-@settings(QUICK, max_examples=300)
+@settings(QUICK, max_examples=120)
 def test_any_value_in_any_field_is_taken_or_refused_by_name(path: str, changes: dict[str, Any]) -> None:
     response = post(path, json.dumps(VALID[path] | changes).encode())
     assert response.status_code < 500, (response.text, changes)
