@@ -19,6 +19,7 @@ from ..cache.storage import KVStorage
 from ..model.config import ModelConfig
 from ..model.decoder import DecoderLM
 from ..model.executor import StreamExecutor, ThreadExecutor
+from ..model.graphs import mixed_sizes
 from ..model.memory import activation_bytes, device_memory, graph_bytes, weight_bytes
 from ..model.plan import Executor
 from ..model.runner import ModelRunner
@@ -211,6 +212,7 @@ def plan_engine(config: EngineConfig, source: ModelSource) -> EnginePlan:
             max_model_len=max_model_len,
             enable_chunked_prefill=config.enable_chunked_prefill,
             itl_target_s=itl_target_s(config, on_gpu=on_gpu),
+            step_sizes=mixed_sizes(max_num_batched_tokens) if on_gpu and not config.enforce_eager else (),
             max_queued_requests=config.max_queued_requests,
             max_ttft_s=config.max_ttft,
         )

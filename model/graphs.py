@@ -48,11 +48,15 @@ def mixed_shapes(max_num_seqs: int, max_num_tokens: int, block_size: int) -> lis
     rows = sorted({min(num_rows, max_num_seqs) for num_rows in _MIXED_ROWS})
     return [
         StepShape(tokens, size, min(size, MAX_CHUNKS), size, size + -(-tokens // block_size) + _SPARE_UPDATES)
-        for tokens in _MIXED_TOKENS
-        if tokens <= max_num_tokens
+        for tokens in mixed_sizes(max_num_tokens)
         for size in rows
         if size < tokens
     ]
+
+
+def mixed_sizes(max_num_tokens: int) -> tuple[int, ...]:
+    """Tokens of the steps with chunks that are captured, ascending."""
+    return tuple(tokens for tokens in _MIXED_TOKENS if tokens <= max_num_tokens)
 
 
 def varied_shapes(max_num_seqs: int, block_size: int) -> list[StepShape]:

@@ -18,6 +18,9 @@ class SchedulerConfig:
     enable_chunked_prefill: bool = True
     itl_target_s: float | None = None
     """Seconds between a stream's tokens that prompt chunks aim for; None lets them fill every step."""
+    step_sizes: tuple[int, ...] = ()
+    """Tokens, ascending, of steps with prompts that the device has prepared; others are padded to the next,
+    those beyond the last run as they are. Empty if nothing is padded."""
     max_ttft_s: float | None = None
     """Seconds to the first token; whoever is predicted to wait longer is refused. None is no bound."""
     max_queued_requests: int | None = None

@@ -13,6 +13,8 @@ target that is close to d, or below it, would otherwise keep a long prompt or a 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from .prompt_budget import PromptBudget
 from .step_time import StepLoad, StepTimeModel
 
@@ -25,13 +27,17 @@ _FIRST_STEP = 256
 
 
 class Pacing:
-    """itl_target_s: seconds between a stream's tokens to aim for; None is no limit."""
+    """itl_target_s: seconds between a stream's tokens to aim for; None is no limit.
 
-    __slots__ = ("_behind_s", "_model", "_target_s")
+    step_sizes: as in SchedulerConfig.
+    """
 
-    def __init__(self, itl_target_s: float | None) -> None:
+    __slots__ = ("_behind_s", "_model", "_step_sizes", "_target_s")
+
+    def __init__(self, itl_target_s: float | None, step_sizes: Sequence[int] = ()) -> None:
         self._target_s = itl_target_s
-        self._model = StepTimeModel()
+        self._step_sizes = step_sizes
+        self._model = StepTimeModel(step_sizes)
         self._behind_s = 0.0
 
     def budget(self, decodes: StepLoad, tokens: int, *, streams: bool, whole: bool) -> PromptBudget:
@@ -47,7 +53,13 @@ class Pacing:
         share = CALM + (BEHIND - CALM) * min(1.0, self._behind_s / PATIENCE_S)
         step_s = max(self._target_s, alone_s / (1 - share))
         known = max(2 * self._model.largest, _FIRST_STEP) - num_decodes
-        return PromptBudget(min(tokens, max(known, 1)), step_s - cost.base_s, cost, others=num_decodes)
+        return PromptBudget(
+            min(tokens, max(known, 1)),
+            step_s - cost.base_s,
+            cost,
+            others=num_decodes,
+            step_sizes=self._step_sizes,
+        )
 
     def observe(self, load: StepLoad, seconds: float, *, left_over: bool) -> None:
         """A step of this load took so long. left_over: prompt tokens had to wait for a later step."""

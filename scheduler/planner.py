@@ -52,7 +52,7 @@ class Planner:
     ) -> None:
         self._config = config
         self._cache = cache
-        self.pacing = Pacing(config.itl_target_s)
+        self.pacing = Pacing(config.itl_target_s, config.step_sizes)
         self._prefix_cache = prefix_cache
         self._pool = pool
         self._waiting = waiting

@@ -7,7 +7,9 @@ what they attend to: token_s * c + work_s * (s * c + c * c / 2). So chunks shrin
 from __future__ import annotations
 
 import math
+from bisect import bisect_right
 from collections.abc import Iterable
+from collections.abc import Sequence as Ids
 
 from .policy import remaining
 from .sequence import Sequence
@@ -23,10 +25,11 @@ class PromptBudget:
     """Tokens and seconds that are left. `cost` is None if only tokens count.
 
     others: tokens that the step carries beside these prompts.
+    step_sizes: as in SchedulerConfig.
     whole: a chunk is all that remains of a prompt, or nothing.
     """
 
-    __slots__ = ("_cost", "_seconds", "_total", "_whole", "tokens")
+    __slots__ = ("_cost", "_seconds", "_step_sizes", "_total", "_whole", "tokens")
 
     def __init__(
         self,
@@ -36,12 +39,14 @@ class PromptBudget:
         *,
         others: int = 0,
         whole: bool = False,
+        step_sizes: Ids[int] = (),
     ) -> None:
         self.tokens = tokens
         self._seconds = seconds
         self._cost = cost
         self._total = others
         self._whole = whole
+        self._step_sizes = step_sizes
 
     @property
     def is_spent(self) -> bool:
@@ -69,15 +74,26 @@ class PromptBudget:
             root = math.sqrt(each_s * each_s + 2 * cost.work_s * self._seconds)
             affordable = int(2 * self._seconds / (each_s + root))
             length = min(length, max(affordable, _SMALLEST_CHUNK))
+        if length < left:
+            length = self._rounded(length, min(left, self.tokens))
+            self.tokens = length  # the rest is too small for another
         self.tokens -= length
         self._seconds -= self._seconds_for(start, length)
-        if length < left:
-            beyond = (self._total + length) % UNIT
-            if beyond * 8 <= length:
-                length -= beyond
-            self.tokens = 0  # the rest is too small for another
         self._total += length
         return length
+
+    def _rounded(self, length: int, most: int) -> int:
+        """`length`, so that the step ends on a size that the device likes."""
+        total, sizes = self._total + length, self._step_sizes
+        if not sizes or total > sizes[-1]:
+            beyond = total % UNIT
+            return length - beyond if beyond * 8 <= length else length
+        index = bisect_right(sizes, total)
+        # Up to the next size costs nothing beyond what is paid anyway.
+        if index < len(sizes) and (sizes[index] - total) * 16 <= total:
+            return min(most, sizes[index] - self._total)
+        down = sizes[index - 1] - self._total if index else 0
+        return down if down * 2 >= length else length
 
     def set_aside(self, share: float) -> PromptBudget:
         """Keep a share of what is left for somebody else, a unit at least; nothing of less than two units."""

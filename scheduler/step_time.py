@@ -10,6 +10,8 @@ graph against many launches, other kernels), and what bounds them differs (memor
 
 from __future__ import annotations
 
+from bisect import bisect_left
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from .least_squares import LeastSquares
@@ -46,12 +48,14 @@ class PromptCost(NamedTuple):
 class StepTimeModel:
     """Predicts steps; torch-free, a few microseconds a step.
 
+    step_sizes: as in SchedulerConfig; what a step is padded to is what it takes.
     largest: tokens of the largest step ever measured; beyond it, predictions are guesses.
     """
 
-    __slots__ = ("_decode", "_mixed", "largest")
+    __slots__ = ("_decode", "_mixed", "_step_sizes", "largest")
 
-    def __init__(self) -> None:
+    def __init__(self, step_sizes: Sequence[int] = ()) -> None:
+        self._step_sizes = step_sizes
         # Seconds in the units above. What a slow GPU would take, until the first steps tell better.
         self._decode = LeastSquares((3e-3, 1e-3, 1e-3), (2e-2, 2e-2, 1e-2), _MEMORY)
         self._mixed = LeastSquares((3e-3, 3e-2, 1e-3, 5e-2), (2e-2, 3e-1, 1e-2, 5e-1), _MEMORY)
@@ -77,13 +81,17 @@ class StepTimeModel:
         mixed_s = base_s + token_s * load.prompt_tokens + work_s * load.prompt_work
         return max(mixed_s, decode_s) if load.num_decodes else mixed_s
 
+    def _padded(self, tokens: int) -> int:
+        index = bisect_left(self._step_sizes, tokens)
+        return self._step_sizes[index] if index < len(self._step_sizes) else tokens
+
     def observe(self, load: StepLoad, seconds: float) -> None:
         """Learn from a step that took `seconds` from the end of the one before to its own."""
         if not 0 < seconds < _LONGEST_S:
             return
         context = load.context_tokens / _CONTEXT
         if load.prompt_tokens:
-            tokens = load.num_decodes + load.prompt_tokens
+            tokens = self._padded(load.num_decodes + load.prompt_tokens)
             self.largest = max(self.largest, tokens)
             self._mixed.update((1.0, tokens / _TOKENS, context, load.prompt_work / _WORK), seconds)
         else:

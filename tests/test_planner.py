@@ -26,12 +26,14 @@ def names(requests: list[Request]) -> list[str]:
     return [each.request_id for each in requests]
 
 
-@pytest.mark.parametrize("padding", [1, 256])
-def test_streams_stay_even_beside_a_prompt_of_100_000_tokens(padding: int) -> None:
+@pytest.mark.parametrize(("padding", "step_sizes"), [(1, ()), (256, ()), (256, tuple(range(256, 4097, 256)))])
+def test_streams_stay_even_beside_a_prompt_of_100_000_tokens(
+    padding: int, step_sizes: tuple[int, ...]
+) -> None:
     """The performance targets: ITL p99 50 ms, worst 90 ms, the prompt's first token within 12 s."""
     device = replace(LLAMA, padding=padding)
     others = streams(32)
-    run = Observed(noisy(device, outliers=0), BLOCKS, itl_target_s=0.012).run(
+    run = Observed(noisy(device, outliers=0), BLOCKS, itl_target_s=0.012, step_sizes=step_sizes).run(
         [*others, request("long", 100_000, 4, 2)]
     )
     gaps = run.gaps_s(names(others))

@@ -88,3 +88,29 @@ def test_covers_counts_tokens_and_seconds() -> None:
     took_s = sum(n * (COST.token_s + COST.work_s * n / 2) for n in (100, 300))
     assert PromptBudget(999, took_s * 1.01, COST).covers(prompts)
     assert not PromptBudget(999, took_s * 0.99, COST).covers(prompts)
+
+
+SIZES = (64, 128, 256, 512, 1024)
+
+
+@pytest.mark.parametrize(
+    ("others", "affordable", "length"),
+    [
+        (20, 300, 236),  # 320 would be padded to 512 and take as long: down to 256
+        (20, 490, 492),  # 510 are padded to 512 anyway: up to it
+        (20, 1400, 1388),  # beyond the last size nothing is padded: a multiple of 64
+        (250, 20, 20),  # 256 would be less than what is there already
+        (0, 64, 64),
+    ],
+)
+def test_a_cut_step_ends_on_a_size_that_the_device_has(others: int, affordable: int, length: int) -> None:
+    budget = PromptBudget(
+        8000, affordable * 1e-5 * 1.0001, PromptCost(0, 1e-5, 0), others=others, step_sizes=SIZES
+    )
+    assert budget.take(0, 9000) == length
+
+
+def test_a_whole_prompt_is_not_cut_to_a_size_and_no_size_exceeds_the_budget() -> None:
+    cost = PromptCost(0, 1e-5, 0)
+    assert PromptBudget(8000, 1.0, cost, others=20, step_sizes=SIZES).take(0, 300) == 300
+    assert PromptBudget(490, 1.0, cost, others=20, step_sizes=SIZES).take(0, 9000) == 490
