@@ -62,10 +62,17 @@ class Attention:
         self._o = Linear(method, q_size, (o_part,), split=1, bias=o_bias)
 
     def __call__(
-        self, x: Tensor, step: AttentionStep, cos_sin: Tensor, k_cache: Tensor, v_cache: Tensor
+        self,
+        x: Tensor,
+        step: AttentionStep,
+        cos_sin: Tensor,
+        k_cache: Tensor,
+        v_cache: Tensor,
+        last_tokens: Tensor | None = None,
     ) -> Tensor:
         """x [T, hidden] -> [T, hidden]; the tokens' keys and values are written to the caches.
 
+        last_tokens: the batch's, if the result is for them only: [S, hidden].
         cos_sin: [max_positions, rotary_dim] float32.
         k_cache, v_cache: [num_blocks, num_kv_heads, block_size, head_dim].
         """
@@ -83,7 +90,28 @@ class Attention:
             eps=self._eps,
             memo=step.memo,
         )
-        return self._o(self._attend(q, step, k_cache, v_cache).view(-1, self._num_heads * self._head_dim))
+        if last_tokens is None:
+            attended = self._attend(q, step, k_cache, v_cache)
+        else:
+            attended = self._attend_last(q[last_tokens], step.batch, k_cache, v_cache, step.split_counters)
+        return self._o(attended.view(-1, self._num_heads * self._head_dim))
+
+    def _attend_last(
+        self, q: Tensor, batch: ForwardBatch, k_cache: Tensor, v_cache: Tensor, counters: Tensor | None
+    ) -> Tensor:
+        """Each is one query over the pages, wherever in a chunk its token stands."""
+        return decode_attention(
+            q,
+            k_cache,
+            v_cache,
+            batch.block_tables,
+            batch.last_slots,
+            batch.last_lens,
+            scale=self._scale,
+            window=self._window,
+            max_seq_len=batch.max_seq_len,
+            counters=counters,
+        )
 
     def _attend(self, q: Tensor, step: AttentionStep, k_cache: Tensor, v_cache: Tensor) -> Tensor:
         """Decodes and chunks are two calls for the whole batch, which write different rows of one buffer."""

@@ -19,6 +19,8 @@ class ForwardBatch:
         whose token may then belong to a chunk.
     chunk_slots, chunk_lens: [C] int32, likewise.   chunk_starts: [C + 1] int32, row -> its first token.
     last_tokens: [S] int64, the token index whose logits each sampled row needs; None if all do, in order.
+    last_slots, last_lens: [S] int32, slots of these tokens and how many tokens each sees, itself included;
+        0 for a padding row.
     max_seq_len: host integer, upper bound of the lengths, which sizes grids.
     """
 
@@ -32,4 +34,6 @@ class ForwardBatch:
     chunk_starts: Tensor
     chunk_lens: Tensor
     last_tokens: Tensor | None
+    last_slots: Tensor
+    last_lens: Tensor
     max_seq_len: int

@@ -97,10 +97,11 @@ class DecoderLM:
         x: Tensor | None = None
         for layer, cos_sin, (k_cache, v_cache) in zip(self._layers, self._tables, kv, strict=True):
             x = layer.input_norm(residual) if x is None else layer.input_norm.add(x, residual)
-            x = layer.attention(x, step, cos_sin, k_cache, v_cache)
-            if layer is self._layers[-1] and batch.last_tokens is not None:
-                # Nothing after the last attention mixes tokens: the rest is for the sampled ones only.
-                x, residual = x[batch.last_tokens], residual[batch.last_tokens]
+            # Nothing after the last keys and values mixes tokens: the rest is for the sampled ones only.
+            last = batch.last_tokens if layer is self._layers[-1] else None
+            x = layer.attention(x, step, cos_sin, k_cache, v_cache, last)
+            if last is not None:
+                residual = residual[last]
             x = layer.mlp(layer.post_norm.add(x, residual))
         assert x is not None, "a model has at least one layer"
         return self._norm.add(x, residual)

@@ -47,9 +47,15 @@ class Span(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class PromptQuestions:
-    """What a plan asks of prompts. tokens, targets: [P], index in the step's tokens, and the id after it."""
+    """What a plan asks of prompts.
+
+    tokens, targets: [P], index in the step's tokens, and the id after it.
+    slots, lens: [P], whose tokens they are and how many tokens each sees, itself included.
+    """
 
     tokens: NDArray[np.int64]
+    slots: NDArray[np.int32]
+    lens: NDArray[np.int32]
     targets: NDArray[np.int64]
     spans: tuple[Span, ...]
 
@@ -59,16 +65,27 @@ class PromptQuestions:
         if not any([row.targets for row in plan.rows]):
             return None
         tokens: list[int] = []
+        slots: list[int] = []
+        lens: list[int] = []
         targets: list[int] = []
         spans = []
         begin = 0
         for row in plan.rows:
             if row.targets:
-                tokens += range(begin, begin + len(row.targets))
+                num_targets = len(row.targets)
+                tokens += range(begin, begin + num_targets)
+                slots += [row.slot] * num_targets
+                lens += range(row.start + 1, row.start + 1 + num_targets)
                 targets += row.targets
                 spans.append(Span(len(row.targets), int(num_top[row.slot])))
             begin += row.length
-        return cls(np.array(tokens, np.int64), np.array(targets, np.int64), tuple(spans))
+        return cls(
+            np.array(tokens, np.int64),
+            np.array(slots, np.int32),
+            np.array(lens, np.int32),
+            np.array(targets, np.int64),
+            tuple(spans),
+        )
 
     def answer(self, hidden: Tensor, head: Callable[[Tensor], Tensor], num_slots: int) -> PromptScores:
         """hidden: [P, hidden_size], of `tokens`.   head: hidden states -> logits."""

@@ -137,9 +137,16 @@ class ModelRunner:
         self, inputs: StepArrays, max_seq_len: int, questions: PromptQuestions
     ) -> tuple[Tensor, PromptScores]:
         """`_forward`, and what is asked of prompts."""
-        asked = torch.from_numpy(questions.tokens).to(self.device, non_blocking=True)
-        batch = self._batch(inputs, max_seq_len)
-        batch = replace(batch, last_tokens=torch.cat([inputs.last_tokens, asked]))
+        tokens, slots, lens = (
+            torch.from_numpy(asked).to(self.device, non_blocking=True)
+            for asked in (questions.tokens, questions.slots, questions.lens)
+        )
+        batch = replace(
+            self._batch(inputs, max_seq_len),
+            last_tokens=torch.cat([inputs.last_tokens, tokens]),
+            last_slots=torch.cat([inputs.sample_slots, slots]),
+            last_lens=torch.cat([inputs.sample_positions, lens]),
+        )
         hidden = self._model.hidden(batch, self._kv.layers)
         num_sampled = len(inputs.last_tokens)
         # First of all, so that no other logits take memory meanwhile.
@@ -168,5 +175,7 @@ class ModelRunner:
             chunk_starts=inputs.chunk_starts,
             chunk_lens=inputs.chunk_lens,
             last_tokens=None if every_token else inputs.last_tokens,
+            last_slots=inputs.sample_slots,
+            last_lens=inputs.sample_positions,
             max_seq_len=max_seq_len,
         )

@@ -122,7 +122,7 @@ def decode_attention_reference(
         ("decode reads", num_kv_heads, block_size, window),
         lambda: plan_reads(block_tables, slots, seq_lens, k_cache, window),
     )
-    grouped = q.reshape(num_sequences, num_kv_heads, -1, head_dim)
+    grouped = q.reshape(num_sequences, num_kv_heads, num_heads // num_kv_heads, head_dim)
     if len(reads) == 1 and reads[0].sequences is None:
         return _attend(grouped, k_cache, v_cache, reads[0], scale).reshape(q.shape)
     out = torch.zeros_like(grouped)

@@ -80,5 +80,7 @@ class Harness:
             chunk_starts=torch.tensor(starts[len(decodes) :], dtype=torch.int32),
             chunk_lens=torch.tensor([self.lengths[slot] for slot in chunks], dtype=torch.int32),
             last_tokens=torch.arange(len(positions)),
+            last_slots=torch.tensor([slot for slot, ids in rows for _ in ids], dtype=torch.int32),
+            last_lens=torch.tensor(positions, dtype=torch.int32) + 1,
             max_seq_len=max(self.lengths[slot] for slot, _ in rows),
         )

@@ -158,7 +158,10 @@ def test_only_the_last_tokens_go_through_the_head(wanted: list[int], tmp_path: P
     model, config = load(tmp_path)
     tokens = random_tokens(12, seed=4)
     harness = Harness(model, config, num_slots=1, max_length=16)
-    batch = replace(harness.batch({0: tokens}), last_tokens=torch.tensor(wanted, dtype=torch.int64))
+    batch, last = harness.batch({0: tokens}), torch.tensor(wanted, dtype=torch.int64)
+    batch = replace(
+        batch, last_tokens=last, last_slots=batch.last_slots[last], last_lens=batch.last_lens[last]
+    )
     logits = harness.run(batch)
     assert logits.shape == (len(wanted), SIZES["vocab_size"])
     assert_same(logits, reference_logits(reference, tokens)[wanted])

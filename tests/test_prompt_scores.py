@@ -101,7 +101,8 @@ def test_the_head_sees_no_more_rows_than_a_step_may_sample() -> None:
         sizes.append(len(hidden))
         return hidden
 
-    questions = PromptQuestions(np.arange(150), np.arange(150) % 7, (Span(150, 2),))
+    tokens, slots = np.arange(150), np.zeros(150, np.int32)
+    questions = PromptQuestions(tokens, slots, slots + 1, tokens % 7, (Span(150, 2),))
     hidden = torch.randn(150, 7, generator=torch.Generator().manual_seed(0))
     scores = questions.answer(hidden, head, num_slots=50)
     assert sizes == [50, 50, 50]
