@@ -34,14 +34,14 @@ Messages = Sequence[Mapping[str, Any]]
 class LLM:
     """A loaded model. Use as a context manager, or `close` it; at the latest the interpreter's end does.
 
-    settings: the fields of EngineConfig, as for `octavo serve` with underscores; the queue is unbounded
-    unless `max_queued_requests` says otherwise.
+    settings: the fields of EngineConfig, as for `octavo serve` with underscores; unless they are given, the
+    queue is unbounded, and prompts fill every step (`itl_target_ms` 0), since nobody reads along.
     Raises TypeError for an unknown setting, with the nearest known name, ValueError for a wrong value,
     StartupError if the model cannot be loaded.
     """
 
     def __init__(self, model: str = "demo", **settings: Any) -> None:
-        self.config = engine_config(model, settings)
+        self.config = engine_config(model, {"itl_target_ms": 0, **settings})
         loop = LoopThread("octavo-llm")
         try:
             launched = loop.run(launch(self.config))

@@ -6,8 +6,11 @@ Knows when a step's tokens have reached the host, not what a step computes.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
-from concurrent.futures import Future, ThreadPoolExecutor
+import queue
+import threading
+from concurrent.futures import Future
 
 import torch
 
@@ -20,22 +23,42 @@ _NOTHING_SAMPLED = StepResult(tokens=())
 
 
 class ThreadExecutor:
-    """For CPUs: one worker thread runs the steps in order; torch releases the GIL inside its operations."""
+    """For CPUs: one worker thread runs the steps in order; torch releases the GIL inside its operations.
+
+    The thread is its own, not a pool's: those stop taking work before the interpreter tells an engine to end.
+    """
 
     def __init__(self, runner: ModelRunner) -> None:
         self._runner = runner
-        self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="octavo-step")
+        self._work: queue.SimpleQueue[tuple[StepPlan, Future[StepResult]] | None] = queue.SimpleQueue()
+        self._worker = threading.Thread(target=self._run_all, name="octavo-step", daemon=True)
+        self._worker.start()
 
     def launch(self, plan: StepPlan) -> ThreadHandle:
-        return ThreadHandle(self._worker.submit(self._run, plan))
+        future: Future[StepResult] = Future()
+        self._work.put((plan, future))
+        return ThreadHandle(future)
 
     def graph_counts(self) -> GraphCounts:
         return self._runner.graph_counts()
 
     def close(self) -> None:
         """Wait for the step under way, drop those behind it, and let go of the model."""
-        self._worker.shutdown(wait=True, cancel_futures=True)
+        with contextlib.suppress(queue.Empty):
+            while dropped := self._work.get_nowait():
+                dropped[1].cancel()
+        self._work.put(None)
+        self._worker.join()
         del self._runner
+
+    def _run_all(self) -> None:
+        while work := self._work.get():
+            plan, future = work
+            if future.set_running_or_notify_cancel():
+                try:
+                    future.set_result(self._run(plan))
+                except BaseException as error:
+                    future.set_exception(error)
 
     def _run(self, plan: StepPlan) -> StepResult:
         sampled = self._runner.run(plan)

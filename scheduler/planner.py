@@ -94,7 +94,8 @@ class Planner:
         so does whoever is next in the queue: those behind it, which may be short, get their turn.
         """
         whole = not self._config.enable_chunked_prefill
-        streams = bool(self._running.decoding)
+        # Of those that decode, some only wait for their last token to come back.
+        streams = decodes.num_decodes > 0 or any(s.constraint is not None for s in self._running.decoding)
         budget = self.pacing.budget(decodes, draft.budget, streams=streams, whole=whole)
         prompts = sorted(self._running.prefilling, key=policy.remaining)
         if prompts and not whole and not budget.covers(prompts):

@@ -58,6 +58,12 @@ def test_nobody_decodes_so_the_whole_budget_is_used() -> None:
     assert [plan.rows[0].length for plan in run.plans[:3]] == [8192, 8192, 20_000 - 2 * 8192]
 
 
+def test_prompts_whose_only_token_is_on_its_way_are_no_streams() -> None:
+    run = Observed(LLAMA.seconds, BLOCKS, itl_target_s=0.012)
+    run.run([request(f"p{i}", 8192, 1) for i in range(4)])
+    assert [[row.length for row in plan.rows] for plan in run.plans] == [[8192]] * 4
+
+
 @pytest.mark.parametrize(("every_s", "overload"), [(0.03, False), (0.014, True)])
 def test_two_long_prompts_and_many_short_ones_share(every_s: float, overload: bool) -> None:
     """Short prompts first, but the eldest does not starve, not even of more than the device can read."""

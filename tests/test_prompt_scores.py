@@ -89,6 +89,7 @@ def test_rows_of_several_prompts_are_told_apart() -> None:
     questions = PromptQuestions.of(StepPlan(rows), num_top)
     assert questions is not None
     assert (questions.tokens.tolist(), questions.targets.tolist()) == ([0, 2, 3], [8, 2, 3])
+    assert (questions.slots.tolist(), questions.lens.tolist()) == ([2, 1, 1], [1, 1, 2])
     assert questions.spans == ((1, 1), (2, 2))
     assert PromptQuestions.of(StepPlan(rows[1:2]), num_top) is None
 
