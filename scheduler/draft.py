@@ -19,12 +19,13 @@ class StepDraft:
     preempted: somebody lost its place for this step, so nobody new comes in.
     """
 
-    __slots__ = ("_chunk_owners", "_chunks", "_owners", "_rows", "budget", "preempted", "starts")
+    __slots__ = ("_bound", "_chunk_owners", "_chunks", "_owners", "_rows", "budget", "preempted", "starts")
 
     def __init__(self, budget: int) -> None:
         self.budget = budget
         self.preempted = False
         self.starts: list[SlotStart] = []
+        self._bound = False  # whether any row has a constraint
         self._rows: list[SequenceSlice] = []  # of length 1
         self._owners: list[Sequence] = []
         self._chunks: list[SequenceSlice] = []
@@ -38,6 +39,8 @@ class StepDraft:
         self._owners.append(sequence)
         sequence.num_scheduled = position + 1
         self.budget -= 1
+        if sequence.constraint is not None:
+            self._bound = True
 
     def add_prefill(self, sequence: Sequence, start: int, length: int, new_blocks: Ids[int]) -> None:
         """Compute `length` known tokens, and sample if they are the last known."""
@@ -45,6 +48,7 @@ class StepDraft:
         samples = end == sequence.num_prefill
         tokens, targets = sequence.token_ids[start:end], sequence.targets(start, end)
         row = SequenceSlice(sequence.slot, start, length, tokens, new_blocks, samples, targets)
+        self._bound |= sequence.constraint is not None
         rows, owners = (self._rows, self._owners) if length == 1 else (self._chunks, self._chunk_owners)
         rows.append(row)
         owners.append(sequence)
@@ -75,7 +79,7 @@ class StepDraft:
     def build(self) -> tuple[StepPlan, list[Sequence]]:
         """The plan and, row by row, whose it is; without rows there is nothing to launch."""
         rows, owners = (*self._rows, *self._chunks), self._owners + self._chunk_owners
-        return StepPlan(rows, tuple(self.starts), _masks(rows, owners)), owners
+        return StepPlan(rows, tuple(self.starts), _masks(rows, owners) if self._bound else None), owners
 
 
 def _masks(rows: Ids[SequenceSlice], owners: Ids[Sequence]) -> TokenMasks | None:

@@ -144,11 +144,12 @@ class Scheduler:
             self._forecast.observe_step(load.prompt_tokens, step_s)
             self._planner.pacing.observe(load, step_s, left_over=left_over)
         outputs: list[TokenOutput] = []
-        tokens, told = iter(result.tokens), iter(result.prompt_logprobs)
-        logprobs = repeat(None) if result.logprobs is None else iter(result.logprobs)
+        told = iter(result.prompt_logprobs)
+        sampled = zip(result.tokens, result.logprobs or repeat(None), strict=False)
+        num_plain, new = 0, tuple.__new__
         size, finished = self.cache.block_size, SequenceStatus.FINISHED
         for (_, start, length, _, _, samples, targets), sequence in zip(plan.rows, sequences, strict=True):
-            sequence.num_in_flight -= 1
+            in_flight = sequence.num_in_flight = sequence.num_in_flight - 1
             if sequence.status is not finished:
                 num_full = (start + length) // size
                 if num_full > sequence.num_named:
@@ -156,17 +157,25 @@ class Scheduler:
                 if targets:
                     outputs.append(sequence.tell(start, next(told)))
                 if samples:
-                    outputs.append(self._append(sequence, next(tokens), next(logprobs)))
+                    token, logprobs = next(sampled)
+                    if logprobs is None and sequence.extend(token):
+                        # Once for every token, so past NamedTuple's constructor, as in StepDraft.add_decode.
+                        output = (sequence.request_id, (token,), (), None, None, None, None, ())
+                        outputs.append(new(TokenOutput, output))
+                        num_plain += 1
+                    else:
+                        outputs.append(self._append(sequence, token, logprobs))
             else:
                 _ = next(told) if targets else None
-                _ = (next(tokens), next(logprobs)) if samples else None
+                _ = next(sampled) if samples else None
                 self.counters.surplus_tokens += samples
-            if not sequence.num_in_flight:
+            if not in_flight:
                 self._running.committed(sequence)
+        self.counters.generation_tokens += num_plain
         return outputs
 
     def _append(self, sequence: Sequence, token: int, logprobs: TokenLogprobs | None) -> TokenOutput:
-        """Add a sampled token to a sequence that has not ended; this may end it."""
+        """Add a sampled token that is more than one more: the first, the last, one with log-probabilities."""
         if token == INVALID_TOKEN:
             for block in sequence.table.blocks:
                 self.prefix_cache.forget(block)  # what led to this must not reach another request
@@ -180,9 +189,7 @@ class Scheduler:
         brought = ((token,), () if logprobs is None else (logprobs,))
         if ending is not None:
             return self._finish(sequence, ending, *brought)
-        # Once for every token, so past NamedTuple's own constructor, as in StepDraft.add_decode.
-        rest = (None, None, timings, None, ())
-        return tuple.__new__(TokenOutput, (sequence.request.request_id, *brought, *rest))
+        return TokenOutput(sequence.request_id, *brought, timings=timings)
 
     def _finish(
         self,
@@ -203,7 +210,7 @@ class Scheduler:
         else:
             self._waiting.ended(sequence)
         self._deadlines.ended(sequence)
-        request_id = sequence.request.request_id
+        request_id = sequence.request_id
         del self._sequences[request_id]
         return TokenOutput(request_id, token_ids, logprobs, reason, stop_reason, sequence.timings, error)
 

@@ -67,6 +67,7 @@ class Sequence:
         "num_told",
         "order",
         "request",
+        "request_id",
         "seed",
         "slot",
         "status",
@@ -87,6 +88,7 @@ class Sequence:
         seed: int,
     ) -> None:
         self.request = request
+        self.request_id = request.request_id
         self.constraint = constraint
         self.table = table
         self.token_ids: list[int] = list(request.prompt_token_ids)
@@ -127,6 +129,20 @@ class Sequence:
         constraint = self.constraint
         error = _NOT_FINITE if constraint is None else constraint.error or _NOTHING_LEFT
         return Ending(FinishReason.ERROR, error=error)
+
+    def extend(self, token: int) -> bool:
+        """Add a token with which nothing else happens, as with most: it is valid, neither the first nor the
+        last, and no grammar follows it. Otherwise False, and nothing is done."""
+        token_ids = self.token_ids
+        if (
+            token < 0
+            or self.constraint is not None
+            or token in self.stop_ids
+            or not self.num_prompt < len(token_ids) < self.max_length - 1
+        ):
+            return False
+        token_ids.append(token)
+        return True
 
     def append(self, token: int) -> Ending | None:
         """Add a sampled token; why it is the last, if it is."""
@@ -173,7 +189,7 @@ class Sequence:
         """What a step says of the targets from position `start` on; after a preemption, what is new in it."""
         new = logprobs[self.num_told - start :]
         self.num_told += len(new)
-        return TokenOutput(self.request.request_id, prompt_logprobs=new)
+        return TokenOutput(self.request_id, prompt_logprobs=new)
 
     def begin(self, slot: int, num_cached: int) -> None:
         """Take a slot; the first `num_cached` positions came from the prefix cache."""
