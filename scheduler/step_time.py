@@ -1,7 +1,7 @@
 """How long the next step will take, learned from those that went before. Knows no policy and no device.
 
-Steps that only decode and steps that carry prompt tokens are two linear models: they run different code (one
-graph against many launches, other kernels), and what bounds them differs (memory, arithmetic).
+Steps that only decode and steps that carry prompt tokens are two linear models: their attention is another
+kernel, and what bounds them differs (memory, arithmetic).
 
     decode   a + b * rows + c * context            context: tokens of KV that all decode rows read
     mixed    a + b * tokens + c * context + d * work

@@ -162,7 +162,7 @@ def every_turn(queue: WaitingQueue) -> Iterator[float]:
 
 
 def test_a_turn_costs_the_same_however_many_wait() -> None:
-    """Median of 64 turns among 65,536 that wait, against 1,024: a scan would take 64 times as long."""
+    """Median of 64 turns among 32,768 that wait, against 1,024: a scan would take 32 times as long."""
 
     def cost(count: int) -> float:
         queue = WaitingQueue()
