@@ -15,9 +15,9 @@ from .endpoint import GenerationEndpoint
 from .errors import RequestError
 from .event_answer import EventAnswer, TranslatedAsked, translated
 from .ignored_fields import ignored_header
+from .json_response import json_response
 from .prompt_encoder import PromptEncoder
 from .protocol_anthropic import CountRequest, MessagesRequest, read_messages_request
-from .responses import json_response
 from .validation import decode_object
 
 

@@ -9,10 +9,10 @@ from contextlib import aclosing
 from ..model.plan import TokenLogprobs
 from ..model.sampling_params import SamplingParams
 from ..scheduler.request import Claim, FinishReason
+from .choice_record import ChoiceRecord, cause_of_refusal
 from .errors import DeadlineError, EngineStoppedError, GenerationError, RequestError
 from .generation import NO_CLAIM, Generation, TextDelta, TextStream, choice_params
 from .metrics import ServerMetrics
-from .request_record import RequestRecord, cause_of_refusal
 from .request_times import RequestTimes
 
 Batch = list[tuple[int, TextDelta]]
@@ -49,7 +49,7 @@ class Choices:
         self._n = params.n
         self._metrics = metrics
         self._streams: list[TextStream] = []
-        self._records: list[RequestRecord] = []
+        self._records: list[ChoiceRecord] = []
         self.error: str | None = None
         num_choices = len(prompts) * params.n
         self.texts = [""] * num_choices if keep_texts else []
@@ -88,7 +88,7 @@ class Choices:
         return self._streams[index].prompt_logprobs
 
     @property
-    def records(self) -> Sequence[RequestRecord]:
+    def records(self) -> Sequence[ChoiceRecord]:
         """Of each choice, when its tokens came and how it ended."""
         return self._records
 

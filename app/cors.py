@@ -7,7 +7,7 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import Response
 
 from .errors import RequestError
-from .responses import json_response
+from .json_response import json_response
 
 
 class Cors(CORSMiddleware):

@@ -13,9 +13,9 @@ from ..scheduler.request import Claim
 from .answer import Answer
 from .asked import Asked
 from .body import read_body
+from .choice_record import cause_of_refusal
 from .claims import claim_of
 from .context import ServerContext
-from .request_record import cause_of_refusal
 
 A = TypeVar("A", bound=Asked)
 A_contra = TypeVar("A_contra", bound=Asked, contravariant=True)

@@ -6,7 +6,8 @@ import asyncio
 from functools import partial
 from typing import TYPE_CHECKING
 
-from . import frames, messages
+from . import control_messages as messages
+from . import frames
 from .errors import RequestError
 from .frame_link import FrameLink
 from .metrics_state import MetricsState

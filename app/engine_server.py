@@ -16,7 +16,7 @@ from ..model.plan import Executor
 from ..scheduler.request import FinishReason, Request, TokenOutput
 from ..scheduler.scheduler import Scheduler
 from ..scheduler.stats import EngineStats
-from . import messages
+from . import control_messages as messages
 from .engine_frontend import Frontend
 from .engine_host import EngineHost, contained
 from .frame_link import MAX_BUFFERED_BYTES, MAX_STALLED_S, FrameLink

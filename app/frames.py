@@ -4,7 +4,7 @@
     STEP      | streams n u32 | tokens t u32 | n numbers u32 | n counts u16 | t tokens i32 | rare, msgpack |
     ADD       | stream number u32 | prompt tokens p u32 | p tokens i32 | the rest of the request, msgpack |
     ABORT     | stream number u32 | reason, its place in FinishReason u8 |
-    CONTROL   | msgpack, see messages.py |
+    CONTROL   | msgpack, see control_messages.py |
 
 A step is one frame per front end, never one per token. Byte order is the machine's: both ends run on it.
 """

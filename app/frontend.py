@@ -15,6 +15,8 @@ from pathlib import Path
 
 import uvloop
 
+from .application import create_app
+from .control_messages import AskNumbers, Drain, Hello, Idle, Numbers, Setup, Start, Stop
 from .drain import DoorClient, OpenRequests
 from .errors import StartupError
 from .frames import PROTOCOL_VERSION
@@ -23,11 +25,9 @@ from .http_server import LAST_WRITES_S, HttpServer
 from .lifeline import follow_parent
 from .live import Live
 from .logs import set_up_logging
-from .messages import AskNumbers, Drain, Hello, Idle, Numbers, Setup, Start, Stop
 from .metrics import ServerMetrics
 from .model_source import read_texts
 from .remote_client import RemoteClient
-from .server import create_app
 
 log = logging.getLogger(__name__)
 

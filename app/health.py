@@ -9,8 +9,8 @@ from starlette.responses import Response
 
 from .context import ServerContext
 from .errors import RequestError
+from .json_response import json_response
 from .pulse import Pulse
-from .responses import json_response
 
 _RETRY_AFTER_S = 1
 

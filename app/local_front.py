@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable, Mapping
 
 from ..scheduler.stats import EngineStats
 from ..scheduler.view import EngineView
+from .application import create_app
 from .client import EngineClient
 from .context import ServerSettings
 from .drain import DoorClient, OpenRequests
@@ -17,7 +18,6 @@ from .http_server import HttpServer
 from .live import Live
 from .metrics import ServerMetrics
 from .pulse import Pulse
-from .server import create_app
 
 
 class LocalFront:

@@ -20,11 +20,11 @@ from prometheus_client.registry import Collector
 
 from ..scheduler.distribution import Distribution
 from ..scheduler.stats import EngineStats
+from .choice_record import CAUSES, ChoiceRecord
 from .engine_metrics import engine_families, frontend_families, memory_family
 from .frontend_histograms import RESPONSE_S, FrontendHistograms
 from .histogram import histogram_family
 from .metrics_state import FrontendCounts, MetricsState
-from .request_record import CAUSES, RequestRecord
 
 _MAX_IGNORED_NAMES = 50
 _MAX_NAME_CHARS = 64
@@ -85,9 +85,9 @@ class ServerMetrics(Collector):
         """One connection was cut since its client did not read."""
         self.num_slow_readers += 1
 
-    def begin(self, num_prompt_tokens: int, arrival_s: float) -> RequestRecord:
+    def begin(self, num_prompt_tokens: int, arrival_s: float) -> ChoiceRecord:
         """The engine has taken one choice of a request that came at `arrival_s` (time.monotonic)."""
-        return RequestRecord(self, num_prompt_tokens, arrival_s)
+        return ChoiceRecord(self, num_prompt_tokens, arrival_s)
 
     def count_end(self, cause: str, num_choices: int = 1) -> None:
         """Choices ended by `cause` before the engine took them."""

@@ -15,10 +15,10 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from .errors import AuthenticationError, RequestError
+from .json_response import REQUEST_ID_HEADER, error_response, is_anthropic
 from .metrics import ServerMetrics
 from .protocol import usable_id
 from .request_summary import Observer, RequestSummary
-from .responses import REQUEST_ID_HEADER, error_response, is_anthropic
 
 log = logging.getLogger(__name__)
 

@@ -10,7 +10,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from .context import ServerContext
-from .responses import json_response
+from .json_response import json_response
 
 
 class Models:

@@ -12,11 +12,11 @@ from msgspec.json import schema_components
 
 from . import answer_types as answers
 from . import translated_types as translated
+from .json_response import is_anthropic
 from .protocol_anthropic import MESSAGES_REFUSED, CountRequest, MessagesRequest
 from .protocol_chat import CHAT_REFUSED, ChatRequest
 from .protocol_completion import COMPLETION_REFUSED, CompletionRequest
 from .protocol_responses import RESPONSES_REFUSED, ResponsesRequest
-from .responses import is_anthropic
 from .tokenize import TOKENIZE_REFUSED, DetokenizeRequest, TokenizeRequest
 from .validation import Refused, show
 

@@ -12,7 +12,8 @@ from typing import Any
 
 from ..scheduler.request import FinishReason, Request
 from ..scheduler.view import EngineView
-from . import frames, messages
+from . import control_messages as messages
+from . import frames
 from .errors import EngineDeadError, EngineStoppedError
 from .frame_link import FrameLink
 from .pulse import Pulse

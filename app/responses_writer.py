@@ -1,7 +1,7 @@
 """What /v1/responses answers: the response object, whole, and the events that build it up. Knows no HTTP.
 
 response.created, response.in_progress
-for each item, a message, reasoning or a function call (app/response_items.py)
+for each item, a message, reasoning or a function call (app/responses_items.py)
     response.output_item.added, ..., response.output_item.done
 response.completed, or response.incomplete, or response.failed
 """
@@ -17,7 +17,7 @@ from .answer_parts import Piece
 from .errors import RequestError
 from .event_answer import AnswerHead, Counts, Ending, event_frame
 from .protocol_responses import ResponsesRequest, TextFormat
-from .response_items import ResponseItem, new_item
+from .responses_items import ResponseItem, new_item
 from .tool_stream import Content
 
 RESPONSE_PREFIX = "resp_"

@@ -25,6 +25,7 @@ from starlette.types import ASGIApp, Message, Scope
 from tqdm import tqdm
 
 from .. import __version__
+from .application import create_app
 from .client_config import BatchConfig
 from .config import EngineConfig
 from .context import ServerSettings
@@ -33,7 +34,6 @@ from .generation import Generation
 from .launch import launch
 from .logs import set_up_logging
 from .metrics import ServerMetrics
-from .server import create_app
 
 URLS = ("/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/messages")
 

@@ -20,6 +20,7 @@ import uvloop
 from .. import __version__
 from .config import EngineConfig, ServerConfig
 from .context import CorsRules, ServerSettings
+from .control_messages import Setup
 from .edge import EdgeSettings, check_certificate, read_api_keys
 from .engine_server import EngineServer
 from .file_limit import raise_file_limit
@@ -40,7 +41,6 @@ from .launch import (
 from .listener import address_of, bound
 from .local_front import LocalFront
 from .logs import set_up_logging
-from .messages import Setup
 from .model_source import LoadFormat, find_model
 from .rate_limits import RateLimits
 from .service import Front, RunningEngine, serve_until_signal

@@ -14,7 +14,7 @@ import subprocess
 import sys
 from typing import Any, NamedTuple
 
-from . import messages
+from . import control_messages as messages
 from .engine_frontend import Frontend
 from .engine_server import EngineServer
 from .errors import StartupError

@@ -13,9 +13,9 @@ from .chat_messages import read_messages
 from .context import ServerContext
 from .errors import RequestError
 from .ignored_fields import ignored_header
+from .json_response import json_response
 from .prompt_encoder import PromptEncoder
 from .protocol_chat import check_template_flags
-from .responses import json_response
 from .tool_types import read_tools
 from .validation import Refused, check_fields, convert, decode_object, refuse_unknown
 

@@ -22,13 +22,13 @@ import uvicorn
 import uvloop
 from frontends import write_tokenizer
 
+from octavo.app.choice_record import ChoiceRecord
 from octavo.app.chunks import CHAT_CHUNK, ChunkEncoder
 from octavo.app.detokenizer import Detokenizer
 from octavo.app.direct_writer import DirectWriter, direct_writer
 from octavo.app.frames import StepEncoder, decode_step
 from octavo.app.metrics import ServerMetrics
 from octavo.app.model_source import read_texts
-from octavo.app.request_record import RequestRecord
 from octavo.app.streams import BufferedStream
 from octavo.app.text_assembly import TextAssembler, TextDelta
 from octavo.model.sampling_params import SamplingParams
@@ -97,7 +97,7 @@ def text_pieces(bench: Bench, folder: Path) -> list[bytes]:
     return [chunks.text(0, delta.text) for _ in records]
 
 
-def count(records: list[RequestRecord], delta: TextDelta) -> None:
+def count(records: list[ChoiceRecord], delta: TextDelta) -> None:
     """What /metrics wants to know of a delta."""
     for record in records:
         record.receive(delta)

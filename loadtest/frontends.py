@@ -29,13 +29,13 @@ from tokenizers import Tokenizer as Backend
 from tokenizers import decoders, models, pre_tokenizers
 
 from octavo.app.context import ServerSettings
+from octavo.app.control_messages import Setup
 from octavo.app.engine_server import EngineServer
 from octavo.app.frames import PROTOCOL_VERSION
 from octavo.app.generation import Generation
 from octavo.app.inproc_client import InprocClient
 from octavo.app.listener import bind
 from octavo.app.local_front import LocalFront
-from octavo.app.messages import Setup
 from octavo.app.model_source import read_texts
 from octavo.app.service import Front
 from octavo.app.supervisor import Supervisor

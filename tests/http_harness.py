@@ -14,11 +14,13 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
+import httpx
 import uvicorn
 from starlette.applications import Starlette
 from tokenizers import AddedToken, decoders, models, pre_tokenizers
 from tokenizers import Tokenizer as Backend
 
+from octavo.app.application import create_app
 from octavo.app.chat_template import ChatTemplate
 from octavo.app.context import ServerSettings
 from octavo.app.errors import EngineDeadError, EngineOverloadedError
@@ -26,7 +28,6 @@ from octavo.app.generation import Generation
 from octavo.app.live import Live
 from octavo.app.metrics import ServerMetrics
 from octavo.app.rate_limits import Quota
-from octavo.app.server import create_app
 from octavo.app.tokenizer import Tokenizer
 from octavo.cache.config import CacheConfig
 from octavo.model.plan import TokenLogprobs
@@ -36,6 +37,10 @@ from octavo.scheduler.scheduler import Scheduler
 from octavo.scheduler.stats import Counters, EngineStats
 from octavo.scheduler.timeline import StepRecord
 from octavo.scheduler.view import EngineView
+
+CHAT = "/v1/chat/completions"
+COMPLETIONS = "/v1/completions"
+HELLO = {"messages": [{"role": "user", "content": "hi"}]}
 
 EOS = 256
 VOCAB_SIZE = 300
@@ -229,3 +234,25 @@ def serve(app: Starlette) -> Iterator[str]:
         server.should_exit = True
         thread.join()
         listener.close()
+
+
+def check_error(response: httpx.Response, status: int, code: str, param: str | None) -> str:
+    """The response must be this error, in the OpenAI API's shape; returns its message."""
+    assert response.status_code == status, response.text
+    assert response.headers["content-type"] == "application/json"
+    assert response.headers["x-request-id"]
+    body = response.json()
+    assert list(body) == ["error"] and list(body["error"]) == ["message", "type", "param", "code"]
+    assert (body["error"]["code"], body["error"]["param"]) == (code, param), body
+    assert body["error"]["type"] and isinstance(body["error"]["message"], str)
+    message: str = body["error"]["message"]
+    return message
+
+
+def metric(http: httpx.Client, sample: str) -> float:
+    """One number of /metrics, 0 if it is not there."""
+    for line in http.get("/metrics").text.splitlines():
+        name, _, value = line.rpartition(" ")
+        if name == sample:
+            return float(value)
+    return 0.0

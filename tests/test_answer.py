@@ -8,11 +8,8 @@ from typing import Any
 
 import httpx
 import pytest
-from http_harness import EOS, MAX_MODEL_LEN, REPLY, ScriptedClient, make_app, serve
+from http_harness import CHAT, COMPLETIONS, EOS, HELLO, MAX_MODEL_LEN, REPLY, ScriptedClient, make_app, serve
 
-CHAT = "/v1/chat/completions"
-COMPLETIONS = "/v1/completions"
-HELLO = {"messages": [{"role": "user", "content": "hi"}]}
 PROMPT = b"user: hi\nassistant: "
 REPLY_IDS = [*REPLY.encode(), EOS]
 

@@ -10,8 +10,7 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 from bad_input import BAD_INPUTS, CHAT, COMPLETIONS, BadInput
-from http_harness import ScriptedClient, make_app, serve
-from test_app import check_error
+from http_harness import ScriptedClient, check_error, make_app, serve
 
 
 @pytest.fixture(scope="module")

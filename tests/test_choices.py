@@ -7,10 +7,9 @@ import time
 
 import httpx
 import pytest
+from http_harness import CHAT, COMPLETIONS, HELLO, check_error, make_app, metric, serve
 from http_harness import ScriptedClient as HttpClient
-from http_harness import make_app, serve
 from scripted_engine import ScriptedClient, batches_of, make_generation
-from test_app import CHAT, COMPLETIONS, HELLO, check_error, metric
 
 from octavo.app.choices import Choices
 from octavo.app.errors import EngineDeadError, EngineStoppedError

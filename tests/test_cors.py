@@ -6,8 +6,7 @@ from typing import Any
 
 import httpx
 import pytest
-from http_harness import ScriptedClient, make_app, serve
-from test_app import check_error
+from http_harness import ScriptedClient, check_error, make_app, serve
 
 from octavo.app.config import ServerConfig
 from octavo.app.context import CorsRules

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from fakes import FakeExecutor, ToyModel, expected_output
 
-from octavo.app import messages
+from octavo.app import control_messages as messages
 from octavo.app.client import OutputStream
 from octavo.app.engine_frontend import Frontend
 from octavo.app.engine_server import EngineServer

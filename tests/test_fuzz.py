@@ -17,7 +17,7 @@ from http_harness import TEMPLATE, ScriptedClient, make_app
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from octavo.app import messages
+from octavo.app import control_messages as messages
 from octavo.app.chat_template import ChatTemplate, TemplateError
 from octavo.app.chunks import CHAT_CHUNK, ChunkEncoder
 from octavo.app.errors import StartupError

@@ -6,8 +6,7 @@ from typing import Any
 
 import httpx
 import pytest
-from http_harness import ScriptedClient, make_app, serve
-from test_app import CHAT, COMPLETIONS
+from http_harness import CHAT, COMPLETIONS, ScriptedClient, make_app, serve
 
 from octavo.app.errors import StartupError
 from octavo.app.generation_defaults import default_params

@@ -34,7 +34,7 @@ def relative(path: Path) -> str:
 def imported_layers(source: str, module: tuple[str, ...]) -> Iterator[tuple[int, str]]:
     """(line, layer) of every import of the package in `source`, wherever it stands and however it is spelled.
 
-    module: the importing file's name, as in ("octavo", "app", "server").
+    module: the importing file's name, as in ("octavo", "app", "cli").
     """
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
@@ -65,14 +65,14 @@ def test_imports_point_down(path: Path) -> None:
 @pytest.mark.parametrize(
     "planted",
     [
-        "from ..app import server",
-        "from ..app.server import create_app",
+        "from ..app import application",
+        "from ..app.application import create_app",
         "from .. import app",
-        "import octavo.app.server as server",
+        "import octavo.app.application as application",
         "from octavo import scheduler",
-        "from octavo.app.server import create_app",
+        "from octavo.app.application import create_app",
         "def late():\n    from ..scheduler import engine",
-        "if TYPE_CHECKING:\n    from ..app.server import create_app",
+        "if TYPE_CHECKING:\n    from ..app.application import create_app",
     ],
 )
 def test_layer_rule_sees_every_spelling(planted: str) -> None:

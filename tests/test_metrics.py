@@ -8,10 +8,10 @@ import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
+from octavo.app.choice_record import CAUSES
 from octavo.app.generation import TextDelta
 from octavo.app.histogram import Histogram
 from octavo.app.metrics import ServerMetrics
-from octavo.app.request_record import CAUSES
 from octavo.scheduler.request import FinishReason, RequestTimings
 from octavo.scheduler.stats import Counters, EngineStats
 

@@ -8,10 +8,9 @@ from typing import Any
 
 import httpx
 import pytest
-from http_harness import ScriptedClient, make_app, serve
+from http_harness import CHAT, ScriptedClient, make_app, serve
 from starlette.routing import Route
 
-CHAT = "/v1/chat/completions"
 MESSAGES = [{"role": "user", "content": "hi"}]
 KEY = "secret"
 

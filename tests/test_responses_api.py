@@ -8,8 +8,7 @@ from typing import Any
 
 import httpx
 import pytest
-from http_harness import REPLY, ScriptedClient, make_app, serve
-from test_app import check_error
+from http_harness import REPLY, ScriptedClient, check_error, make_app, serve
 
 from octavo.model.grammar import StructuredOutputsParams
 

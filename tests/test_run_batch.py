@@ -11,11 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from http_harness import REPLY, ScriptedClient, make_app
+from http_harness import CHAT, REPLY, ScriptedClient, make_app
 
 from octavo.app.run_batch import LineError, answer_lines, read_line
-
-CHAT = "/v1/chat/completions"
 
 
 def line(custom_id: str, url: str = CHAT, **body: Any) -> str:

@@ -14,8 +14,8 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 from bad_input import BAD_INPUTS, CHAT, COMPLETIONS
+from http_harness import check_error
 from server_process import samples, serve_demo, wait_idle
-from test_app import check_error
 
 GREEDY = {"temperature": 0, "ignore_eos": True}
 

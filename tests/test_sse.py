@@ -10,10 +10,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
-from http_harness import REPLY, ScriptedClient, make_app, serve
-
-CHAT = "/v1/chat/completions"
-COMPLETIONS = "/v1/completions"
+from http_harness import CHAT, COMPLETIONS, REPLY, ScriptedClient, make_app, serve
 
 
 @pytest.fixture(scope="module")

@@ -27,6 +27,7 @@ from .errors import RequestError
 from .generation import Generation
 from .health import Health
 from .ignored_fields import IGNORED_HEADER
+from .json_response import REQUEST_ID_HEADER, on_disconnect, on_http_exception, on_request_error
 from .live import Live
 from .loop_lag import measure_lag
 from .metrics import ServerMetrics
@@ -39,7 +40,6 @@ from .rate_limits import QUOTA_HEADERS
 from .reference import Reference
 from .request_log import RequestLog
 from .request_summary import Observer
-from .responses import REQUEST_ID_HEADER, on_disconnect, on_http_exception, on_request_error
 from .responses_api import responses_api
 from .template_worker import TemplateWorker
 from .tokenize import Tokenize

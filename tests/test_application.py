@@ -8,11 +8,18 @@ from typing import Any
 
 import httpx
 import pytest
-from http_harness import MAX_MODEL_LEN, REPLY, ScriptedClient, make_app, serve
-
-CHAT = "/v1/chat/completions"
-COMPLETIONS = "/v1/completions"
-HELLO = {"messages": [{"role": "user", "content": "hi"}]}
+from http_harness import (
+    CHAT,
+    COMPLETIONS,
+    HELLO,
+    MAX_MODEL_LEN,
+    REPLY,
+    ScriptedClient,
+    check_error,
+    make_app,
+    metric,
+    serve,
+)
 
 
 @pytest.fixture(scope="module")
@@ -24,27 +31,6 @@ def engine() -> ScriptedClient:
 def http(engine: ScriptedClient) -> Iterator[httpx.Client]:
     with serve(make_app(engine)) as url, httpx.Client(base_url=url, timeout=20) as client:
         yield client
-
-
-def check_error(response: httpx.Response, status: int, code: str, param: str | None) -> str:
-    """Returns the message."""
-    assert response.status_code == status, response.text
-    assert response.headers["content-type"] == "application/json"
-    assert response.headers["x-request-id"]
-    body = response.json()
-    assert list(body) == ["error"] and list(body["error"]) == ["message", "type", "param", "code"]
-    assert (body["error"]["code"], body["error"]["param"]) == (code, param), body
-    assert body["error"]["type"] and isinstance(body["error"]["message"], str)
-    message: str = body["error"]["message"]
-    return message
-
-
-def metric(http: httpx.Client, sample: str) -> float:
-    for line in http.get("/metrics").text.splitlines():
-        name, _, value = line.rpartition(" ")
-        if name == sample:
-            return float(value)
-    return 0.0
 
 
 def test_chat_answer(http: httpx.Client) -> None:

@@ -6,10 +6,10 @@ import time
 
 import pytest
 
+from octavo.app.choice_record import cause_of_refusal
 from octavo.app.errors import EngineDeadError, EngineOverloadedError, RequestError
 from octavo.app.generation import TextDelta
 from octavo.app.metrics import ServerMetrics
-from octavo.app.request_record import cause_of_refusal
 from octavo.scheduler.request import FinishReason, RequestTimings
 
 

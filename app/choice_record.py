@@ -18,7 +18,7 @@ CAUSES = ("stop", "length", "disconnect", "deadline", "refused", "error", "drain
 fails before it is known how many are asked for counts as one."""
 
 
-class RequestRecord:
+class ChoiceRecord:
     """`end` may be called often, the first call counts.
 
     cause: one of CAUSES once it has ended.   timings: the engine's, if it has told them.

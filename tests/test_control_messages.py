@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from octavo.app import messages
+from octavo.app import control_messages as messages
 from octavo.app.context import ServerSettings
 from octavo.app.errors import EngineOverloadedError
 from octavo.app.frames import FrameSplitter, Kind, ProtocolError
