@@ -1,4 +1,4 @@
-"""Fields that chat and completions share, and how they become SamplingParams. Knows no prompt and no text."""
+"""Fields that the APIs share, and how they become SamplingParams. Knows no prompt and no text."""
 
 from __future__ import annotations
 
@@ -76,16 +76,15 @@ class StreamOptions(Struct, kw_only=True):
     continuous_usage_stats: bool = False
 
 
-class SamplingFields(Struct, kw_only=True):
-    """What both routes understand. Ranges are SamplingParams' affair, types are checked here.
+class CommonFields(Struct, kw_only=True):
+    """What means the same in every API, most of it vLLM's extensions.
 
+    Ranges are SamplingParams' affair, types are checked here.
     timeout, queue_timeout: seconds that the request may take, and wait, from its arrival on.
-    user, metadata, safety_identifier and prompt_cache_key are labels for whoever keeps accounts: no answer
-    depends on them.
     """
 
     model: str | None = None
-    n: int = 1
+    stream: bool = False
     temperature: float | None = None
     top_p: float | None = None
     top_k: int | None = None
@@ -95,29 +94,38 @@ class SamplingFields(Struct, kw_only=True):
     frequency_penalty: float | None = None
     logit_bias: dict[str, float] | None = None
     seed: int | None = None
-    stop: str | list[str] | None = None
     stop_token_ids: list[int] | None = None
     include_stop_str_in_output: bool | None = None
     ignore_eos: bool | None = None
+    min_tokens: int | None = None
+    skip_special_tokens: bool | None = None
+    structured_outputs: StructuredOutputs | None = None
+    priority: int = 0
+    cache_salt: str | None = None
+    request_id: str | None = None
+    timeout: float | None = None
+    queue_timeout: float | None = None
+
+
+class SamplingFields(CommonFields, kw_only=True):
+    """What chat and completions understand.
+
+    user, metadata, safety_identifier and prompt_cache_key are labels for whoever keeps accounts: no answer
+    depends on them.
+    """
+
+    n: int = 1
+    stop: str | list[str] | None = None
     prompt_logprobs: int | None = None
     allowed_token_ids: list[int] | None = None
     bad_words: list[str] | None = None
-    min_tokens: int | None = None
-    skip_special_tokens: bool | None = None
     spaces_between_special_tokens: bool | None = None
     truncate_prompt_tokens: int | None = None
     truncation_side: str = "left"
     return_token_ids: bool = False
     return_tokens_as_token_ids: bool = False
     response_format: ResponseFormat | None = None
-    structured_outputs: StructuredOutputs | None = None
-    stream: bool = False
     stream_options: StreamOptions | None = None
-    priority: int = 0
-    cache_salt: str | None = None
-    request_id: str | None = None
-    timeout: float | None = None
-    queue_timeout: float | None = None
     user: str | None = None
     metadata: dict[str, Any] | None = None
     safety_identifier: str | None = None

@@ -10,41 +10,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from msgspec import Struct
-
 from .errors import RequestError
-from .protocol_grammar import StructuredOutputs
+from .protocol import CommonFields
 
 _TOOL = re.compile(r"(tools\[\d+\])\.function(.*)", re.DOTALL)
 _MESSAGE = re.compile(r"messages\[(\d+)\](.*)", re.DOTALL)
 
 
-class ExtendedFields(Struct, kw_only=True):
-    """Fields that mean in every API what they mean in chat completions, most of them vLLM's extensions."""
+class ExtendedFields(CommonFields, kw_only=True):
+    """What the APIs that are translated share with chat completions."""
 
-    model: str | None = None
-    stream: bool = False
-    temperature: float | None = None
-    top_p: float | None = None
-    top_k: int | None = None
-    min_p: float | None = None
-    repetition_penalty: float | None = None
-    presence_penalty: float | None = None
-    frequency_penalty: float | None = None
-    logit_bias: dict[str, float] | None = None
-    seed: int | None = None
-    stop_token_ids: list[int] | None = None
-    include_stop_str_in_output: bool | None = None
-    ignore_eos: bool | None = None
-    min_tokens: int | None = None
-    skip_special_tokens: bool | None = None
-    structured_outputs: StructuredOutputs | None = None
     chat_template_kwargs: dict[str, Any] | None = None
-    priority: int = 0
-    cache_salt: str | None = None
-    request_id: str | None = None
-    timeout: float | None = None
-    queue_timeout: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
