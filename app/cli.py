@@ -110,7 +110,9 @@ def _add_flags(parser: argparse.ArgumentParser, config: type[Any]) -> None:
 def _shown(default: object) -> str:
     if isinstance(default, bool):
         return "on" if default else "off"
-    return "none" if default is None else str(default)
+    if isinstance(default, tuple):
+        return " ".join(map(str, default)) or "none"
+    return "none" if default is None else f"{default:g}" if isinstance(default, float) else str(default)
 
 
 def _flag(name: str) -> str:

@@ -49,6 +49,7 @@ def test_help_shows_every_flag_with_its_default() -> None:
     for name in (*settings_of(EngineConfig), *settings_of(ServerConfig)):
         assert name == "model" or "--" + name.replace("_", "-") in shown
     assert shown.count("(default:") == len(settings_of(EngineConfig)) + len(settings_of(ServerConfig))
+    assert "(default: (" not in shown, "written as on the command line, not as Python does"
     assert "No module" not in done.stderr
 
 
