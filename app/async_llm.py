@@ -10,7 +10,6 @@ from typing import Any, Self
 from ..model.sampling_params import SamplingParams
 from ..scheduler.request import FinishReason
 from ..scheduler.stats import EngineStats
-from .config import EngineConfig
 from .generation import Generation, TextStream, choice_params
 from .launch import Launched, launch
 from .llm import engine_config
@@ -25,17 +24,7 @@ class AsyncLLM:
     """
 
     def __init__(self, model: str = "demo", **settings: Any) -> None:
-        self._prepare(engine_config(model, settings))
-
-    @classmethod
-    def from_config(cls, config: EngineConfig) -> Self:
-        """With a configuration that is built already."""
-        llm = cls.__new__(cls)
-        llm._prepare(config)
-        return llm
-
-    def _prepare(self, config: EngineConfig) -> None:
-        self.config = config
+        self.config = engine_config(model, settings)
         self._lock = asyncio.Lock()
         self._launched: Launched | None = None
         self._closed = False

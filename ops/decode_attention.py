@@ -169,7 +169,7 @@ def decode_attention(
     seq_lens: [B] int32, keys that the query sees, its own included; 0 for a padding row (result arbitrary).
     window: the query sees its last `window` keys only.   max_seq_len: bound of seq_lens that sizes the grid.
     num_splits: splits of a sequence at most; None fits them to the batch, a constant makes a sequence's
-        result independent of the rest of the batch (`tuning.BATCH_INVARIANT_SPLITS`).
+        result independent of the rest of the batch.
     counters: int32 zeros, left as zeros: spare a launch if there is one per (sequence, KV head); one tensor
         per stream, shared by all layers.
     memo: what the step's layers share.

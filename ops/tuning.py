@@ -47,9 +47,6 @@ MAX_SPLIT_PAIRS = 1024
 MAX_THIN_ROWS = 8
 """Rows that `thin_linear` takes."""
 
-BATCH_INVARIANT_SPLITS = 8
-"""`num_splits` for results that do not depend on the batch."""
-
 PROGRAMS_PER_SM = 2
 """Decode programs at most per multiprocessor for which sequences are split: beyond it, merging costs more."""
 

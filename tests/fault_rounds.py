@@ -19,13 +19,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import httpx
-from fakes import expected_output
-from http_harness import byte_tokenizer
 from server_process import wait_idle
-from toy_server import TOY, ToyServer, alive, toy_server, wait_for
-
-from octavo.model.sampling_params import SamplingParams
-from octavo.scheduler.request import Request
+from toy_server import ToyServer, alive, answer_of, toy_server, wait_for
 
 MAX_TOKENS = 60
 WITHIN_S = 60.0
@@ -95,16 +90,6 @@ FAULTS: tuple[Callable[[ToyServer], None], ...] = (
 )
 
 
-def answer_of(prompt: str) -> str:
-    request = Request(
-        request_id="alone",
-        prompt_token_ids=list(prompt.encode()),
-        params=SamplingParams(temperature=0),
-        max_tokens=MAX_TOKENS,
-    )
-    return byte_tokenizer().decode(expected_output(request, TOY).token_ids)
-
-
 async def stream(http: httpx.AsyncClient, prompt: str, leaves_s: float | None, slow: bool) -> str:
     """How a stream ended; asserts that it is one of the ways that were promised."""
     body = {"prompt": prompt, "max_tokens": MAX_TOKENS, "stream": True}
@@ -127,7 +112,7 @@ async def stream(http: httpx.AsyncClient, prompt: str, leaves_s: float | None, s
     text = "".join(chunk["choices"][0]["text"] for chunk in chunks if "choices" in chunk)
     if any("error" in chunk for chunk in chunks):
         return "error event"
-    assert text == answer_of(prompt), "a wrong answer"
+    assert text == answer_of(prompt, MAX_TOKENS), "a wrong answer"
     return "whole"
 
 
@@ -154,7 +139,7 @@ def run_round(folder: Path, fault: Callable[[ToyServer], None], num_streams: int
             wait_for(lambda: len(server.frontends()) == 2)
             with httpx.Client(base_url=server.url, timeout=WITHIN_S) as http:
                 again = http.post("/v1/completions", json={"prompt": "again", "max_tokens": MAX_TOKENS})
-                assert again.json()["choices"][0]["text"] == answer_of("again")
+                assert again.json()["choices"][0]["text"] == answer_of("again", MAX_TOKENS)
                 wait_idle(http)
             pids += server.frontends()
             server.process.terminate()

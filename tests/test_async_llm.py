@@ -5,22 +5,22 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import aclosing, asynccontextmanager
+from typing import Any
 
 import pytest
 
 from octavo import AsyncLLM, RequestOutput, SamplingParams, StructuredOutputsParams
-from octavo.app.config import EngineConfig
 from octavo.app.errors import ContextLengthError, RequestError
 
 GREEDY = SamplingParams(temperature=0, max_tokens=12)
 ENDLESS = SamplingParams(temperature=0, max_tokens=None, ignore_eos=True)
 CAPITAL = "The capital of France is"
-CONFIG = EngineConfig(max_model_len=512, kv_cache_memory_bytes=64 << 20, max_num_seqs=8)
+SETTINGS: dict[str, Any] = {"max_model_len": 512, "kv_cache_memory_bytes": 64 << 20, "max_num_seqs": 8}
 
 
 @asynccontextmanager
 async def running() -> AsyncIterator[AsyncLLM]:
-    async with AsyncLLM.from_config(CONFIG) as llm:
+    async with AsyncLLM(**SETTINGS) as llm:
         yield llm
 
 

@@ -15,33 +15,18 @@ from typing import Any
 
 import httpx
 import pytest
-from fakes import expected_output
-from http_harness import byte_tokenizer
 from openai import AsyncOpenAI
 from server_process import samples
-from toy_server import HOST, TOY, ToyServer, alive, toy_server, wait_for
+from toy_server import HOST, ToyServer, alive, answer_of, toy_server, wait_for
 
 from octavo.app.errors import StartupError
 from octavo.app.listener import bind
-from octavo.model.sampling_params import SamplingParams
-from octavo.scheduler.request import Request
 
 
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[ToyServer]:
     with toy_server(tmp_path) as server:
         yield server
-
-
-def answer_of(prompt: str, max_tokens: int) -> str:
-    """What the toy says, computed alone."""
-    request = Request(
-        request_id="alone",
-        prompt_token_ids=list(prompt.encode()),
-        params=SamplingParams(temperature=0),
-        max_tokens=max_tokens,
-    )
-    return byte_tokenizer().decode(expected_output(request, TOY).token_ids)
 
 
 class Stream:

@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import uvloop
-from fakes import FakeExecutor, ToyModel
+from fakes import FakeExecutor, ToyModel, expected_output
 from http_harness import TEMPLATE, byte_tokenizer
 
 from octavo.app.context import ServerSettings
@@ -35,7 +35,9 @@ from octavo.app.service import serve_until_signal
 from octavo.app.supervisor import Supervisor
 from octavo.cache.config import CacheConfig
 from octavo.model.plan import StepPlan
+from octavo.model.sampling_params import SamplingParams
 from octavo.scheduler.config import SchedulerConfig
+from octavo.scheduler.request import Request
 from octavo.scheduler.scheduler import Scheduler
 
 TOY = ToyModel(vocab_size=256)
@@ -173,6 +175,17 @@ def toy_server(folder: Path, **flags: object) -> Iterator[ToyServer]:
             server.end()
         if process.stdout is not None:
             process.stdout.close()
+
+
+def answer_of(prompt: str, max_tokens: int) -> str:
+    """What the toy says, greedily, computed alone."""
+    request = Request(
+        request_id="alone",
+        prompt_token_ids=list(prompt.encode()),
+        params=SamplingParams(temperature=0),
+        max_tokens=max_tokens,
+    )
+    return byte_tokenizer().decode(expected_output(request, TOY).token_ids)
 
 
 def alive(pid: int) -> bool:
