@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 from ..model.grammar import Grammar
 from ..model.plan import Executor
@@ -41,33 +42,38 @@ def contained(request: Request) -> Iterator[None]:
         raise GenerationError("The server failed at this request; its log says why.") from error
 
 
-class EngineHost:
-    """Owns the step coroutine, which runs from `start` to `close`. deliver: see Engine.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HostOptions:
+    """How an engine is run, wherever its clients are.
 
-    grammars: None refuses requests with a grammar.   step_timeout_s: see Watchdog; None watches nothing.
-    rates: None limits nobody.
+    overlap: see Engine.   grammars: None refuses requests with a grammar.
+    step_timeout_s: see Watchdog; None watches nothing.   rates: None limits nobody.
     """
 
+    overlap: bool = True
+    grammars: GrammarCompiler | None = None
+    step_timeout_s: float | None = None
+    rates: RateLimits | None = None
+
+
+DEFAULT_OPTIONS = HostOptions()
+
+
+class EngineHost:
+    """Owns the step coroutine, which runs from `start` to `close`. deliver: see Engine."""
+
     def __init__(
-        self,
-        scheduler: Scheduler,
-        executor: Executor,
-        deliver: Deliver,
-        *,
-        overlap: bool,
-        grammars: GrammarCompiler | None = None,
-        step_timeout_s: float | None = None,
-        rates: RateLimits | None = None,
+        self, scheduler: Scheduler, executor: Executor, deliver: Deliver, options: HostOptions
     ) -> None:
-        self._rates = rates
+        self._rates = rates = options.rates
         self._deliver = deliver
         self._tenants: dict[str, str] = {}  # of requests under way, where rates are limited
         heard = deliver if rates is None else self._charge
-        self._engine = Engine(scheduler, executor, heard, overlap=overlap)
+        self._engine = Engine(scheduler, executor, heard, overlap=options.overlap)
         self._limits = scheduler.config
-        self._step_timeout_s = step_timeout_s
+        self._step_timeout_s = options.step_timeout_s
         self._watch: asyncio.Task[None] | None = None
-        self._grammars = grammars
+        self._grammars = options.grammars
         self._compiling: dict[str, asyncio.Task[None]] = {}
         self._task: asyncio.Task[None] | None = None
 

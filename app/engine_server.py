@@ -18,12 +18,10 @@ from ..scheduler.scheduler import Scheduler
 from ..scheduler.stats import EngineStats
 from . import control_messages as messages
 from .engine_frontend import Frontend
-from .engine_host import EngineHost, contained
+from .engine_host import DEFAULT_OPTIONS, EngineHost, HostOptions, contained
 from .frame_link import MAX_BUFFERED_BYTES, MAX_STALLED_S, FrameLink
 from .frontend_numbers import FrontendNumbers
-from .grammar_compiler import GrammarCompiler
 from .loop_lag import measure_lag
-from .rate_limits import RateLimits
 
 log = logging.getLogger(__name__)
 
@@ -44,31 +42,19 @@ class EngineServer:
 
     max_buffered_bytes, max_stalled_s: how much a front end may leave unread, and for how long.
     max_silent_s: how long a front end may leave a question unanswered.
-    step_timeout_s, rates: see EngineHost.
     """
 
     def __init__(
         self,
         scheduler: Scheduler,
         executor: Executor,
+        options: HostOptions = DEFAULT_OPTIONS,
         *,
-        overlap: bool,
-        grammars: GrammarCompiler | None = None,
         max_buffered_bytes: int = MAX_BUFFERED_BYTES,
         max_stalled_s: float = MAX_STALLED_S,
         max_silent_s: float = _MAX_SILENT_S,
-        step_timeout_s: float | None = None,
-        rates: RateLimits | None = None,
     ) -> None:
-        self.host = EngineHost(
-            scheduler,
-            executor,
-            self._deliver,
-            overlap=overlap,
-            grammars=grammars,
-            step_timeout_s=step_timeout_s,
-            rates=rates,
-        )
+        self.host = EngineHost(scheduler, executor, self._deliver, options)
         self.numbers = FrontendNumbers()
         self._routes: dict[str, _Route] = {}
         self._frontends: set[Frontend] = set()

@@ -11,11 +11,10 @@ from ..scheduler.request import FinishReason, Request, TokenOutput
 from ..scheduler.scheduler import Scheduler
 from ..scheduler.stats import EngineStats
 from ..scheduler.view import EngineView
-from .engine_host import EngineHost
+from .engine_host import DEFAULT_OPTIONS, EngineHost, HostOptions
 from .errors import EngineStoppedError, RequestError
-from .grammar_compiler import GrammarCompiler
 from .pulse import Pulse
-from .rate_limits import Quota, RateLimits
+from .rate_limits import Quota
 from .streams import BufferedStream
 
 
@@ -23,24 +22,9 @@ class InprocClient:
     """Runs the engine from `start` to `close`."""
 
     def __init__(
-        self,
-        scheduler: Scheduler,
-        executor: Executor,
-        *,
-        overlap: bool,
-        grammars: GrammarCompiler | None = None,
-        step_timeout_s: float | None = None,
-        rates: RateLimits | None = None,
+        self, scheduler: Scheduler, executor: Executor, options: HostOptions = DEFAULT_OPTIONS
     ) -> None:
-        self._host = EngineHost(
-            scheduler,
-            executor,
-            self._deliver,
-            overlap=overlap,
-            grammars=grammars,
-            step_timeout_s=step_timeout_s,
-            rates=rates,
-        )
+        self._host = EngineHost(scheduler, executor, self._deliver, options)
         self._streams: dict[str, BufferedStream] = {}
 
     def start(self) -> None:

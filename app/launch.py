@@ -31,6 +31,7 @@ from ..scheduler.stats import EngineStats
 from .chat_template import ChatTemplate
 from .client import EngineClient
 from .config import EngineConfig
+from .engine_host import HostOptions
 from .errors import StartupError
 from .generation_defaults import default_params
 from .grammar_compiler import GrammarCompiler
@@ -85,19 +86,12 @@ class Launched:
 async def launch(config: EngineConfig, rates: RateLimits | None = None) -> Launched:
     """Build the engine and start it in the running event loop. Raises StartupError, one sentence.
 
-    rates: see EngineHost.
+    rates: see HostOptions.
     """
     source, plan = plan_launch(config)
     defaults = default_params(source.generation_config)
     executor = build_executor(config, source, plan)
-    client = InprocClient(
-        new_scheduler(config, plan),
-        executor,
-        overlap=config.overlap,
-        grammars=new_grammars(source, plan),
-        step_timeout_s=config.step_timeout,
-        rates=rates,
-    )
+    client = InprocClient(new_scheduler(config, plan), executor, host_options(config, source, plan, rates))
     client.start()
     freeze_garbage()
     return Launched(
@@ -138,12 +132,17 @@ def new_scheduler(config: EngineConfig, plan: EnginePlan) -> Scheduler:
     return Scheduler(plan.scheduler, plan.cache, seed=config.seed)
 
 
-def new_grammars(source: ModelSource, plan: EnginePlan) -> GrammarCompiler | None:
-    """Compiles grammars over the model's tokens; None without a tokenizer or a token that ends a text."""
+def host_options(
+    config: EngineConfig, source: ModelSource, plan: EnginePlan, rates: RateLimits | None
+) -> HostOptions:
+    """How the engine is run. Grammars need a tokenizer, and a token that ends a text."""
     ends = frozenset(token for token in eos_token_ids(source, plan) if token < plan.model.vocab_size)
-    if source.tokenizer is None or not ends:
-        return None
-    return GrammarCompiler(GrammarVocabulary(source.tokenizer, plan.model.vocab_size, ends))
+    grammars = None
+    if source.tokenizer is not None and ends:
+        grammars = GrammarCompiler(GrammarVocabulary(source.tokenizer, plan.model.vocab_size, ends))
+    return HostOptions(
+        overlap=config.overlap, grammars=grammars, step_timeout_s=config.step_timeout, rates=rates
+    )
 
 
 def eos_token_ids(source: ModelSource, plan: EnginePlan) -> frozenset[int]:

@@ -32,8 +32,8 @@ from .launch import (
     choose_device,
     eos_token_ids,
     freeze_garbage,
+    host_options,
     launch,
-    new_grammars,
     new_scheduler,
     plan_engine,
     plan_launch,
@@ -210,10 +210,7 @@ async def _serve_in_processes(
         server = EngineServer(
             new_scheduler(engine, plan),
             executor,
-            overlap=engine.overlap,
-            grammars=new_grammars(source, plan),
-            step_timeout_s=engine.step_timeout,
-            rates=rates,
+            host_options(engine, source, plan, rates),
         )
         server.start()
         supervisor.serve(server)

@@ -161,12 +161,12 @@ async def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
             version=PROTOCOL_VERSION, model_path=str(folder), settings=settings, log_level="info", **facts
         )
         supervisor = Supervisor(setup, listener, options.frontends)
-        engine = EngineServer(scheduler, executor, overlap=True)
+        engine = EngineServer(scheduler, executor)
         supervisor.serve(engine)
         front = supervisor
     else:
         tokenizer, template = read_texts(folder)
-        engine = client = InprocClient(scheduler, executor, overlap=True)
+        engine = client = InprocClient(scheduler, executor)
         front = LocalFront(
             client,
             lambda door: Generation(door, tokenizer, template, **facts),

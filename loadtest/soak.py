@@ -25,6 +25,7 @@ import uvloop
 from frontends import ScriptedExecutor, write_tokenizer
 
 from octavo.app.context import ServerSettings
+from octavo.app.engine_host import HostOptions
 from octavo.app.generation import Generation
 from octavo.app.inproc_client import InprocClient
 from octavo.app.listener import bind
@@ -52,8 +53,7 @@ async def serve(folder: Path) -> int:
     client = InprocClient(
         Scheduler(limits, CacheConfig(_NUM_SLOTS * 16, 16)),
         ScriptedExecutor(0.0),
-        overlap=True,
-        step_timeout_s=60,
+        HostOptions(step_timeout_s=60),
     )
     listener = bind("127.0.0.1", 0)
     tokenizer, template = read_texts(folder)

@@ -15,6 +15,7 @@ from fakes import FakeExecutor, ToyModel
 from http_harness import EOS, VOCAB_SIZE, byte_tokenizer
 
 from octavo.app.client import EngineClient
+from octavo.app.engine_host import HostOptions
 from octavo.app.engine_server import EngineServer
 from octavo.app.errors import EngineStoppedError, RequestError
 from octavo.app.grammar_compiler import GrammarCompiler
@@ -77,7 +78,7 @@ async def whole(stream: Any) -> tuple[bytes, TokenOutput]:
 @asynccontextmanager
 async def in_process(vocabulary: GrammarVocabulary | None) -> Any:
     compiler = None if vocabulary is None else GrammarCompiler(vocabulary)
-    client = InprocClient(*scheduler_and_executor(), overlap=True, grammars=compiler)
+    client = InprocClient(*scheduler_and_executor(), HostOptions(grammars=compiler))
     client.start()
     yield client, client.stats
     await client.close()
@@ -86,7 +87,7 @@ async def in_process(vocabulary: GrammarVocabulary | None) -> Any:
 @asynccontextmanager
 async def from_a_front_end(vocabulary: GrammarVocabulary | None) -> Any:
     compiler = None if vocabulary is None else GrammarCompiler(vocabulary)
-    server = EngineServer(*scheduler_and_executor(), overlap=True, grammars=compiler)
+    server = EngineServer(*scheduler_and_executor(), HostOptions(grammars=compiler))
     server.start()
     ours, theirs = socket.socketpair()
     client = RemoteClient()

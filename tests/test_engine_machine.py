@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from octavo.app.application import create_app
 from octavo.app.context import ServerSettings
 from octavo.app.drain import DoorClient
+from octavo.app.engine_host import HostOptions
 from octavo.app.generation import Generation
 from octavo.app.inproc_client import InprocClient
 from octavo.app.metrics import ServerMetrics
@@ -110,7 +111,7 @@ async def live(clients: list[Any], model: ToyModel, fail_at: int | None, device:
         max_num_seqs=NUM_SLOTS, max_num_batched_tokens=16, max_model_len=60, max_queued_requests=6
     )
     scheduler = Scheduler(limits, CacheConfig(NUM_BLOCKS, BLOCK_SIZE))
-    engine = InprocClient(scheduler, executor, overlap=True, step_timeout_s=STEP_TIMEOUT_S)
+    engine = InprocClient(scheduler, executor, HostOptions(step_timeout_s=STEP_TIMEOUT_S))
     engine.start()
     door = DoorClient(engine)
     generation = Generation(

@@ -44,7 +44,7 @@ def new_server(
     config = SchedulerConfig(
         max_num_seqs=8, max_num_batched_tokens=64, max_model_len=1000, max_queued_requests=max_queued
     )
-    return EngineServer(Scheduler(config, CacheConfig(num_blocks, 4)), executor, overlap=True, **limits)
+    return EngineServer(Scheduler(config, CacheConfig(num_blocks, 4)), executor, **limits)
 
 
 @asynccontextmanager

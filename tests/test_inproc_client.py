@@ -28,7 +28,7 @@ async def running(fail_at_step: int | None = None) -> tuple[InprocClient, Buffer
         fail_at_step=fail_at_step,
     )
     config = SchedulerConfig(max_num_seqs=2, max_num_batched_tokens=64, max_model_len=400)
-    client = InprocClient(Scheduler(config, CacheConfig(100, 4)), executor, overlap=True)
+    client = InprocClient(Scheduler(config, CacheConfig(100, 4)), executor)
     client.start()
     params = SamplingParams(temperature=0, max_tokens=None)
     request = Request(request_id="r", prompt_token_ids=[1, 2, 3], params=params, max_tokens=390)

@@ -30,7 +30,7 @@ async def running(fail_at_step: int | None = None, **limits: Any) -> AsyncIterat
         MODEL, num_slots=2, num_blocks=NUM_BLOCKS, block_size=BLOCK_SIZE, fail_at_step=fail_at_step
     )
     config = SchedulerConfig(max_num_seqs=2, max_num_batched_tokens=16, max_model_len=200, **limits)
-    client = InprocClient(Scheduler(config, CacheConfig(NUM_BLOCKS, BLOCK_SIZE)), executor, overlap=True)
+    client = InprocClient(Scheduler(config, CacheConfig(NUM_BLOCKS, BLOCK_SIZE)), executor)
     client.start()
     try:
         yield client

@@ -23,6 +23,7 @@ from http_harness import TEMPLATE, byte_tokenizer
 from octavo.app import serve
 from octavo.app.chat_template import ChatTemplate
 from octavo.app.config import EngineConfig, ServerConfig
+from octavo.app.engine_host import HostOptions
 from octavo.app.errors import StartupError
 from octavo.app.inproc_client import InprocClient
 from octavo.app.launch import Launched
@@ -55,7 +56,7 @@ def launcher(fail_at_step: int | None = None) -> Callable[[EngineConfig], Any]:
             fail_at_step=fail_at_step,
         )
         scheduler = SchedulerConfig(max_num_seqs=4, max_num_batched_tokens=64, max_model_len=2000)
-        engine = InprocClient(Scheduler(scheduler, cache), executor, overlap=config.overlap)
+        engine = InprocClient(Scheduler(scheduler, cache), executor, HostOptions(overlap=config.overlap))
         engine.start()
         return Launched(
             client=engine,

@@ -12,6 +12,7 @@ import pytest
 from fakes import FakeExecutor, ToyModel
 from toy_server import alive, toy_server, wait_for
 
+from octavo.app.engine_host import HostOptions
 from octavo.app.errors import EngineOverloadedError
 from octavo.app.inproc_client import InprocClient
 from octavo.cache.config import CacheConfig
@@ -40,7 +41,7 @@ def make_client(latency: Hanging) -> InprocClient:
     config = SchedulerConfig(max_num_seqs=2, max_num_batched_tokens=64, max_model_len=400)
     executor = FakeExecutor(ToyModel(), num_slots=2, num_blocks=100, block_size=4, latency_s=latency)
     scheduler = Scheduler(config, CacheConfig(100, 4))
-    return InprocClient(scheduler, executor, overlap=True, step_timeout_s=LIMIT_S)
+    return InprocClient(scheduler, executor, HostOptions(step_timeout_s=LIMIT_S))
 
 
 def request(name: str, max_tokens: int = 20, **claim: Any) -> Request:

@@ -26,6 +26,7 @@ from http_harness import TEMPLATE, byte_tokenizer
 from octavo.app.context import ServerSettings
 from octavo.app.control_messages import Setup
 from octavo.app.edge import EdgeSettings
+from octavo.app.engine_host import HostOptions
 from octavo.app.engine_server import EngineServer
 from octavo.app.frames import PROTOCOL_VERSION
 from octavo.app.listener import address_of, bind, bind_unix
@@ -97,10 +98,11 @@ async def serve(options: argparse.Namespace) -> int:
     server = EngineServer(
         Scheduler(scheduler, CacheConfig(NUM_BLOCKS, 16)),
         executor,
-        overlap=True,
+        HostOptions(
+            step_timeout_s=options.step_timeout,
+            rates=RateLimits(options.rpm, options.tpm) if options.rpm or options.tpm else None,
+        ),
         max_silent_s=options.max_silent,
-        step_timeout_s=options.step_timeout,
-        rates=RateLimits(options.rpm, options.tpm) if options.rpm or options.tpm else None,
     )
     server.start()
     supervisor.serve(server)
