@@ -74,7 +74,7 @@ def _parser() -> _Parser:
         sub.set_defaults(run=run, configs=configs)
         for config in configs:
             _add_flags(sub, config)
-        sub.add_argument("--config", metavar="FILE.yaml", help="read settings from a YAML file")
+        sub.add_argument("--config", metavar="FILE.yaml", help="read settings from a YAML file (default: none)")
     sub = commands.add_parser(
         "collect-env", help="print versions and hardware, for a bug report", allow_abbrev=False
     )
@@ -123,6 +123,8 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     """The words of the command line, settings as text. Raises UsageError."""
     parser = _parser()
     if argv and not argv[0].startswith("-") and argv[0] not in _COMMANDS:
+        if argv[0] == "bench":
+            raise UsageError("'bench' is not there yet; loadtest/serve.py of the repository loads a server")
         raise UsageError(f"{argv[0]!r} is not a command{nearest(argv[0], _COMMANDS)}")
     options, unknown = parser.parse_known_args(argv)
     if unknown:

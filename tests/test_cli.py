@@ -48,7 +48,8 @@ def test_help_shows_every_flag_with_its_default() -> None:
     shown = " ".join(done.stdout.split())
     for name in (*settings_of(EngineConfig), *settings_of(ServerConfig)):
         assert name == "model" or "--" + name.replace("_", "-") in shown
-    assert shown.count("(default:") == len(settings_of(EngineConfig)) + len(settings_of(ServerConfig))
+    num_settings = len(settings_of(EngineConfig)) + len(settings_of(ServerConfig))
+    assert shown.count("(default:") == num_settings + 1, "--config is not a setting, and has a default, too"
     assert "(default: (" not in shown, "written as on the command line, not as Python does"
     assert "No module" not in done.stderr
 
@@ -83,6 +84,7 @@ def test_without_a_command_it_explains_itself() -> None:
     ("words", "sentence"),
     [
         (["srve"], "octavo: 'srve' is not a command; did you mean serve?"),
+        (["bench"], "octavo: 'bench' is not there yet; loadtest/serve.py"),
         (["serve", "--port", "70000"], "octavo serve: --port must be an integer from 0 to 65535, got 70000"),
         (["serve", "--port", "http"], "octavo serve: --port must be an integer from 0 to 65535, got 'http'"),
         (["serve", "--dtype", "int4"], "--dtype must be one of auto, bfloat16, float16, float32, got 'int4'"),
