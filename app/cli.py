@@ -74,7 +74,9 @@ def _parser() -> _Parser:
         sub.set_defaults(run=run, configs=configs)
         for config in configs:
             _add_flags(sub, config)
-        sub.add_argument("--config", metavar="FILE.yaml", help="read settings from a YAML file (default: none)")
+        sub.add_argument(
+            "--config", metavar="FILE.yaml", help="read settings from a YAML file (default: none)"
+        )
     sub = commands.add_parser(
         "collect-env", help="print versions and hardware, for a bug report", allow_abbrev=False
     )
