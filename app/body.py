@@ -1,4 +1,4 @@
-"""Reading a request's body within bounds."""
+"""Reading a request's body within bounds. Knows nothing of what it says."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the route handlers of one server share."""
+"""What the route handlers of one server share. Knows no route."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from .edge import EdgeSettings
 from .errors import ModelNotFoundError, RequestError
 from .generation import Generation
 from .metrics import ServerMetrics
+from .protocol import DEFAULT_MAX_LOGPROBS
 from .template_worker import TemplateWorker
 
 T = TypeVar("T")
@@ -55,7 +56,7 @@ class ServerSettings:
     cors: CorsRules = CorsRules()
     edge: EdgeSettings = EdgeSettings()
     max_queued_requests: int | None = None
-    max_logprobs: int = 20
+    max_logprobs: int = DEFAULT_MAX_LOGPROBS
     trust_request_chat_template: bool = False
     request_timeout_s: float | None = None
     queue_timeout_s: float | None = None

@@ -1,4 +1,4 @@
-"""Which web pages' scripts may call: Starlette's rules, with refusals in the shape of all errors."""
+"""Which web pages' scripts may call: Starlette's rules, errors in the shape of all. Knows no routes."""
 
 from __future__ import annotations
 

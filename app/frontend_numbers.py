@@ -1,4 +1,4 @@
-"""What the engine keeps of front ends that are gone, so that no counter ever goes back."""
+"""What the engine keeps of front ends that are gone, so that no counter ever goes back. Knows no process."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Probes: is the server alive, does it get ahead, is it ready, which version."""
+"""Probes: is the server alive, does it get ahead, is it ready, which version. Knows only the pulse."""
 
 from __future__ import annotations
 

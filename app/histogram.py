@@ -1,4 +1,4 @@
-"""A distribution with a name, and how Prometheus sees one."""
+"""A distribution with a name, and how Prometheus sees one. Knows not what is counted."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The header that tells a client which of its fields nobody knows."""
+"""The header that tells a client which of its fields nobody knows. Does not find them out itself."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A JSON object in a model's directory, or one sentence saying what is wrong with it."""
+"""A JSON object in a model's directory, or one sentence saying what is wrong. Knows none of its fields."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""HTTP in the engine's own event loop: `--frontends 0`."""
+"""HTTP in the engine's own event loop: `--frontends 0`. Knows no scheduler, and not when to stop."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A model in this process, for the terminal."""
+"""A model in this process, for the terminal. Knows no terminal and no HTTP."""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""How late an event loop wakes timers, which is how long a stream would have waited for it."""
+"""How late an event loop wakes timers, which is how long a stream would have waited for it.
+
+Knows not what the loop is busy with.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What front ends count, as plain values that travel between processes and can be added up."""
+"""What front ends count, as plain values that travel between processes and add up. Knows no scrape."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""GET /v1/models and /v1/models/{id}: what is served here, and with which defaults."""
+"""GET /v1/models and /v1/models/{id}: what is served here, and with which defaults. Knows no engine."""
 
 from __future__ import annotations
 

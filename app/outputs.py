@@ -1,4 +1,7 @@
-"""Results of the offline API, with vLLM's names, so that a script moves by changing its import."""
+"""Results of the offline API, with vLLM's names, so that a script moves by changing its import.
+
+Knows no engine.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""The prefix under which a proxy offers the server, taken off unless the proxy has done so already."""
+"""The prefix under which a proxy offers the server, taken off unless the proxy has done so already.
+
+Knows no routes.
+"""
 
 from __future__ import annotations
 

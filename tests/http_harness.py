@@ -22,6 +22,7 @@ from tokenizers import Tokenizer as Backend
 
 from octavo.app.application import create_app
 from octavo.app.chat_template import ChatTemplate
+from octavo.app.client import EngineClient
 from octavo.app.context import ServerSettings
 from octavo.app.errors import EngineDeadError, EngineOverloadedError
 from octavo.app.generation import Generation
@@ -180,7 +181,7 @@ class ScriptedStream:
         return [TokenLogprobs(-0.125 * i, 2, top) for i in range(1, len(self._request.prompt_token_ids))]
 
 
-def make_generation(client: ScriptedClient, **changes: Any) -> Generation:
+def make_generation(client: EngineClient, **changes: Any) -> Generation:
     """Generation over `client`."""
     settings: dict[str, Any] = {
         "model_name": "toy",

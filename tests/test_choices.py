@@ -7,9 +7,8 @@ import time
 
 import httpx
 import pytest
-from http_harness import CHAT, COMPLETIONS, HELLO, check_error, make_app, metric, serve
-from http_harness import ScriptedClient as HttpClient
-from scripted_engine import ScriptedClient, batches_of, make_generation
+from http_harness import CHAT, COMPLETIONS, HELLO, ScriptedClient, check_error, make_app, metric, serve
+from replay_engine import ReplayClient, batches_of, make_generation
 
 from octavo.app.choices import Choices
 from octavo.app.errors import EngineDeadError, EngineStoppedError
@@ -26,7 +25,7 @@ def test_texts_that_are_kept_are_whole(monkeypatch: pytest.MonkeyPatch, keep_tex
 
     async def run() -> list[str]:
         choices = Choices(
-            make_generation(ScriptedClient(batches_of(list(b"abc")))),
+            make_generation(ReplayClient(batches_of(list(b"abc")))),
             ServerMetrics("toy", "1.2"),
             [[65]],
             SamplingParams(),
@@ -54,7 +53,7 @@ def test_texts_that_are_kept_are_whole(monkeypatch: pytest.MonkeyPatch, keep_tex
 @pytest.mark.parametrize("n", [1, 3])
 def test_what_ends_all_choices_is_their_cause(error: Exception, cause: str, n: int) -> None:
     metrics = ServerMetrics("toy", "1.2")
-    client = ScriptedClient(batches_of(list(b"abc"))[:1], error)
+    client = ReplayClient(batches_of(list(b"abc"))[:1], error)
 
     async def run() -> None:
         choices = Choices(
@@ -78,7 +77,10 @@ def test_what_ends_all_choices_is_their_cause(error: Exception, cause: str, n: i
 
 
 def test_more_choices_than_may_wait_are_refused_for_good() -> None:
-    with serve(make_app(HttpClient(), {"max_queued_requests": 3})) as url, httpx.Client(base_url=url) as http:
+    with (
+        serve(make_app(ScriptedClient(), {"max_queued_requests": 3})) as url,
+        httpx.Client(base_url=url) as http,
+    ):
         many = http.post(COMPLETIONS, json={"prompt": ["a", "b"], "n": 2})
         assert "at most 3 choices" in check_error(many, 400, "invalid_value", "prompt")
         check_error(http.post(CHAT, json={**HELLO, "n": 4}), 400, "invalid_value", "n")

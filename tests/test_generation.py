@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from http_harness import EOS, VOCAB_SIZE
-from scripted_engine import TOKENIZER, ScriptedClient, batches_of, collect, make_generation
+from replay_engine import TOKENIZER, ReplayClient, batches_of, collect, make_generation
 from tokenizers import Tokenizer as Backend
 from tokenizers import decoders, models
 
@@ -29,7 +29,7 @@ def test_no_spaces_between_special_tokens() -> None:
     """Text is the concatenation of its tokens: nothing has to be taken out, whatever is asked for."""
     shown: dict[str, Any] = {"skip_special_tokens": False, "max_tokens": 4, "ignore_eos": True}
     for spaces in (True, False):
-        client = ScriptedClient(batches_of([65, EOS, EOS, 66]))
+        client = ReplayClient(batches_of([65, EOS, EOS, 66]))
         params = SamplingParams(spaces_between_special_tokens=spaces, **shown)
         assert "".join(delta.text for delta in collect(client, params)) == "A<end><end>B"
 
@@ -37,7 +37,7 @@ def test_no_spaces_between_special_tokens() -> None:
 def test_spaces_of_a_decoder_that_puts_some_cannot_be_suppressed() -> None:
     backend = Backend(models.WordPiece(vocab={"[UNK]": 0, "a": 1}, unk_token="[UNK]"))
     backend.decoder = decoders.WordPiece(cleanup=False)
-    generation = make_generation(ScriptedClient(), tokenizer=Tokenizer(backend))
+    generation = make_generation(ReplayClient(), tokenizer=Tokenizer(backend))
     params = SamplingParams(spaces_between_special_tokens=False, skip_special_tokens=False)
     with pytest.raises(RequestError) as caught:
         generation.request([1], params, request_id="r")
@@ -63,7 +63,7 @@ def test_spaces_of_a_decoder_that_puts_some_cannot_be_suppressed() -> None:
 def test_refuses_what_cannot_run(
     prompt: list[int], settings: dict[str, Any], error: type[RequestError], param: str, words: str
 ) -> None:
-    client = ScriptedClient()
+    client = ReplayClient()
     with pytest.raises(error) as caught:
         make_generation(client).start(prompt, SamplingParams(**settings), request_id="r")
     assert caught.value.param == param
@@ -74,18 +74,18 @@ def test_refuses_what_cannot_run(
 
 def test_context_length_error_has_its_code() -> None:
     with pytest.raises(ContextLengthError) as caught:
-        make_generation(ScriptedClient()).start([1] * 60, SamplingParams(max_tokens=50), request_id="r")
+        make_generation(ReplayClient()).start([1] * 60, SamplingParams(max_tokens=50), request_id="r")
     assert caught.value.code == "context_length_exceeded"
 
 
 def test_a_stop_string_needs_a_tokenizer() -> None:
     with pytest.raises(RequestError, match="without a tokenizer"):
-        make_generation(ScriptedClient(), tokenizer=None).start([1], SamplingParams(stop="x"), request_id="r")
+        make_generation(ReplayClient(), tokenizer=None).start([1], SamplingParams(stop="x"), request_id="r")
 
 
 @pytest.mark.parametrize(("max_tokens", "resolved"), [(None, 98), (98, 98), (3, 3)])
 def test_submits_with_max_tokens_resolved(max_tokens: int | None, resolved: int) -> None:
-    client = ScriptedClient()
+    client = ReplayClient()
     params = SamplingParams(max_tokens=max_tokens)
     make_generation(client).start([65, 66], params, request_id="r", priority=3, cache_salt="s")
     (request,) = client.requests
@@ -118,14 +118,14 @@ def test_choices_count_the_seed_up() -> None:
 @pytest.mark.parametrize(("chosen", "expected"), [(None, None), (30, 30), (1000, 40)])
 def test_the_models_own_limit_is_cut_to_the_room_left(chosen: int | None, expected: int | None) -> None:
     defaults = {} if chosen is None else {"max_tokens": chosen}
-    generation = make_generation(ScriptedClient(), default_params=defaults)
+    generation = make_generation(ReplayClient(), default_params=defaults)
     assert generation.default_max_tokens(60) == expected
     if chosen is not None:
         assert generation.default_max_tokens(200) == 1
 
 
 def test_ids_of_the_engine_differ_even_if_those_of_clients_do_not() -> None:
-    generation = make_generation(ScriptedClient())
+    generation = make_generation(ReplayClient())
     ids = [generation.engine_id("same") for _ in range(100)]
     assert len(set(ids)) == 100
     assert all(i.startswith(f"same-{os.getpid():x}-") for i in ids), "other processes have ids of their own"
@@ -135,7 +135,7 @@ def test_ids_of_the_engine_differ_even_if_those_of_clients_do_not() -> None:
 
 
 def test_last_delta_carries_reason_and_timings() -> None:
-    deltas = collect(ScriptedClient(batches_of(list(b"abc"))), SamplingParams())
+    deltas = collect(ReplayClient(batches_of(list(b"abc"))), SamplingParams())
     assert [d.finish_reason for d in deltas] == [None, None, FinishReason.LENGTH]
     assert deltas[-1].timings is not None and deltas[-1].timings.num_cached_tokens == 7
     assert deltas[0].timings is None
@@ -146,7 +146,7 @@ def test_a_stop_string_keeps_what_the_engine_told_with_the_first_output(bunched:
     batches = batches_of(list(b"abcd"), [4] if bunched else [])
     timings = RequestTimings(1.0, scheduled_s=2.0, first_token_s=3.0, num_cached_tokens=5)
     batches[0][0] = batches[0][0]._replace(timings=timings)
-    deltas = collect(ScriptedClient(batches), SamplingParams(stop="c"))
+    deltas = collect(ReplayClient(batches), SamplingParams(stop="c"))
     last = deltas[-1]
     assert (last.stop_reason, [d.timings for d in deltas[:-1]]) == ("c", [None] * (len(deltas) - 1))
     assert last.timings is not None and last.timings.finished_s > 3.0
@@ -155,7 +155,7 @@ def test_a_stop_string_keeps_what_the_engine_told_with_the_first_output(bunched:
 
 
 def test_a_stop_string_without_the_engines_word_has_what_was_seen_here() -> None:
-    (*_, last) = collect(ScriptedClient(batches_of(list(b"abcd"))), SamplingParams(stop="c"))
+    (*_, last) = collect(ReplayClient(batches_of(list(b"abcd"))), SamplingParams(stop="c"))
     assert last.timings is not None and last.timings.scheduled_s == 0
     assert last.timings.arrival_s <= last.timings.first_token_s <= last.timings.finished_s
 
@@ -164,25 +164,25 @@ def test_timings_of_the_first_output_do_not_leave_early() -> None:
     batches = batches_of(list(b"abc"))
     batches[0][0] = batches[0][0]._replace(timings=RequestTimings(1.0))
     for params in (SamplingParams(), SamplingParams(detokenize=False), SamplingParams(logprobs=0)):
-        deltas = collect(ScriptedClient(batches), params)
+        deltas = collect(ReplayClient(batches), params)
         assert [d.timings is None for d in deltas] == [True, True, False]
 
 
 def test_an_error_of_one_request_is_told() -> None:
     batches = [[TokenOutput("r", (), finish_reason=FinishReason.ERROR, error="not finite")]]
-    (delta,) = collect(ScriptedClient(batches), SamplingParams())
+    (delta,) = collect(ReplayClient(batches), SamplingParams())
     assert (delta.finish_reason, delta.error) == (FinishReason.ERROR, "not finite")
 
 
 def test_a_dead_engine_raises() -> None:
-    client = ScriptedClient(batches_of(list(b"abc"))[:1], EngineDeadError("gone"))
+    client = ReplayClient(batches_of(list(b"abc"))[:1], EngineDeadError("gone"))
     with pytest.raises(EngineDeadError, match="gone"):
         collect(client, SamplingParams())
 
 
 def test_abort_is_idempotent_and_ends_the_iteration() -> None:
     async def run() -> tuple[int, int]:
-        client = ScriptedClient(batches_of(list(b"abc")))
+        client = ReplayClient(batches_of(list(b"abc")))
         stream = make_generation(client).start([1], SamplingParams(), request_id="r")
         num_deltas = 0
         async for _ in stream:
@@ -205,7 +205,7 @@ def test_what_is_diverted_and_what_is_read_are_the_same_deltas_in_order(params: 
     async def run() -> tuple[list[str], list[str]]:
         buffered = BufferedStream(lambda reason: None)
         settings = SamplingParams(temperature=0, max_tokens=len(tokens) + 1, **params)
-        request = make_generation(ScriptedClient(), max_model_len=500).request([65], settings, request_id="r")
+        request = make_generation(ReplayClient(), max_model_len=500).request([65], settings, request_id="r")
         stream = TextStream(buffered, request, TOKENIZER)
         everything: list[str] = []
         diverted: list[str] = []

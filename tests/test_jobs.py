@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from scripted_engine import ScriptedClient, batches_of, make_generation
+from replay_engine import ReplayClient, batches_of, make_generation
 
 from octavo.app.errors import EngineDeadError, RequestError
 from octavo.app.jobs import Job, run_jobs
@@ -15,7 +15,7 @@ from octavo.model.sampling_params import SamplingParams
 from octavo.scheduler.request import FinishReason
 
 
-def run(client: ScriptedClient, num_jobs: int, params: SamplingParams) -> tuple[list[RequestOutput], int]:
+def run(client: ReplayClient, num_jobs: int, params: SamplingParams) -> tuple[list[RequestOutput], int]:
     """The results, and how often a job was told to have finished."""
     finished: list[int] = []
     generation = make_generation(client)
@@ -25,7 +25,7 @@ def run(client: ScriptedClient, num_jobs: int, params: SamplingParams) -> tuple[
 
 
 def test_results_are_whole_and_in_order() -> None:
-    client = ScriptedClient(batches_of(list("héllo".encode()), sizes=[3], logprobs=True))
+    client = ReplayClient(batches_of(list("héllo".encode()), sizes=[3], logprobs=True))
     outputs, num_finished = run(client, 3, SamplingParams(logprobs=0))
     assert [output.prompt for output in outputs] == ["p0", "p1", "p2"]
     assert [output.request_id for output in outputs] == ["r0", "r1", "r2"]
@@ -40,7 +40,7 @@ def test_results_are_whole_and_in_order() -> None:
 
 
 def test_choices_are_requests_of_their_own() -> None:
-    client = ScriptedClient(batches_of(list(b"ab")))
+    client = ReplayClient(batches_of(list(b"ab")))
     (output,), _ = run(client, 1, SamplingParams(n=3, seed=1))
     assert [completion.index for completion in output.outputs] == [0, 1, 2]
     assert [request.request_id for request in client.requests] == ["r0-0", "r0-1", "r0-2"]
@@ -48,7 +48,7 @@ def test_choices_are_requests_of_their_own() -> None:
 
 
 def test_a_stop_string_ends_a_completion_early() -> None:
-    client = ScriptedClient(batches_of(list(b"one. two. three")))
+    client = ReplayClient(batches_of(list(b"one. two. three")))
     outputs, _ = run(client, 2, SamplingParams(stop="."))
     for output in outputs:
         assert (output.outputs[0].text, output.outputs[0].stop_reason) == ("one", ".")
@@ -57,14 +57,14 @@ def test_a_stop_string_ends_a_completion_early() -> None:
 
 
 def test_an_error_of_one_completion_is_its_own() -> None:
-    client = ScriptedClient(batches_of(list(b"ab"), reason=FinishReason.ERROR))
+    client = ReplayClient(batches_of(list(b"ab"), reason=FinishReason.ERROR))
     outputs, _ = run(client, 2, SamplingParams())
     assert [output.outputs[0].finish_reason for output in outputs] == ["error", "error"]
 
 
 @pytest.mark.parametrize("stop", [(), ("z",)])
 def test_when_the_engine_dies_nothing_is_left(stop: tuple[str, ...]) -> None:
-    client = ScriptedClient(batches_of(list(b"abc"))[:1], EngineDeadError("gone"))
+    client = ReplayClient(batches_of(list(b"abc"))[:1], EngineDeadError("gone"))
     with pytest.raises(EngineDeadError):
         run(client, 3, SamplingParams(stop=stop))
     assert len(client.streams) == 3
@@ -72,7 +72,7 @@ def test_when_the_engine_dies_nothing_is_left(stop: tuple[str, ...]) -> None:
 
 
 def test_what_cannot_run_is_refused_before_anything_starts() -> None:
-    client = ScriptedClient()
+    client = ReplayClient()
     with pytest.raises(RequestError):
         Job(make_generation(client), Prompt(None, []), SamplingParams(), "r")
     assert client.requests == []

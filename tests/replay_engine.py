@@ -1,4 +1,4 @@
-"""An EngineClient that answers every request with one script, over a tokenizer of single bytes."""
+"""An EngineClient that answers every request with the same outputs, over a tokenizer of single bytes."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import asyncio
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from http_harness import EOS, VOCAB_SIZE, byte_tokenizer
+from http_harness import byte_tokenizer
+from http_harness import make_generation as generation_over
 
 from octavo.app.generation import Generation, TextDelta
 from octavo.app.rate_limits import Quota
@@ -17,7 +18,7 @@ from octavo.scheduler.request import FinishReason, Request, RequestTimings, Toke
 TOKENIZER = byte_tokenizer()
 
 
-class ScriptedStream:
+class ReplayStream:
     """Gives the scripted batches, then fails the test."""
 
     quota: Quota | None = None
@@ -45,29 +46,24 @@ class ScriptedStream:
         self.num_aborts += 1
 
 
-class ScriptedClient:
+class ReplayClient:
     """An EngineClient that answers every request with the same script."""
 
     def __init__(self, batches: Sequence[Sequence[TokenOutput]] = (), error: Exception | None = None) -> None:
         self.requests: list[Request] = []
-        self.streams: list[ScriptedStream] = []
+        self.streams: list[ReplayStream] = []
         self._script = (batches, error)
 
-    def submit(self, request: Request) -> ScriptedStream:
+    def submit(self, request: Request) -> ReplayStream:
         self.requests.append(request)
-        self.streams.append(ScriptedStream(*self._script))
+        self.streams.append(ReplayStream(*self._script))
         return self.streams[-1]
 
 
 def make_generation(client: Any, **changes: Any) -> Generation:
-    settings: dict[str, Any] = {
-        "model_name": "toy",
-        "max_model_len": 100,
-        "vocab_size": VOCAB_SIZE,
-        "eos_token_ids": frozenset([EOS]),
-        "default_params": {},
-    } | changes
-    return Generation(client, settings.pop("tokenizer", TOKENIZER), None, **settings)
+    """That of the HTTP tests without a template and defaults, for short sequences."""
+    plain = {"max_model_len": 100, "default_params": {}, "tokenizer": TOKENIZER, "chat_template": None}
+    return generation_over(client, **(plain | changes))
 
 
 def batches_of(
@@ -91,7 +87,7 @@ def batches_of(
     return batches
 
 
-def collect(client: ScriptedClient, params: SamplingParams, **changes: Any) -> list[TextDelta]:
+def collect(client: ReplayClient, params: SamplingParams, **changes: Any) -> list[TextDelta]:
     async def run() -> list[TextDelta]:
         stream = make_generation(client, **changes).start([65, 66], params, request_id="r")
         return [delta async for delta in stream]
