@@ -21,15 +21,11 @@ def root_hash(cache_salt: str = "") -> bytes:
     return blake2b(cache_salt.encode(), digest_size=_DIGEST_BYTES, person=b"octavo salt").digest()
 
 
-def hash_block(parent: bytes, tokens: Sequence[int]) -> bytes:
-    """16-byte name of a full block of token ids (each below 2^31) that follows the block named `parent`."""
-    return blake2b(parent + array("i", tokens).tobytes(), digest_size=_DIGEST_BYTES).digest()
-
-
 def hash_chain(tokens: Sequence[int], block_size: int, parent: bytes) -> list[bytes]:
-    """Names of all full blocks of `tokens`, which follow the block named `parent`; the rest is left out.
+    """16-byte names of the full blocks of `tokens` (each below 2^31), which follow the block named `parent`.
 
-    To extend a sequence's names, pass its tokens from `len(names) * block_size` on and its last name.
+    What fills no block is left out. To extend a sequence's names, pass its tokens from
+    `len(names) * block_size` on and its last name.
     """
     packed = array("i", tokens)
     data, stride = packed.tobytes(), block_size * packed.itemsize

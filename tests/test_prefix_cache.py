@@ -10,7 +10,7 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invaria
 
 from octavo.cache.block_pool import BlockPool
 from octavo.cache.block_table import BlockTable
-from octavo.cache.prefix_cache import PrefixCache, hash_block, hash_chain, root_hash
+from octavo.cache.prefix_cache import PrefixCache, hash_chain, root_hash
 
 
 def take(pool: BlockPool, count: int) -> list[int]:
@@ -46,7 +46,7 @@ def test_a_chain_grown_block_by_block_is_the_chain_of_the_whole() -> None:
     whole = hash_chain(tokens, 2, root_hash("s"))
     parent, grown = root_hash("s"), []
     for start in range(0, 8, 2):
-        parent = hash_block(parent, tokens[start : start + 2])
+        (parent,) = hash_chain(tokens[start : start + 2], 2, parent)
         grown.append(parent)
     assert grown == whole
     assert whole[:2] + hash_chain(tokens[4:], 2, whole[1]) == whole
@@ -54,7 +54,15 @@ def test_a_chain_grown_block_by_block_is_the_chain_of_the_whole() -> None:
 
 def test_token_ids_do_not_run_together() -> None:
     root = root_hash()
-    assert len({hash_block(root, ids) for ids in ([1, 12], [11, 2], [256, 0], [0, 256], [1, 0], [0, 1])}) == 6
+    assert (
+        len(
+            {
+                hash_chain(ids, len(ids), root)[0]
+                for ids in ([1, 12], [11, 2], [256, 0], [0, 256], [1, 0], [0, 1])
+            }
+        )
+        == 6
+    )
 
 
 def test_matches_the_longest_cached_prefix_and_takes_references() -> None:
