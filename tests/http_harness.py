@@ -17,6 +17,7 @@ from typing import Any
 import httpx
 import uvicorn
 from starlette.applications import Starlette
+from starlette.types import Receive, Send
 from tokenizers import AddedToken, decoders, models, pre_tokenizers
 from tokenizers import Tokenizer as Backend
 
@@ -235,6 +236,15 @@ def serve(app: Starlette) -> Iterator[str]:
         server.should_exit = True
         thread.join()
         listener.close()
+
+
+async def live(receive: Receive, send: Send) -> None:
+    """The lifespan of an ASGI application that has nothing to start or end."""
+    while True:
+        message = await receive()
+        await send({"type": f"{message['type']}.complete"})
+        if message["type"] == "lifespan.shutdown":
+            return
 
 
 def check_error(response: httpx.Response, status: int, code: str, param: str | None) -> str:

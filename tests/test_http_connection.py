@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable, Iterable
 
 import pytest
 import uvloop
+from http_harness import live
 from starlette.types import Receive, Scope, Send
 
 from octavo.app.edge import EdgeSettings
@@ -23,11 +24,8 @@ class Whoami:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
-            while True:
-                message = await receive()
-                await send({"type": f"{message['type']}.complete"})
-                if message["type"] == "lifespan.shutdown":
-                    return
+            await live(receive, send)
+            return
         while (await receive()).get("more_body"):
             pass
         body = f"{scope['client'][0]} {scope['scheme']} {scope['path']}".encode()
