@@ -199,8 +199,8 @@ class Sampler:
             )
         seeds = settings[:, Column.SEED_LOW].long() & 0xFFFFFFFF
         seeds |= settings[:, Column.SEED_HIGH].long() << 32
-        uniforms = sampling.uniform(seeds, positions)
-        return sampling.choose(logits, uniforms, floats[:, Column.TEMPERATURE], filters)
+        keys = sampling.draw_keys(seeds, positions)
+        return sampling.choose(logits, keys, floats[:, Column.TEMPERATURE], filters)
 
     def _logprobs(
         self, logits: Tensor, tokens: Tensor, host_rows: NDArray[np.int64], num_top: NDArray[np.int64]

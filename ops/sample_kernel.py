@@ -2,7 +2,7 @@
 
 Launches only, no host decisions, so that a CUDA graph can hold them. The scan reads every logit once and
 keeps, per block of the row, the largest logit and the sum of weights; choosing has one program a row, which
-picks a block by the row's uniform number and reads that again. With filters on, two launches between them
+draws a block and reads that again. With filters on, two launches between them
 (sample_band.py) find out what the choice needs to narrow each block's sum. Sums run in an order that depends
 on the row alone.
 
@@ -19,7 +19,7 @@ from torch import Tensor
 from .sample_band import Band, bracket_kernel, collect_kernel
 from .sample_filter import narrow
 from .sample_row import Batch, Stats, block_masses, filtered, load, weigh, weight_scale
-from .sampling import MAX_COUNT, Column
+from .sampling import GROUP, MAX_COUNT, Column
 
 _TEMPERATURE = tl.constexpr(int(Column.TEMPERATURE))
 _HISTORY = tl.constexpr(int(Column.HISTORY))
@@ -29,7 +29,8 @@ _COLUMNS = tl.constexpr(len(Column))
 _MAX_COUNT = tl.constexpr(MAX_COUNT)
 _INF = tl.constexpr(float("inf"))
 _MINUS_INF = tl.constexpr(float("-inf"))
-_BLOCK = 4096
+_GROUP = tl.constexpr(GROUP)
+_BLOCK = GROUP * GROUP
 _CAPACITY = 1024
 """Logits of a block that the band holds: several times what a row with an even spread needs."""
 _SAMPLE = 4096
@@ -74,17 +75,30 @@ def _mix(
 
 
 @triton.jit
-def _uniform(
+def _draw_key(
     low: tl.tensor,
     high: tl.tensor,
     position: tl.tensor,
 ) -> tl.tensor:
-    """sampling.uniform for one row."""
+    """sampling.draw_keys for one row."""
     seed = low.to(tl.uint32, bitcast=True).to(tl.uint64) | (
         high.to(tl.uint32, bitcast=True).to(tl.uint64) << 32
     )
-    bits = _mix(_mix(seed) + position.to(tl.uint64) * 0x9E3779B97F4A7C15) >> 40
-    return tl.maximum(bits.to(tl.float32), 0.5) * 5.9604644775390625e-08
+    return _mix(_mix(seed) + position.to(tl.uint64) * 0x9E3779B97F4A7C15)
+
+
+@triton.jit
+def _first(
+    speeds: tl.tensor,
+    key: tl.tensor,
+    FROM: tl.constexpr,
+    COUNT: tl.constexpr,
+) -> tl.tensor:
+    """Which of speeds [COUNT] arrives first; their times are sampling.arrivals from number FROM on."""
+    runner = (tl.arange(0, COUNT) + FROM).to(tl.uint64)
+    bits = _mix(key + runner * 0x9E3779B97F4A7C15) >> 41
+    times = 0.0 - tl.log((bits.to(tl.float32) + 0.5) * 1.1920928955078125e-07)
+    return tl.argmax(speeds / times, 0)
 
 
 @triton.jit
@@ -101,10 +115,9 @@ def _draw(
     CAPACITY: tl.constexpr,
     WIDTH: tl.constexpr,
 ) -> tl.tensor:
-    """The first token at which the running sum of weights passes the row's uniform number times their
-    total."""
+    """sampling's draw: a block, a group of it, a token of that."""
     settings = batch.table + slot * _COLUMNS
-    u = _uniform(
+    key = _draw_key(
         tl.load(settings + _SEED_LOW), tl.load(settings + _SEED_HIGH), tl.load(batch.positions + row)
     )
     scale = weight_scale(batch, slot)
@@ -116,20 +129,13 @@ def _draw(
                 batch, stats, band, slot, row, largest, scale, tl.sum(masses, 0),
                 CHANGES, BLOCK, BLOCKS, CAPACITY, WIDTH,
             )  # fmt: skip
-    ends = tl.cumsum(masses, 0)
-    target = u * tl.max(ends, 0)
-    # Rounding may let a block without mass pass, or none: take the first that has mass, or the last.
-    block = tl.arange(0, BLOCKS)
-    passing = tl.min(tl.where((ends > target) & (masses > 0), block, BLOCKS), 0)
-    here = tl.where(passing < BLOCKS, passing, tl.max(tl.where(masses > 0, block, 0), 0))
-    before = tl.sum(tl.where(block == here - 1, ends, 0.0), 0)
-    offsets = here * BLOCK + tl.arange(0, BLOCK)
-    x = load(batch, offsets, row, CHANGES)
+    block = _first(masses, key, 2 * _GROUP, BLOCKS)
+    group = tl.arange(0, _GROUP)[:, None]
+    x = load(batch, block * BLOCK + group * _GROUP + tl.arange(0, _GROUP)[None, :], row, CHANGES)
     weight = tl.where(x >= threshold, weigh(x, largest, scale), 0.0)
-    passed = (before + tl.cumsum(weight, 0) > target) & (weight > 0)
-    first = tl.min(tl.where(passed, offsets, batch.vocab), 0)
-    last = tl.max(tl.where(weight > 0, offsets, 0), 0)
-    return tl.where(first < batch.vocab, first, last)
+    drawn = _first(tl.sum(weight, 1), key, _GROUP, _GROUP)
+    place = _first(tl.sum(tl.where(group == drawn, weight, 0.0), 0), key, 0, _GROUP)
+    return block * BLOCK + drawn * _GROUP + place
 
 
 @triton.jit

@@ -2,10 +2,10 @@
 
 Knows rows, not slots or requests.
 
-Order, as in vLLM: masks, bias and bans, penalties, temperature, top-k, top-p, min-p; all in float32. A row
-draws one uniform number from a hash of (seed, position) and inverts the cumulative distribution of the
-surviving tokens in vocabulary order, so that a token depends on nothing else in the batch. The Triton kernel
-is in sample_kernel.py.
+Order, as in vLLM: masks, bias and bans, penalties, temperature, top-k, top-p, min-p; all in float32. A row's
+random numbers are hashes of (seed, position), so that a token depends on nothing else in the batch. With
+them a block of the surviving tokens is raced for, then a group of the block, then a token of the group. The
+Triton kernel is in sample_kernel.py.
 """
 
 from __future__ import annotations
@@ -27,7 +27,8 @@ MAX_COUNT = PROMPT_SEEN - 1
 _GOLDEN = 0x9E3779B97F4A7C15 - (1 << 64)
 _MIX_1 = 0xBF58476D1CE4E5B9 - (1 << 64)
 _MIX_2 = 0x94D049BB133111EB - (1 << 64)
-_BLOCK = 512
+GROUP = 64
+"""Tokens of a group, and groups of a block."""
 _BITS = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1, bitorder="little")
 _ADDENDS = np.where(_BITS, 0.0, -np.inf).astype(np.float32)
 """What a byte of a mask adds to 8 logits, [256, 8]: 0 or -inf. Looking up and adding takes a quarter of the
@@ -72,14 +73,23 @@ class Filters(NamedTuple):
     min_p: Tensor | None
 
 
-def uniform(seeds: Tensor, positions: Tensor) -> Tensor:
-    """One number in (0, 1) with 24 random bits per row, float32, from seeds [R] int64 and positions [R].
+def draw_keys(seeds: Tensor, positions: Tensor) -> Tensor:
+    """What the random numbers of a draw are hashed from, [R] int64, of seeds [R] int64 and positions [R].
 
-    Zero becomes 2**-25: it would choose the first token of any probability, however small. Two rounds of
-    the splitmix64 finaliser (Steele, Lea, Flood: Fast splittable pseudorandom number generators).
+    Two rounds of the splitmix64 finaliser (Steele, Lea, Flood: Fast splittable pseudorandom number
+    generators).
     """
-    bits = _mix(_mix(seeds) + positions.to(torch.int64) * _GOLDEN)
-    return _shift_right(bits, 40).to(torch.float32).clamp(min=0.5) * 2.0**-24
+    return _mix(_mix(seeds) + positions.to(torch.int64) * _GOLDEN)
+
+
+def arrivals(keys: Tensor, count: int) -> Tensor:
+    """When runners 0 to count - 1 of a race arrive, exponentially distributed, [R, count] float32 > 0.
+
+    keys: [R] int64. The numbers are the splitmix64 generator's, started at the key, 23 bits of each.
+    """
+    runners = torch.arange(count, dtype=torch.int64, device=keys.device)
+    bits = _shift_right(_mix(keys[:, None] + runners * _GOLDEN), 41)
+    return -((bits.to(torch.float32) + 0.5) * 2.0**-23).log_()
 
 
 def _mix(z: Tensor) -> Tensor:
@@ -166,15 +176,15 @@ def choose_greedy(logits: Tensor) -> Tensor:
     return torch.where(best.isfinite(), tokens, -1)
 
 
-def choose(logits: Tensor, uniforms: Tensor, temperature: Tensor, filters: Filters | None = None) -> Tensor:
+def choose(logits: Tensor, keys: Tensor, temperature: Tensor, filters: Filters | None = None) -> Tensor:
     """Draw a token for each row of logits [R, V] float32, [R] int64; -1 where the largest logit is not
     finite.
 
-    uniforms: [R] in (0, 1).   temperature: [R] > 0.
+    keys: [R] int64, see draw_keys.   temperature: [R] > 0.
     """
     num_rows, vocab_size = logits.shape
     largest = logits.amax(-1, keepdim=True)
-    padded = logits.new_empty(num_rows, -(-vocab_size // _BLOCK) * _BLOCK)
+    padded = logits.new_empty(num_rows, -(-vocab_size // GROUP) * GROUP)
     padded[:, vocab_size:] = 0
     weights = padded[:, :vocab_size]
     torch.sub(logits, largest, out=weights)
@@ -188,7 +198,7 @@ def choose(logits: Tensor, uniforms: Tensor, temperature: Tensor, filters: Filte
             part,
             largest[rows, 0],
             temperature[rows],
-            _block_ends(masses)[:, -1],
+            _group_masses(masses).sum(-1),
             filters.top_k,
             filters.top_p,
         )
@@ -197,35 +207,38 @@ def choose(logits: Tensor, uniforms: Tensor, temperature: Tensor, filters: Filte
             padded.index_copy_(0, rows, masses)
     if filters is not None and filters.min_p is not None:
         weights.masked_fill_(weights < filters.min_p[:, None], 0)
-    tokens = _invert(padded, uniforms)
+    tokens = _draw(padded, keys)
     return torch.where(largest.squeeze(1).isfinite(), tokens, -1)
 
 
-def _invert(weights: Tensor, uniforms: Tensor) -> Tensor:
-    """The index at which each row's running sum passes uniforms [R] times its total; weights [R, n * _BLOCK].
+def _draw(weights: Tensor, keys: Tensor) -> Tensor:
+    """Tokens [R] int64, drawn by weights [R, n * GROUP] with numbers hashed from keys [R] int64.
 
-    First the block, then the place in it: quicker, and more exact than one long float32 sum.
+    Each level has numbers of its own: rounding of the weights, which differs from batch to batch, then only
+    matters where two runners arrive together. Of a single number that inverts the cumulative distribution
+    of the vocabulary, any of tens of thousands of bounds could be on the other side.
     """
-    num_rows = len(weights)
-    ends = _block_ends(weights)
-    target = uniforms[:, None] * ends[:, -1:]
-    block = _first_above(ends, target)
-    starts = torch.nn.functional.pad(ends, (1, 0)).gather(1, block)
-    blocks = weights.view(num_rows, -1, _BLOCK)
-    inner = blocks[torch.arange(num_rows, device=weights.device), block.squeeze(1)].cumsum(-1)
-    return (block * _BLOCK + _first_above(inner, target - starts)).squeeze(1)
+    groups = _group_masses(weights)
+    groups = torch.nn.functional.pad(groups, (0, -groups.shape[1] % GROUP)).view(len(groups), -1, GROUP)
+    blocks = groups.sum(-1)
+    times = arrivals(keys, 2 * GROUP + blocks.shape[1])
+    rows = torch.arange(len(weights), device=weights.device)
+    block = _first(blocks, times[:, 2 * GROUP :])
+    group = block * GROUP + _first(groups[rows, block], times[:, GROUP : 2 * GROUP])
+    return group * GROUP + _first(weights.view(len(weights), -1, GROUP)[rows, group], times[:, :GROUP])
 
 
-def _block_ends(weights: Tensor) -> Tensor:
-    """Running sums of weights [R, n * _BLOCK] at the ends of the blocks, [R, n]; the last is the total."""
-    return weights.view(len(weights), -1, _BLOCK).sum(-1).cumsum(-1)
+def _group_masses(weights: Tensor) -> Tensor:
+    """Sums of weights [R, n * GROUP] in each group, [R, n]."""
+    return weights.view(len(weights), -1, GROUP).sum(-1)
 
 
-def _first_above(sums: Tensor, target: Tensor) -> Tensor:
-    """Index [R, 1] of the first running sum above target [R, 1]; rounding may put target past the total,
-    hence the
-    bound: the last index at which the sum still grew."""
-    return torch.minimum((sums <= target).sum(-1, keepdim=True), (sums < sums[:, -1:]).sum(-1, keepdim=True))
+def _first(speeds: Tensor, times: Tensor) -> Tensor:
+    """Who arrives first, [R] int64: each with a probability in proportion to its speed [R, N].
+
+    times: [R, N], when runners of speed 1 would arrive; no speed is no arrival.
+    """
+    return (speeds / times).argmax(-1)
 
 
 def log_probabilities(logits: Tensor, tokens: Tensor, num_top: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
