@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -239,10 +240,24 @@ def test_what_does_not_finish_in_time_is_told_so(
 
 def test_refusals_have_their_status_before_anything_is_streamed(tmp_path: Path) -> None:
     with toy_server(tmp_path, max_seqs=1, max_queued=1) as server:
-        done = asyncio.run(streams(server.url, 6, 100))
-        statuses = sorted(stream.status for stream in done)
-        assert statuses == [200, 200, 503, 503, 503, 503]
-        with httpx.Client(base_url=server.url, timeout=30) as http:
+        body = {"prompt": "x", "max_tokens": 1900, "stream": True}
+
+        def ask(http: httpx.Client) -> Any:
+            return http.stream("POST", "/v1/completions", json=body)
+
+        with ExitStack() as stack:
+            # A client each, since one that closes a stream early closes its connection.
+            http, *others = (
+                stack.enter_context(httpx.Client(base_url=server.url, timeout=30)) for _ in range(3)
+            )
+            # One at a time: a request that has only just come waits, too, whoever runs.
+            for other, name in zip(others, ("running", "waiting"), strict=True):
+                assert stack.enter_context(ask(other)).status_code == 200
+                wait_for(lambda name=name: samples(http)[f"octavo_engine_requests_{name}"] == 1)
+            for _ in range(4):
+                with ask(http) as response:
+                    assert response.status_code == 503
+                    assert "wait already" in response.read().decode()
             assert samples(http)['octavo_requests_total{cause="refused"}'] == 4
 
 
@@ -259,11 +274,12 @@ def test_a_client_that_goes_away_costs_nothing_more(server: ToyServer) -> None:
 
 
 def test_a_front_end_that_hangs_is_replaced(tmp_path: Path) -> None:
-    with toy_server(tmp_path, max_silent=1) as server:
+    # One second would be long enough, but on a loaded machine the other front end may be as slow as that.
+    with toy_server(tmp_path, max_silent=3) as server:
         victim = server.frontends()[0]
         os.kill(victim, signal.SIGSTOP)
         wait_for(lambda: victim not in server.frontends() and len(server.frontends()) == 2)
         with httpx.Client(base_url=server.url, timeout=30) as http:
             assert samples(http)['octavo_frontends_lost_total{cause="dropped"}'] == 1
-        assert "it has not answered for 1 s" in server.log
+        assert "it has not answered for 3 s" in server.log
         assert server.end(signal.SIGTERM) == 0

@@ -256,8 +256,9 @@ def test_the_interpreter_ends(ending: str) -> None:
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120)
     assert (done.returncode, done.stdout) == (0, "4\n"), done.stderr
     if ending == ENDLESS:
-        # The thread that was cut off may have had time to say why; the engine itself has nothing to say.
+        # The thread that was cut off may have had time to say why, whole or in part; the engine itself has
+        # nothing to say.
         assert "the engine fails" not in done.stderr
-        assert "Traceback" not in done.stderr or "EngineStoppedError: the engine was stopped" in done.stderr
+        assert done.stderr.count("Traceback") == done.stderr.count("(generate):\nTraceback")
     else:
         assert "Traceback" not in done.stderr
