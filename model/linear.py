@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..ops.thin_linear import thin_linear
 from ..ops.tuning import MAX_THIN_ROWS, thin_tiles
-from .packed_weight import PackedWeight, packing_works
+from .packed_weight import PackedWeight, best_packing
 from .targets import WeightTarget
 
 
@@ -41,14 +41,14 @@ class LinearMethod(Protocol):
 class DenseMethod:
     """Weights as in the checkpoint, packed for the processor where that is known to be faster.
 
-    On a CPU with MKL, float32 matrices are packed: 1.1 to 1.5 times F.linear's speed for 1 to 256 rows, see
-    docs/decisions.md. Everything else stays [out, in].
+    On a CPU, float32 matrices are packed by MKL or oneDNN: 1.1 to 3 times F.linear's speed for 1 to 256 rows,
+    see docs/decisions.md. Everything else stays [out, in].
     """
 
     def __init__(self, dtype: torch.dtype, device: torch.device) -> None:
         self._dtype = dtype
         self._device = device
-        self._packs = device.type == "cpu" and dtype == torch.float32 and packing_works()
+        self._packing = best_packing() if device.type == "cpu" and dtype == torch.float32 else None
 
     def create(self, in_features: int, out_features: int) -> LinearWeight:
         """Allocate [out, in]."""
@@ -59,7 +59,7 @@ class DenseMethod:
         return self._weight(table)
 
     def _weight(self, content: Tensor) -> LinearWeight:
-        return PackedWeight(content) if self._packs else DenseWeight(content)
+        return DenseWeight(content) if self._packing is None else PackedWeight(content, self._packing)
 
 
 class DenseWeight:

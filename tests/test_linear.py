@@ -3,18 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from octavo.model import packed_weight
 from octavo.model.linear import DenseMethod, DenseWeight, Linear, TiedLinear
-from octavo.model.packed_weight import PackedWeight, packing_works
+from octavo.model.packed_weight import MklPacking, OneDnnPacking, PackedWeight, Packing, best_packing
 from octavo.model.targets import WeightTarget
 
 CPU = torch.device("cpu")
-needs_packing = pytest.mark.skipif(not packing_works(), reason="this torch has no MKL to pack matrices with")
+PACKINGS = [
+    pytest.param(
+        MklPacking(), marks=pytest.mark.skipif(not torch.backends.mkl.is_available(), reason="no MKL")
+    ),
+    pytest.param(
+        OneDnnPacking(),
+        marks=pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="no oneDNN"),
+    ),
+]
 
 
 def random_tensor(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -46,15 +56,15 @@ def test_bias_is_divided_with_the_output_and_whole_otherwise() -> None:
         assert {t.name: t.split for t in linear.targets()} == {"o.weight": split, "o.bias": bias_split}
 
 
-@needs_packing
+@pytest.mark.parametrize("packing", PACKINGS)
 @pytest.mark.parametrize("out_features, in_features", [(1, 1), (7, 33), (200, 96), (65, 513), (1024, 17)])
 @pytest.mark.parametrize("biased", [False, True])
 def test_packed_matrix_multiplies_any_number_of_rows(
-    out_features: int, in_features: int, biased: bool
+    out_features: int, in_features: int, biased: bool, packing: Packing
 ) -> None:
     matrix = random_tensor(out_features, in_features)
     bias = random_tensor(out_features, seed=1) if biased else None
-    packed = PackedWeight(matrix.clone())
+    packed = PackedWeight(matrix.clone(), packing)
     packed.finish()
     for num_rows in (0, 1, 2, 3, 4, 7, 16, 63, 64, 65, 257):
         x = random_tensor(num_rows, in_features, seed=2)
@@ -63,10 +73,10 @@ def test_packed_matrix_multiplies_any_number_of_rows(
             torch.testing.assert_close(packed.apply(x, bias), expected, atol=2e-4, rtol=1e-4)
 
 
-@needs_packing
-def test_packed_matrix_takes_strided_rows() -> None:
+@pytest.mark.parametrize("packing", PACKINGS)
+def test_packed_matrix_takes_strided_rows(packing: Packing) -> None:
     matrix, wide = random_tensor(12, 8), random_tensor(5, 20, seed=1)
-    packed = PackedWeight(matrix)
+    packed = PackedWeight(matrix, packing)
     packed.finish()
     torch.testing.assert_close(packed.apply(wide[:, 3:11], None), wide[:, 3:11] @ matrix.t())
 
@@ -81,6 +91,14 @@ def test_product_lands_in_the_given_memory(dtype: torch.dtype, biased: bool) -> 
     x, out = random_tensor(3, 6, seed=2, dtype=dtype), torch.zeros(3, 7, dtype=dtype)
     assert linear(x, out).data_ptr() == out.data_ptr()
     torch.testing.assert_close(out, linear(x))
+
+
+def test_a_processor_gets_the_library_that_suits_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    both = torch.backends.mkl.is_available() and torch.backends.mkldnn.is_available()
+    for vendor, wanted in (("GenuineIntel", MklPacking), ("AuthenticAMD", OneDnnPacking)):
+        (tmp_path / "cpuinfo").write_text(f"vendor_id : {vendor}\n")
+        monkeypatch.setattr(packed_weight, "_CPU_INFO", tmp_path / "cpuinfo")
+        assert isinstance(best_packing(), wanted) or not both
 
 
 def test_tied_head_follows_the_table_and_has_no_targets() -> None:
