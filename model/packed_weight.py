@@ -1,8 +1,8 @@
 """A float32 matrix in the packed form of a matrix library, for processors. Knows no layers.
 
 Libraries rearrange an operand on every call of an ordinary product; packing does that once. Sources: Intel
-oneMKL, cblas_sgemm_pack and cblas_sgemm_compute, and oneDNN's inner product. The operators below are those that
-torch's compiler uses.
+oneMKL, cblas_sgemm_pack and cblas_sgemm_compute, and oneDNN's inner product; the operators below are torch's
+own for its compiler.
 """
 
 from __future__ import annotations
