@@ -126,7 +126,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     parser = _parser()
     if argv and not argv[0].startswith("-") and argv[0] not in _COMMANDS:
         if argv[0] == "bench":
-            raise UsageError("'bench' is not there yet; loadtest/serve.py of the repository loads a server")
+            raise UsageError("'bench' is not there yet; loadtest/load.py of the repository loads a server")
         raise UsageError(f"{argv[0]!r} is not a command{nearest(argv[0], _COMMANDS)}")
     options, unknown = parser.parse_known_args(argv)
     if unknown:

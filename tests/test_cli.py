@@ -84,7 +84,7 @@ def test_without_a_command_it_explains_itself() -> None:
     ("words", "sentence"),
     [
         (["srve"], "octavo: 'srve' is not a command; did you mean serve?"),
-        (["bench"], "octavo: 'bench' is not there yet; loadtest/serve.py"),
+        (["bench"], "octavo: 'bench' is not there yet; loadtest/load.py"),
         (["serve", "--port", "70000"], "octavo serve: --port must be an integer from 0 to 65535, got 70000"),
         (["serve", "--port", "http"], "octavo serve: --port must be an integer from 0 to 65535, got 'http'"),
         (["serve", "--dtype", "int4"], "--dtype must be one of auto, bfloat16, float16, float32, got 'int4'"),

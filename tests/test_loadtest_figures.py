@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from pad_tokenizer import pad_tokenizer
-from served import Table
+from served_table import Table
 from streamload.answer import Answer
 from streamload.ask import Ask
 from streamload.measure import BURST_EVENTS, Objectives, Percentiles, burst_events, gaps_s, measure

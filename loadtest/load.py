@@ -1,8 +1,8 @@
 """Load on any OpenAI-compatible server, with figures, JSON and a page of plots; see loadtest/README.md.
 
-python loadtest/serve.py --url http://localhost:8000 --requests 400 --lengths sharegpt --arrivals poisson:10
-python loadtest/serve.py --compare http://localhost:8000 http://localhost:8001 --max-open 64
-python loadtest/serve.py --null
+python loadtest/load.py --url http://localhost:8000 --requests 400 --lengths sharegpt --arrivals poisson:10
+python loadtest/load.py --compare http://localhost:8000 http://localhost:8001 --max-open 64
+python loadtest/load.py --null
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """octavo under the loads of the table 'Served': starts it with random weights, runs, prints the table.
 
-    python loadtest/served.py --preset qwen --model tests/data/models/qwen2.5-1.5b --json served.json
-    python loadtest/served.py --preset llama --model tests/data/models/llama-3.1-8b --loads rate long
-    python loadtest/served.py --scale small
+    python loadtest/served_table.py --preset qwen --model tests/data/models/qwen2.5-1.5b --json served.json
+    python loadtest/served_table.py --preset llama --model tests/data/models/llama-3.1-8b --loads rate long
+    python loadtest/served_table.py --scale small
 
 Flags for the server follow `--`, as in `-- --frontends 8`. The columns beside ours are for one H100 80 GB.
 """
@@ -20,7 +20,7 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-from serve import by_group, first_model
+from load import by_group, first_model
 from streamload.ask import Target
 from streamload.file_limit import SPARE_FILES
 from streamload.fleet import Load, Run, run
