@@ -1,1 +1,1 @@
-"""The load generator behind loadtest/load.py and loadtest/served_table.py. Knows servers by their HTTP only."""
+"""The load generator of load.py and served_table.py. Knows servers by their HTTP only."""
