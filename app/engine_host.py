@@ -110,6 +110,8 @@ class EngineHost:
         if self._task is not None:
             self._task.cancel()
             await asyncio.wait([self._task])
+        if self._grammars is not None:
+            self._grammars.close()
 
     async def wait_dead(self) -> str:
         """Return the cause when the engine has died; never, if it does not."""

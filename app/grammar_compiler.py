@@ -34,6 +34,10 @@ class GrammarCompiler:
         self._under_way: dict[Grammar, asyncio.Task[CompiledGrammar]] = {}
         self._turns = asyncio.Semaphore(_NUM_THREADS)
 
+    def close(self) -> None:
+        """Nobody asks any more."""
+        self._vocabulary.workers.close()
+
     def kept(self, grammar: Grammar) -> CompiledGrammar | None:
         """The grammar, if it has been compiled and not been forgotten."""
         compiled = self._kept.get(grammar)

@@ -8,12 +8,14 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import numpy as np
 from llguidance import LLExecutor, LLMatcher, LLParserLimits, LLTokenizer, grammar_from
+from numpy.typing import NDArray
 
 from ..model.grammar import JSON_WHITESPACE, Grammar, GrammarKind
+from ..scheduler.constraint import MaskRow
+from .mask_workers import MaskWorkers
 from .tokenizer import Tokenizer
 
 _LIMITS = LLParserLimits(
@@ -23,8 +25,8 @@ _LIMITS = LLParserLimits(
     step_lexer_fuel=50_000,
     verbose_errors=False,
 )
-"""A mask is computed between two steps: some 10 ms at most, beyond which its sequence fails. Objects of 2,000
-properties fit, and all but very ambiguous grammars."""
+"""For one mask: some 10 ms at most, beyond which its sequence fails. Objects of 2,000 properties fit, and all
+but very ambiguous grammars."""
 _MAX_CHARACTERS = 300
 _SOURCE_LINE = re.compile(r"\n +\d+ \| ")
 """The compiler repeats the lines around what it complains of; the client has them."""
@@ -46,13 +48,29 @@ class GrammarError(Exception):
         super().__init__(f"The {_IN_WORDS[kind]} cannot be compiled: {cause}")
 
 
+Words = NDArray[np.int32]
+"""A mask, [ceil(vocab_size / 32)], or rows of them: TokenMasks.words."""
+
+
+def in_memory(num_rows: int, num_words: int) -> Words:
+    """Room for masks."""
+    return np.empty((num_rows, num_words), np.int32)
+
+
 class GrammarVocabulary:
     """A model's tokens as bytes, in a tree. Takes 0.1 s and more to build.
 
     vocab_size: of the model, whose logits may have more entries than the tokenizer has tokens.
+    allocate: room for (rows, words) of masks, from where the device fetches them.
     """
 
-    def __init__(self, tokenizer: Tokenizer, vocab_size: int, eos_token_ids: frozenset[int]) -> None:
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        vocab_size: int,
+        eos_token_ids: frozenset[int],
+        allocate: Callable[[int, int], Words] = in_memory,
+    ) -> None:
         assert eos_token_ids, "a grammar's end is told by a token"
         self.num_words = -(-vocab_size // 32)
         self._eos = _bits([token for token in eos_token_ids if token < vocab_size], self.num_words)
@@ -60,7 +78,9 @@ class GrammarVocabulary:
             _Tokens(tokenizer, vocab_size, eos_token_ids),  # type: ignore[arg-type]  # is duck-typed
             eos_token=sorted(eos_token_ids),
         )
+        self._allocate = allocate
         self._pool = LLExecutor()
+        self.workers: MaskWorkers[GrammarFollower] = MaskWorkers(self.compute)
 
     def compile(self, grammar: Grammar) -> CompiledGrammar:
         """May take seconds, and lets other threads run meanwhile. Raises GrammarError."""
@@ -68,55 +88,78 @@ class GrammarVocabulary:
             matcher = LLMatcher(self._tokenizer, _lark(grammar), log_level=0, limits=_LIMITS)
         except ValueError as error:
             raise GrammarError(grammar.kind, str(error)) from error
+        words = np.zeros((1, self.num_words), np.int32)
         if not matcher.is_error():
             # What the lexer learns here, all copies know.
-            matcher.compute_bitmask()
+            matcher.unsafe_compute_mask_ptr(words.ctypes.data, words.nbytes)
         if matcher.is_error():
             cause = matcher.get_error()
             nothing = cause.startswith("NoExtension")
             raise GrammarError(grammar.kind, "there is no text that conforms to it" if nothing else cause)
-        return CompiledGrammar(self, matcher)
+        return CompiledGrammar(self, matcher, words[0])
 
-    def masks(self, followers: Sequence[GrammarFollower]) -> memoryview:
-        """`TokenMasks.words` of what each may take next, computed in parallel."""
-        words = np.zeros((len(followers), self.num_words), np.int32)
-        matchers = [(follower.matcher, row) for row, follower in enumerate(followers)]
-        self._pool.unsafe_compute_mask_ptr(
-            matchers, words.ctypes.data, self.num_words * words.itemsize, len(followers)
-        )
-        for row, follower in zip(words, followers, strict=True):
+    def compute(self, followers: Sequence[GrammarFollower]) -> None:
+        """Give each its mask, computed in parallel and without the interpreter's lock. Never raises."""
+        try:
+            words = self._allocate(len(followers), self.num_words)
+            matchers = [(follower.matcher, row) for row, follower in enumerate(followers)]
+            self._pool.unsafe_compute_mask_ptr(
+                matchers, words.ctypes.data, self.num_words * words.itemsize, len(followers)
+            )
+        except Exception as error:  # of which none is known: a row without a mask would wait for ever
+            for follower in followers:
+                follower.fail(str(error))
+            words = np.tile(self._eos, (len(followers), 1))
+        for index, (row, follower) in enumerate(zip(words, followers, strict=True)):
             follower.check()
-            if follower.ignore_eos and (row & ~self._eos).any():
-                row &= ~self._eos
-        return words.data
+            if follower.ignore_eos:
+                self.without_end(row)
+            follower.mask = MaskRow(words, index)
+
+    def without_end(self, words: Words) -> None:
+        """Leave the text's end out of a mask, in place, if anything else may come."""
+        if (words & ~self._eos).any():
+            words &= ~self._eos
 
 
 class CompiledGrammar:
-    """A grammar at its beginning."""
+    """A grammar at its beginning. first: what may come first."""
 
-    def __init__(self, vocabulary: GrammarVocabulary, matcher: LLMatcher) -> None:
+    def __init__(self, vocabulary: GrammarVocabulary, matcher: LLMatcher, first: Words) -> None:
         self._vocabulary = vocabulary
         self._matcher = matcher
+        self._first = MaskRow.of(first)
 
     def follower(self, *, ignore_eos: bool) -> GrammarFollower:
         """For one sequence. ignore_eos: it may end only where nothing else can follow."""
-        return GrammarFollower(self._vocabulary, self._matcher.deep_copy(), ignore_eos)
+        first = self._first
+        if ignore_eos:
+            words = first.words.copy()
+            self._vocabulary.without_end(words)
+            first = MaskRow.of(words)
+        return GrammarFollower(self._vocabulary, self._matcher.deep_copy(), first, ignore_eos)
 
 
 class GrammarFollower:
-    """Implements scheduler.constraint.Constraint."""
+    """Implements scheduler.constraint.Constraint, and Masked."""
 
-    __slots__ = ("_vocabulary", "complete", "error", "ignore_eos", "matcher")
+    __slots__ = ("_vocabulary", "complete", "error", "ignore_eos", "mask", "matcher", "slow")
+    binds_from = 0
 
-    def __init__(self, vocabulary: GrammarVocabulary, matcher: LLMatcher, ignore_eos: bool) -> None:
+    def __init__(
+        self, vocabulary: GrammarVocabulary, matcher: LLMatcher, first: MaskRow, ignore_eos: bool
+    ) -> None:
         self.complete = False
         self.error: str | None = None
+        self.mask: MaskRow | None = first
         self.matcher = matcher
         self.ignore_eos = ignore_eos
+        self.slow = False
         self._vocabulary = vocabulary
 
     def advance(self, token: int) -> None:
-        """See Constraint."""
+        """See Constraint. Takes microseconds, for difficult grammars too: masks are what takes long."""
+        self.mask = None
         self.matcher.consume_token(token)
         self.check()
         self.complete = self.matcher.is_stopped()
@@ -124,12 +167,17 @@ class GrammarFollower:
     def check(self) -> None:
         """Note that the grammar got too difficult. All that its mask allows then is the end of the text."""
         if self.error is None and self.matcher.is_error():
-            cause = " ".join(self.matcher.get_error().split())[:_MAX_CHARACTERS]
-            self.error = f"the grammar cannot be followed any further: {cause}"
+            self.fail(self.matcher.get_error())
 
-    def masks(self, batch: Sequence[Any]) -> memoryview:
+    def fail(self, cause: str) -> None:
+        """There is no telling what may come next."""
+        self.error = (
+            f"the grammar cannot be followed any further: {' '.join(cause.split())[:_MAX_CHARACTERS]}"
+        )
+
+    def prepare(self, batch: Sequence[GrammarFollower], came: Callable[[], None]) -> None:
         """See Constraint."""
-        return self._vocabulary.masks(batch)
+        self._vocabulary.workers.submit(batch, came)
 
 
 class _Tokens:
@@ -169,7 +217,7 @@ def _lark(grammar: Grammar) -> str:
             return grammar_from("ebnf", grammar.source)
 
 
-def _bits(tokens: Sequence[int], num_words: int) -> np.ndarray[tuple[int], np.dtype[np.int32]]:
+def _bits(tokens: Sequence[int], num_words: int) -> Words:
     """A mask with just these tokens."""
     words = np.zeros(num_words, np.uint32)
     for token in tokens:

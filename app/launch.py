@@ -23,6 +23,7 @@ from ..model.graphs import mixed_sizes
 from ..model.memory import activation_bytes, device_memory, graph_bytes, weight_bytes
 from ..model.plan import Executor
 from ..model.runner import ModelRunner
+from ..model.sampling_state import pinned_masks
 from ..model.warm_up import warm_up
 from ..model.weights import fill_dummy_weights, load_weights
 from ..scheduler.config import SchedulerConfig
@@ -35,7 +36,7 @@ from .engine_host import HostOptions
 from .errors import StartupError
 from .generation_defaults import default_params
 from .grammar_compiler import GrammarCompiler
-from .grammar_matcher import GrammarVocabulary
+from .grammar_matcher import GrammarVocabulary, in_memory
 from .inproc_client import InprocClient
 from .model_source import LoadFormat, ModelSource, find_model
 from .rate_limits import RateLimits
@@ -139,7 +140,9 @@ def host_options(
     ends = frozenset(token for token in eos_token_ids(source, plan) if token < plan.model.vocab_size)
     grammars = None
     if source.tokenizer is not None and ends:
-        grammars = GrammarCompiler(GrammarVocabulary(source.tokenizer, plan.model.vocab_size, ends))
+        allocate = pinned_masks if plan.device.type == "cuda" else in_memory
+        vocabulary = GrammarVocabulary(source.tokenizer, plan.model.vocab_size, ends, allocate)
+        grammars = GrammarCompiler(vocabulary)
     return HostOptions(
         overlap=config.overlap, grammars=grammars, step_timeout_s=config.step_timeout, rates=rates
     )

@@ -20,6 +20,7 @@ from octavo.model.grammar import Grammar, GrammarKind
 from octavo.model.plan import SlotStart, TokenMasks
 from octavo.model.sampler import Sampler
 from octavo.model.sampling_params import SamplingParams
+from octavo.model.sampling_state import pinned_masks
 from octavo.ops.sampling import mask_words
 
 CASES = {
@@ -68,11 +69,12 @@ def started(params: Sequence[SamplingParams], rows: int, vocab: int, device: tor
     return sampler
 
 
-def half_masks(params: Sequence[SamplingParams], rows: int, vocab: int) -> TokenMasks | None:
+def half_masks(params: Sequence[SamplingParams], rows: int, vocab: int) -> list[TokenMasks]:
     """For rows with a grammar; each allows another half of the vocabulary."""
     slots = [slot for slot in range(rows) if params[slot % len(params)].grammar is not None]
-    words = np.random.default_rng(0).integers(-(2**31), 2**31, (len(slots), mask_words(vocab)), np.int32)
-    return TokenMasks(slots, words.data) if slots else None
+    words = pinned_masks(len(slots), mask_words(vocab))
+    words[:] = np.random.default_rng(0).integers(-(2**31), 2**31, words.shape, np.int32)
+    return [TokenMasks(slots, words)] if slots else []
 
 
 def inputs(rows: int, vocab: int, spread: float) -> tuple[Tensor, Tensor, Tensor]:

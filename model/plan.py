@@ -10,6 +10,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
+import numpy as np
+from numpy.typing import NDArray
+
 from .sampling_params import SamplingParams
 
 INVALID_TOKEN = -1
@@ -42,6 +45,8 @@ class SlotStart:
     seed: drawn by the scheduler if the request named none, so that a token depends on (seed, position) only.
     stop_token_ids: ids that end the sequence; banned while fewer than `params.min_tokens` tokens are out.
     output_tokens: what the sequence had generated before it was preempted; empty for a new one.
+    mask: what it may take in every step whose plan has no mask for it, a row of TokenMasks.words. None with
+        `params` that are constrained: every step in which it samples has one.
     """
 
     slot: int
@@ -50,29 +55,30 @@ class SlotStart:
     stop_token_ids: frozenset[int]
     prompt_tokens: Sequence[int]
     output_tokens: Sequence[int]
+    mask: bytes | None = None
 
 
 class TokenMasks(NamedTuple):
-    """Which tokens some rows of a step may take; the other rows are free.
+    """Which tokens some rows of a step may take: a slot keeps its mask until it is given another.
 
-    slots: [N], of rows that sample.   words: [N, ceil(vocab_size / 32)] int32 in memory that nobody
-    writes to any more; token t may be taken if bit t % 32 of word t // 32 is set.
+    slots: [N], of rows that sample.   words: [N, ceil(vocab_size / 32)] int32, contiguous, in memory that
+    nobody writes to any more; token t may be taken if bit t % 32 of word t // 32 is set.
     """
 
     slots: Sequence[int]
-    words: bytes | memoryview
+    words: NDArray[np.int32]
 
 
 @dataclass(frozen=True, slots=True)
 class StepPlan:
     """One step. Rows of length 1 come first; `starts` are applied before any row.
 
-    masks: of the rows that sample and whose parameters are constrained; None if there are none.
+    masks: of rows that sample and that something follows token by token; each is copied once.
     """
 
     rows: tuple[SequenceSlice, ...]
     starts: tuple[SlotStart, ...] = ()
-    masks: TokenMasks | None = None
+    masks: tuple[TokenMasks, ...] = ()
 
 
 class TokenLogprobs(NamedTuple):

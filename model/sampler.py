@@ -63,10 +63,10 @@ class Sampler:
         """Slots change hands: settings, seeds, bans and what penalties count."""
         self.state.start(starts)
 
-    def mask(self, masks: TokenMasks | None) -> None:
-        """What rows of the next step may take; it must name every row of a slot that is constrained."""
-        if masks is not None:
-            self.state.set_masks(masks)
+    def mask(self, masks: Sequence[TokenMasks]) -> None:
+        """What rows of the next step may take, where it is not what their slots took before."""
+        for together in masks:
+            self.state.set_masks(together)
 
     def sample(self, logits: Tensor, slots: Tensor, positions: Tensor, host_slots: Sequence[int]) -> Sampled:
         """Choose a token for each row of logits [S, vocab_size] and count it where penalties need it.

@@ -36,13 +36,18 @@ class Stage(enum.IntFlag):
     MASK = 128
 
 
+def pinned_masks(num_rows: int, num_words: int) -> NDArray[np.int32]:
+    """Room for TokenMasks.words, [num_rows, num_words], from where a GPU fetches them by itself."""
+    return torch.empty((num_rows, num_words), dtype=torch.int32, pin_memory=True).numpy()
+
+
 class SamplingState:
     """Device tensors, indexed by slot; slots that never started are greedy and plain.
 
     table: [num_slots, len(Column)] int32, float32 bits where Column says so; `floats` is the same memory.
     biases: [num_slots, MAX_BIASES, 3] int32: token, float32 bits of the addend, position from which it ends.
     history: [num_slots, vocab_size] int16, see ops.sampling.PROMPT_SEEN; kept for slots with penalties.
-    masks: [num_slots, mask_words(vocab_size)] int32, of the next token of slots that are constrained.
+    masks: [num_slots, mask_words(vocab_size)] int32, of slots that may not take every token.
     None ever moves: captured graphs hold their addresses.
     stages, num_logprobs, num_prompt_logprobs: on the host, by slot.
     any_logprobs: whether any slot's last owner wanted log-probabilities.
@@ -82,16 +87,18 @@ class SamplingState:
             *_histories(starts, history_rows, self.vocab_size),
         ]
         self._write(*_upload(pieces, self.table.device))
+        fixed = [(start.slot, start.mask) for start in starts if start.mask is not None]
+        if fixed:
+            words = np.stack([np.frombuffer(mask, np.int32) for _, mask in fixed])
+            self.set_masks(TokenMasks([slot for slot, _ in fixed], words))
 
     def set_masks(self, masks: TokenMasks) -> None:
-        """What these slots may take next. One copy to the device; nothing waits for the device."""
-        device = self.masks.device
-        slots, shape = np.array(masks.slots, np.int32), (len(masks.slots), self.masks.shape[1])
-        # 19 KB a row with 152,000 tokens: copied once, to where the device can fetch it.
-        words = torch.empty(shape, dtype=torch.int32, pin_memory=device.type == "cuda")
-        words.numpy()[:] = np.frombuffer(masks.words, np.int32).reshape(shape)
-        (where,) = _upload([slots], device)
-        self.masks.index_copy_(0, where.long(), words.to(device, non_blocking=True))
+        """What these slots may take from now on. One copy to the device; nothing waits for the device."""
+        words = torch.from_numpy(masks.words)
+        if self.masks.is_cuda and not words.is_pinned():
+            words = words.pin_memory()  # 19 KB a row with 152,000 tokens
+        (where,) = _upload([np.array(masks.slots, np.int32)], self.masks.device)
+        self.masks.index_copy_(0, where.long(), words.to(self.masks.device, non_blocking=True))
 
     def row_stages(self, host_slots: Sequence[int], num_rows: int) -> NDArray[np.uint8]:
         """The stages [num_rows] of the rows of a step, which counts as sampled; rows past host_slots are
@@ -149,6 +156,11 @@ def _penalised(start: SlotStart) -> bool:
     return params.repetition_penalty != 1 or params.presence_penalty != 0 or params.frequency_penalty != 0
 
 
+def masked(start: SlotStart) -> bool:
+    """Whether a mask says what the slot may take."""
+    return start.mask is not None or start.params.constrained
+
+
 def _stages(start: SlotStart, vocab_size: int, biased: bool) -> int:
     params = start.params
     stages = Stage(0)
@@ -166,7 +178,7 @@ def _stages(start: SlotStart, vocab_size: int, biased: bool) -> int:
         stages |= Stage.BAN
     if params.logprobs is not None:
         stages |= Stage.LOGPROBS
-    if params.constrained:
+    if masked(start):
         stages |= Stage.MASK
     return int(stages)
 
@@ -202,7 +214,7 @@ def _settings(
     table[:, Column.TOP_K] = [min(p.top_k, vocab_size) if p.top_k > 0 else vocab_size for p in params]
     table[:, Column.HISTORY] = history_rows
     table[:, Column.NUM_BIASES] = num_biases
-    table[:, Column.MASKED] = [p.constrained for p in params]
+    table[:, Column.MASKED] = [masked(start) for start in starts]
     seeds = np.array([start.seed & (1 << 64) - 1 for start in starts], np.uint64)
     table[:, Column.SEED_LOW] = (seeds & np.uint64(0xFFFFFFFF)).astype(np.uint32).view(np.int32)
     table[:, Column.SEED_HIGH] = (seeds >> np.uint64(32)).astype(np.uint32).view(np.int32)

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence as Ids
-from itertools import groupby
 from operator import itemgetter
 
+import numpy as np
+
 from ..model.plan import SequenceSlice, SlotStart, StepPlan, TokenMasks
+from .constraint import MaskRow
 from .sequence import Sequence
 from .step_time import StepLoad
 
 _START = itemgetter(SequenceSlice._fields.index("start"))
+_PLACE = itemgetter(0)
 
 
 class StepDraft:
@@ -79,18 +82,30 @@ class StepDraft:
     def build(self) -> tuple[StepPlan, list[Sequence]]:
         """The plan and, row by row, whose it is; without rows there is nothing to launch."""
         rows, owners = (*self._rows, *self._chunks), self._owners + self._chunk_owners
-        return StepPlan(rows, tuple(self.starts), _masks(rows, owners) if self._bound else None), owners
+        return StepPlan(rows, tuple(self.starts), _masks(rows, owners) if self._bound else ()), owners
 
 
-def _masks(rows: Ids[SequenceSlice], owners: Ids[Sequence]) -> TokenMasks | None:
-    """What the rows that sample may take. All their tokens are known: nobody else's constraint is asked."""
-    pairs = zip(rows, owners, strict=True)
-    bound = [(row.slot, c) for row, s in pairs if (c := s.constraint) is not None and row.samples]
-    if not bound:
-        return None
-    bound.sort(key=lambda pair: type(pair[1]).__name__)
-    words = b""
-    for _, same in groupby(bound, key=lambda pair: type(pair[1])):
-        constraints = [constraint for _, constraint in same]
-        words += constraints[0].masks(constraints)
-    return TokenMasks([slot for slot, _ in bound], words)
+def _masks(rows: Ids[SequenceSlice], owners: Ids[Sequence]) -> tuple[TokenMasks, ...]:
+    """What the rows that sample may take, where something follows them.
+
+    Masks that were computed together and are all wanted now stay where they are; the others are gathered.
+    """
+    blocks: dict[int, list[tuple[int, int, MaskRow]]] = {}
+    for row, sequence in zip(rows, owners, strict=True):
+        if row.samples and sequence.is_bound_at(row.start + row.length):
+            assert sequence.constraint is not None, "see is_bound_at"
+            mask = sequence.constraint.mask
+            assert mask is not None, f"{sequence.request_id} is planned before its mask has come"
+            blocks.setdefault(id(mask.block), []).append((mask.row, row.slot, mask))
+    whole: list[TokenMasks] = []
+    single: list[tuple[int, MaskRow]] = []
+    for entries in blocks.values():
+        block = entries[0][2].block
+        if len(entries) == len(block) > 1:
+            whole.append(TokenMasks([slot for _, slot, _ in sorted(entries, key=_PLACE)], block))
+        else:
+            single += [(slot, mask) for _, slot, mask in entries]
+    if single:
+        words = np.stack([mask.words for _, mask in single])
+        whole.append(TokenMasks([slot for slot, _ in single], words))
+    return tuple(whole)

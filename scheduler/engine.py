@@ -11,6 +11,7 @@ Without overlap the same coroutine awaits each step before it plans the next.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections import deque
@@ -31,6 +32,9 @@ from .view import EngineView
 
 log = logging.getLogger(__name__)
 
+_MASKS_S = 0.002
+"""At most, and half a step: masks for 256 rows take so long on one core, and others do not notice."""
+
 Deliver = Callable[[Sequence[TokenOutput]], None]
 
 
@@ -49,6 +53,8 @@ class Engine:
         self._deliver = deliver
         self._depth = 1 if overlap else 0
         self._wake = asyncio.Event()
+        self._masks_came = asyncio.Event()
+        scheduler.on_masks = self._masks_have_come
         cache = scheduler.cache
         self._check = PlanCheck(scheduler.config.max_num_seqs, cache.num_blocks, cache.block_size)
         self._in_flight: deque[tuple[StepPlan, StepHandle, float]] = deque()  # with the moment of launch
@@ -176,11 +182,27 @@ class Engine:
         self._last_step_s = end_s - self._last_end_s
         self._last_end_s = end_s
         self._meter.completed(self._last_step_s, done_s - began_s, committed_s - done_s, end_s - committed_s)
-        await asyncio.sleep(0)  # a device that is always done would leave the loop no turn for anybody else
+        if self._scheduler.masks_under_way:
+            await self._let_masks_come()
+        else:
+            await asyncio.sleep(0)  # a device that is always done would leave the loop no turn for others
+
+    async def _let_masks_come(self) -> None:
+        """Wait a moment, in which the device is busy: a row whose mask is late sits the next step out."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(min(_MASKS_S, self._last_step_s / 2)):
+                while self._scheduler.masks_under_way:
+                    self._masks_came.clear()
+                    await self._masks_came.wait()
+
+    def _masks_have_come(self) -> None:
+        self._masks_came.set()
+        self._wake.set()
 
     async def _idle(self) -> None:
-        stuck = self._scheduler.request_ids()
-        assert not stuck, f"nothing is in flight and nothing can be planned for {stuck}"
+        if not self._scheduler.awaits_masks:
+            stuck = self._scheduler.request_ids()
+            assert not stuck, f"nothing is in flight and nothing can be planned for {stuck}"
         self._wake.clear()
         await self._wake.wait()
 

@@ -79,8 +79,8 @@ class Planner:
             position = sequence.num_scheduled
             if position + 1 >= sequence.max_length or sequence.status is not SequenceStatus.RUNNING:
                 continue  # its last token is in flight already, or another took its place in this very step
-            if sequence.constraint is not None and position == len(sequence.token_ids):
-                continue  # what may come next depends on a token that is in flight
+            if sequence.constraint is not None and not sequence.may_sample(position + 1):
+                continue  # what may come next depends on a token that is in flight, or is being computed
             if position < sequence.table.capacity_tokens:
                 draft.add_decode(sequence, position, ())
             elif (blocks := self._make_room(sequence, position + 1, draft)) is not None:
@@ -149,6 +149,8 @@ class Planner:
                 return
             if sequence.num_in_flight:
                 return  # preempted in this moment: the device still writes into its blocks
+            if not sequence.may_sample(length):
+                return  # preempted while its mask is computed
             if not self._config.enable_chunked_prefill and length > budget.tokens:
                 return
             cached_blocks = self._admission.find_room(sequence)

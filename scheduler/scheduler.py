@@ -10,6 +10,7 @@ from __future__ import annotations
 import random
 import time
 from collections import deque
+from collections.abc import Callable
 from itertools import count, repeat
 
 from ..cache.block_pool import BlockPool
@@ -19,7 +20,7 @@ from ..cache.prefix_cache import PrefixCache
 from ..model.plan import INVALID_TOKEN, StepPlan, StepResult, TokenLogprobs
 from . import policy
 from .config import SchedulerConfig
-from .constraint import Constraint
+from .constraint import Constraint, prepare_masks
 from .deadlines import Deadlines
 from .errors import CapacityError, QueueFullError, TooLateError
 from .forecast import Ahead, Forecast
@@ -32,7 +33,10 @@ from .waiting import WaitingQueue
 
 
 class Scheduler:
-    """Continuous batching over `config.max_num_seqs` slots and one block pool."""
+    """Continuous batching over `config.max_num_seqs` slots and one block pool.
+
+    on_masks: called by the event loop when masks have come for which sequences sat out.
+    """
 
     def __init__(self, config: SchedulerConfig, cache: CacheConfig, *, seed: int | None = None) -> None:
         self.config = config
@@ -51,6 +55,8 @@ class Scheduler:
         )
         self._arrivals = count()
         self._random = random.Random(seed)
+        self.on_masks: Callable[[], None] = lambda: None
+        self._asked: list[Constraint] = []  # for their masks, by the last commit
 
     def add(self, request: Request, constraint: Constraint | None = None) -> None:
         """Queue a request, `constraint` following its grammar. Raises CapacityError, QueueFullError."""
@@ -70,6 +76,8 @@ class Scheduler:
         order = next(self._arrivals)
         if request.limits is not None:
             constraint = request.limits.follower(constraint)
+        if constraint is not None and constraint.mask is None:
+            prepare_masks([constraint], self.on_masks)
         sequence = Sequence(request, table, constraint, max_length=max_length, order=order, seed=seed)
         self._sequences[request.request_id] = sequence
         self._deadlines.add(sequence)
@@ -119,6 +127,17 @@ class Scheduler:
             if sequence.status is not SequenceStatus.FINISHED
         ]
 
+    @property
+    def masks_under_way(self) -> bool:
+        """Whether masks that the last commit asked for are still being computed."""
+        return any(constraint.mask is None for constraint in self._asked)
+
+    @property
+    def awaits_masks(self) -> bool:
+        """Whether somebody's mask is still being computed. O(requests)."""
+        constraints = (sequence.constraint for sequence in self._sequences.values())
+        return any(constraint is not None and constraint.mask is None for constraint in constraints)
+
     def request_ids(self) -> list[str]:
         """Of all that have not ended, in order of arrival."""
         return list(self._sequences)
@@ -147,6 +166,7 @@ class Scheduler:
         told = iter(result.prompt_logprobs)
         sampled = zip(result.tokens, result.logprobs or repeat(None), strict=False)
         num_plain, new = 0, tuple.__new__
+        self._asked = []
         size, finished = self.cache.block_size, SequenceStatus.FINISHED
         for (_, start, length, _, _, samples, targets), sequence in zip(plan.rows, sequences, strict=True):
             in_flight = sequence.num_in_flight = sequence.num_in_flight - 1
@@ -165,6 +185,8 @@ class Scheduler:
                         num_plain += 1
                     else:
                         outputs.append(self._append(sequence, token, logprobs))
+                        if sequence.constraint is not None and sequence.status is not finished:
+                            self._asked.append(sequence.constraint)
             else:
                 _ = next(told) if targets else None
                 _ = next(sampled) if samples else None
@@ -172,6 +194,7 @@ class Scheduler:
             if not in_flight:
                 self._running.committed(sequence)
         self.counters.generation_tokens += num_plain
+        prepare_masks(self._asked, self.on_masks)
         return outputs
 
     def _append(self, sequence: Sequence, token: int, logprobs: TokenLogprobs | None) -> TokenOutput:

@@ -127,8 +127,22 @@ class Sequence:
     def no_token(self) -> Ending:
         """Why none could be sampled."""
         constraint = self.constraint
-        error = _NOT_FINITE if constraint is None else constraint.error or _NOTHING_LEFT
+        if constraint is None:
+            error = _NOT_FINITE if self.request.limits is None else _NOTHING_LEFT
+        else:
+            error = constraint.error or _NOTHING_LEFT
         return Ending(FinishReason.ERROR, error=error)
+
+    def is_bound_at(self, position: int) -> bool:
+        """Whether the token at `position` depends on the mask that its constraint has then."""
+        return self.constraint is not None and position - self.num_prompt >= self.constraint.binds_from
+
+    def may_sample(self, position: int) -> bool:
+        """Whether the token at `position` can be sampled now: if not, a token or a mask is still to come."""
+        constraint = self.constraint
+        if constraint is None or position - self.num_prompt < constraint.binds_from:
+            return True
+        return position == len(self.token_ids) and constraint.mask is not None
 
     def extend(self, token: int) -> bool:
         """Add a token with which nothing else happens, as with most: it is valid, neither the first nor the
@@ -201,6 +215,7 @@ class Sequence:
 
     def slot_start(self) -> SlotStart:
         """What the device must be told of its new slot."""
+        limits = self.request.limits
         return SlotStart(
             slot=self.slot,
             params=self.request.params,
@@ -208,6 +223,7 @@ class Sequence:
             stop_token_ids=self.stop_ids,
             prompt_tokens=self.token_ids[: self.num_prompt],
             output_tokens=self.token_ids[self.num_prompt :],
+            mask=None if limits is None else limits.fixed_mask().tobytes(),
         )
 
     def end(self, reason: FinishReason) -> None:

@@ -57,8 +57,11 @@ def expected_output(request: Request, model: ToyModel, max_model_len: int = 1 <<
     if params.prompt_logprobs is not None:
         expected.prompt_logprobs = [model.logprobs(t, params.prompt_logprobs) for t in prompt[1:]]
     constraint = ToyConstraint.of(request, model.vocab_size)
+    fixed = frozenset[int]()
+    if request.limits is not None:
+        fixed = forbidden(request.limits.fixed_mask(), model.vocab_size)
     for num_output in range(min(request.max_tokens, max_model_len - len(prompt))):
-        banned = stop_ids if num_output < params.min_tokens else frozenset()
+        banned = fixed | (stop_ids if num_output < params.min_tokens else frozenset())
         if constraint is not None:
             banned |= frozenset(range(model.vocab_size)) - constraint.allowed()
         token = model.next_token(prompt + expected.token_ids, seed, banned)
@@ -96,6 +99,7 @@ class DeviceSlot:
     num_computed: int | None = None
     last_token: int | None = None
     history: list[int] = field(default_factory=list)
+    forbidden: frozenset[int] = frozenset()
 
 
 class FakeExecutor:
@@ -171,10 +175,11 @@ class FakeExecutor:
         # Rows run together: one that reads what another row of the same step writes would be a race.
         before = dict(self._pages)
         sampled = [row for row in plan.rows if self._write(row, before)]
-        masked = forbidden(plan, self.model.vocab_size)
-        bound = {row.slot for row in sampled if self._slots[row.slot].start.params.constrained}
-        assert set(masked) == bound, f"masks for slots {sorted(masked)}, grammars in {sorted(bound)}"
-        tokens = [self._sample(row, masked.get(row.slot, frozenset())) for row in sampled]
+        masked = self._mask(plan)
+        assert masked <= {row.slot for row in sampled}, f"masks for {sorted(masked)}, which do not sample"
+        bound = {row.slot for row in sampled if self._slots[row.slot].start.params.grammar is not None}
+        assert bound <= masked, f"masks for slots {sorted(masked)}, grammars in {sorted(bound)}"
+        tokens = [self._sample(row, self._slots[row.slot].forbidden) for row in sampled]
         told = [self._tell(row) for row in plan.rows if row.targets]
         asked = [self._slots[row.slot].start.params.logprobs for row in sampled]
         entries = [
@@ -182,6 +187,20 @@ class FakeExecutor:
             for token, num_top in zip(tokens, asked, strict=True)
         ]
         return StepResult(tokens, entries if any(entries) else None, told)
+
+    def _mask(self, plan: StepPlan) -> set[int]:
+        """Slots that get a mask in this step; those that start with one have got it."""
+        size = self.model.vocab_size
+        for start in plan.starts:
+            if start.mask is not None:
+                self._slots[start.slot].forbidden = forbidden(start.mask, size)
+        slots: list[int] = []
+        for together in plan.masks:
+            slots += together.slots
+            for slot, words in zip(together.slots, together.words, strict=True):
+                self._slots[slot].forbidden = forbidden(words, size)
+        assert len(set(slots)) == len(slots), f"a slot has two masks: {slots}"
+        return set(slots)
 
     def _tell(self, row: SequenceSlice) -> list[TokenLogprobs]:
         """Of a row's targets, which must be what the sequence goes on with."""

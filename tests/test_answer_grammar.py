@@ -211,7 +211,9 @@ def wander(model: Model, grammar: Grammar, chance: random.Random) -> str:
     follower = vocabulary.compile(grammar).follower(ignore_eos=False)
     tokens: list[int] = []
     while not follower.complete:
-        words = np.frombuffer(vocabulary.masks([follower]), np.uint32)
+        vocabulary.compute([follower])
+        assert follower.mask is not None
+        words = follower.mask.words.view(np.uint32)
         allowed = [t for t in range(VOCAB_SIZE) if words[t // 32] >> np.uint32(t % 32) & 1]
         token = EOS if EOS in allowed else chance.choice(allowed)
         follower.advance(token)

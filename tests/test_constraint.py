@@ -5,10 +5,11 @@ from __future__ import annotations
 import pytest
 from fakes import EOS, ToyModel
 from stepper import Stepper
-from toy_grammar import toy_grammar
+from toy_grammar import ToyConstraint, toy_grammar
 
 from octavo.model.plan import StepPlan
 from octavo.scheduler.request import FinishReason
+from octavo.scheduler.token_limits import TokenLimits
 
 
 def slots_by_step(stepper: Stepper, num_steps: int) -> list[set[int]]:
@@ -18,7 +19,7 @@ def slots_by_step(stepper: Stepper, num_steps: int) -> list[set[int]]:
 
 
 def masked_slots(plan: StepPlan) -> list[int]:
-    return [] if plan.masks is None else list(plan.masks.slots)
+    return [slot for masks in plan.masks for slot in masks.slots]
 
 
 def test_a_bound_sequence_runs_in_every_second_step_and_the_others_in_each() -> None:
@@ -130,3 +131,67 @@ def test_logits_that_are_not_finite_or_banned_altogether_are_told_so() -> None:
     stepper.add([1], structured_outputs=toy_grammar(40))
     stepper.run()
     assert "no token was left" in (stepper.received["r0"].end.error or "")
+
+
+def test_a_fixed_mask_travels_with_the_start_and_leaves_no_step_out() -> None:
+    """What does not depend on the tokens before is the slot's own; the device checks every token."""
+    stepper = Stepper()
+    limits = TokenLimits(ToyModel().vocab_size, (1, 2, 3, 4), ((2,),))
+    bound = stepper.add([1, 2], max_tokens=8, limits=limits, allowed_token_ids=(1, 2, 3, 4), bad_words=("b",))
+    stepper.add([3, 4], max_tokens=8)
+    steps = slots_by_step(stepper, 8)
+    assert all(slots == {0, 1} for slots in steps)
+    assert [masked_slots(plan) for plan in stepper.executor.plans] == [[]] * 8
+    stepper.run()
+    assert set(stepper.received[bound].token_ids) <= {1, 3, 4}
+
+
+def test_a_row_whose_mask_is_late_sits_out_and_the_others_go_on() -> None:
+    stepper = Stepper(depth=0)
+    late = stepper.add([1, 2], max_tokens=4, structured_outputs=toy_grammar(40))
+    stepper.add([3, 4], max_tokens=8, structured_outputs=toy_grammar(40))
+    constraint = stepper.scheduler._sequences[late].constraint
+    assert isinstance(constraint, ToyConstraint)
+    assert constraint.mask is not None, "the first is there with the grammar"
+    constraint.late = True
+    heard: list[bool] = []
+    stepper.scheduler.on_masks = lambda: heard.append(True)
+    assert slots_by_step(stepper, 3) == [{0, 1}, {1}, {1}]
+    assert stepper.scheduler.awaits_masks and not stepper.scheduler.masks_under_way, "asked for two steps ago"
+    constraint.arrive()
+    assert heard == [True] and not stepper.scheduler.awaits_masks
+    assert slots_by_step(stepper, 1)[-1] == {0, 1}
+    constraint.late = False
+    stepper.run()
+
+
+def test_masks_that_were_computed_together_stay_where_they_are() -> None:
+    stepper = Stepper(depth=0)
+    for first in (1, 3, 5):
+        stepper.add([first, 2], max_tokens=6, structured_outputs=toy_grammar(40))
+    slots_by_step(stepper, 2)
+    constraints = [sequence.constraint for sequence in stepper.scheduler._sequences.values()]
+    blocks = [c.mask.block for c in constraints if c is not None and c.mask is not None]
+    slots_by_step(stepper, 1)
+    *_, last = stepper.executor.plans
+    (together,) = last.masks
+    assert together.words is blocks[0] is blocks[1] is blocks[2]
+    stepper.run()
+
+
+def test_a_preempted_sequence_whose_mask_is_late_comes_back_when_it_is_there() -> None:
+    stepper = Stepper(num_blocks=9, block_size=2, prefix_caching=False, depth=0)
+    names = [stepper.add([1, 2], max_tokens=10, structured_outputs=toy_grammar(40)) for _ in range(3)]
+    constraints = [stepper.scheduler._sequences[name].constraint for name in names]
+    for constraint in constraints:
+        assert isinstance(constraint, ToyConstraint) and constraint.mask is not None
+        constraint.late = True
+    for _ in range(60):
+        if stepper.scheduler.request_ids():
+            stepper.step()
+        for constraint in constraints:
+            assert isinstance(constraint, ToyConstraint)
+            if constraint.late and constraint.mask is None and not constraint.complete:
+                constraint.arrive()
+    stepper.run()
+    assert stepper.scheduler.counters.num_preemptions > 0

@@ -28,8 +28,10 @@ def follower(ignore_eos: bool = False, **asked: Any) -> GrammarFollower:
 
 
 def allowed(*followers: GrammarFollower) -> list[set[int]]:
-    words = np.frombuffer(followers[0].masks(followers), np.uint8).reshape(len(followers), -1)
-    assert words.shape[1] == 4 * -(-VOCAB_SIZE // 32)
+    VOCABULARY.compute(followers)
+    rows = [follower.mask.words for follower in followers if follower.mask is not None]
+    words = np.stack(rows).view(np.uint8)
+    assert words.shape == (len(followers), 4 * -(-VOCAB_SIZE // 32))
     bits = np.unpackbits(words, axis=1, bitorder="little")
     return [set(np.flatnonzero(row).tolist()) for row in bits]
 

@@ -146,9 +146,9 @@ def test_kernels_take_what_the_masks_allow() -> None:
         allowed = np.random.default_rng(3).random((len(flagged), vocab_size)) < share
         words = np.packbits(allowed, axis=1, bitorder="little")
         words = np.pad(words, ((0, 0), (0, 4 * mask_words(vocab_size) - words.shape[1])))
-        masks = TokenMasks(flagged, words.tobytes())
+        masks = TokenMasks(flagged, words.view(np.int32))
         state.set_masks(masks)
-        reference.mask(masks)
+        reference.mask([masks])
         logits = torch.randn(len(params), vocab_size) * 3
         logits[::5, ::7] = torch.nan if share == 0.01 else 0.0
         tables = (state.table, state.biases, state.history, state.masks)

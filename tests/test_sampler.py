@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -136,7 +138,7 @@ def test_rows_with_a_grammar_take_what_their_masks_allow(params: dict[str, Any])
     free = sampler(start(1, **params), start(2, **params), start(5, **params))
     for allowed in (700 * [1], [*(699 * [0]), 1], [0, 1, *(698 * [0])]):
         words = sum(bit << token for token, bit in enumerate(allowed)).to_bytes(88, "little")
-        used.mask(TokenMasks([1], words))
+        used.mask([TokenMasks([1], np.frombuffer(words, np.int32)[None].copy())])
         tokens = sample(used, logits, [2, 1, 5])
         unbound = sample(free, logits, [2, 1, 5])
         assert (tokens[0], tokens[2]) == (unbound[0], unbound[2])
@@ -144,6 +146,16 @@ def test_rows_with_a_grammar_take_what_their_masks_allow(params: dict[str, Any])
     assert torch.equal(logits, before)
     used.start([start(1, **params)])
     assert sample(used, logits, [1]) == sample(sampler(start(1, **params)), logits, [1])
+
+
+def test_a_slot_keeps_the_mask_that_it_starts_with() -> None:
+    logits = torch.zeros(2, VOCAB_SIZE)
+    logits[:, 7], logits[:, 8], logits[:, 9] = 10.0, 9.0, 8.0
+    fixed = replace(start(1, temperature=0), mask=(1 << 8 | 1 << 9).to_bytes(88, "little"))
+    used = sampler(fixed, start(2, temperature=0))
+    assert [sample(used, logits, [1, 2]) for _ in range(2)] == [[8, 7]] * 2
+    used.start([start(1, temperature=0), replace(fixed, slot=2)])
+    assert sample(used, logits, [1, 2]) == [7, 8]
 
 
 def test_logit_bias_forbids_forces_and_shifts() -> None:

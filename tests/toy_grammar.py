@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
 
 from octavo.model.grammar import Grammar, GrammarKind
-from octavo.model.plan import StepPlan
+from octavo.scheduler.constraint import MaskRow
 from octavo.scheduler.request import Request
 
 
@@ -15,7 +18,12 @@ def toy_grammar(length: int) -> Grammar:
 
 
 class ToyConstraint:
-    """Implements scheduler.constraint.Constraint. Token 0 ends a text of an even sum."""
+    """Implements scheduler.constraint.Constraint. Token 0 ends a text of an even sum.
+
+    late: its masks come when `arrive` is called.
+    """
+
+    binds_from = 0
 
     def __init__(self, vocab_size: int, length: int) -> None:
         self.complete = False
@@ -23,6 +31,9 @@ class ToyConstraint:
         self._vocab_size = vocab_size
         self._length = length
         self._tokens: list[int] = []
+        self.late = False
+        self.came: Callable[[], None] = lambda: None
+        self._row: MaskRow | None = None
 
     @classmethod
     def of(cls, request: Request, vocab_size: int) -> ToyConstraint | None:
@@ -41,23 +52,42 @@ class ToyConstraint:
         assert not self.complete, f"{token} comes after the end"
         assert token in self.allowed(), f"{token} may not follow {self._tokens}"
         self._tokens.append(token)
+        self._row = None
         self.complete = len(self._tokens) == self._length
 
-    def masks(self, batch: Sequence[ToyConstraint]) -> bytes:
+    @property
+    def mask(self) -> MaskRow | None:
         """See Constraint."""
-        num_bytes = 4 * -(-self._vocab_size // 32)
-        return b"".join(sum(1 << t for t in c.allowed()).to_bytes(num_bytes, "little") for c in batch)
+        if self._row is None and not self.late:
+            self._fill([self])
+        return self._row
+
+    def prepare(self, batch: Sequence[ToyConstraint], came: Callable[[], None]) -> None:
+        """See Constraint. Those that are not late are computed together."""
+        self._fill([constraint for constraint in batch if not constraint.late])
+        for constraint in batch:
+            constraint.came = came
+
+    def _fill(self, batch: Sequence[ToyConstraint]) -> None:
+        if batch:
+            block = np.stack([mask_words(c.allowed(), self._vocab_size) for c in batch])
+            for row, constraint in enumerate(batch):
+                constraint._row = MaskRow(block, row)
+
+    def arrive(self) -> None:
+        """The mask of a late one has come."""
+        assert self.late and self._row is None
+        self._row = MaskRow.of(mask_words(self.allowed(), self._vocab_size))
+        self.came()
 
 
-def forbidden(plan: StepPlan, vocab_size: int) -> dict[int, frozenset[int]]:
-    """Slot -> tokens that the plan's masks leave out."""
-    if plan.masks is None:
-        return {}
-    slots, words = plan.masks.slots, bytes(plan.masks.words)
-    assert len(words) % len(slots) == 0, f"{len(words)} bytes for {len(slots)} slots"
-    num_bytes = len(words) // len(slots)
-    masks = [int.from_bytes(words[i : i + num_bytes], "little") for i in range(0, len(words), num_bytes)]
-    return {
-        slot: frozenset(token for token in range(vocab_size) if not mask >> token & 1)
-        for slot, mask in zip(slots, masks, strict=True)
-    }
+def mask_words(tokens: Iterable[int], vocab_size: int) -> NDArray[np.int32]:
+    """The mask that lets these through."""
+    num_bytes = 4 * -(-vocab_size // 32)
+    return np.frombuffer(sum(1 << token for token in tokens).to_bytes(num_bytes, "little"), np.int32)
+
+
+def forbidden(words: NDArray[np.int32] | bytes, vocab_size: int) -> frozenset[int]:
+    """Tokens that a mask leaves out."""
+    mask = int.from_bytes(bytes(words), "little")
+    return frozenset(token for token in range(vocab_size) if not mask >> token & 1)
