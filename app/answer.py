@@ -71,6 +71,7 @@ class Answer:
                 priority=asked.fields.priority,
                 cache_salt=asked.fields.cache_salt or "",
                 claim=claim,
+                thinking=asked.thinking,
                 arrival_s=claim.arrival_s,
                 max_queued=server.settings.max_queued_requests,
                 keep_texts=server.settings.log_prompts,

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from ..model.sampling_params import SamplingParams
+from ..scheduler.thinking_limit import ThinkingLimit
 from .answer_parts import PartsMaker
 from .chunks import ChunkShape
 from .protocol import SamplingFields
@@ -41,6 +42,7 @@ class Asked:
     tokenize_s: seconds that encoding the prompts took.
     grammar_field: likewise for what `params.structured_outputs` comes from, if neither response_format nor
     structured_outputs.
+    thinking: how long the model may reason.
     """
 
     fields: SamplingFields
@@ -56,3 +58,4 @@ class Asked:
     max_tokens_field: str = "max_tokens"
     tokenize_s: float = 0.0
     grammar_field: str = ""
+    thinking: ThinkingLimit | None = None

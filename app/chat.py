@@ -92,6 +92,9 @@ class ChatReader:
             max_tokens_field=request.max_tokens_field,
             tokenize_s=tokenize_s,
             grammar_field=request.grammar_field or "tools",
+            thinking=self._encoder.formats.thinking_limit(
+                request.thinking_token_budget, text, self._encoder.tokenizer, generation.vocab_size
+            ),
         )
 
     def _in_parts(

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from ..model.grammar import Grammar
+from ..scheduler.thinking_limit import ThinkingLimit
 from .answer_grammar import COMBINABLE, AnswerGrammar
 from .answer_parts import AnswerParts, PartsMaker
 from .chat_template import ChatTemplate
@@ -92,6 +93,28 @@ class ChatFormats(NamedTuple):
             )
 
         return make
+
+    def thinking_limit(
+        self, budget: int | None, prompt: str, tokenizer: Tokenizer, vocab_size: int
+    ) -> ThinkingLimit | None:
+        """That the reasoning in an answer to `prompt` ends after `budget` tokens.
+
+        Raises RequestError if the model does not reason, or not between tokens of their own.
+        """
+        if budget is None:
+            return None
+        form = self.reasoning
+        tags = () if form is None else (form.opening, form.closing)
+        ids = [tokenizer.encode(tag, False) for tag in tags]
+        if form is None or any(len(spelled) != 1 for spelled in ids):
+            cause = "is not known to reason" if form is None else "has no tokens of their own for its tags"
+            raise RequestError(
+                f"thinking_token_budget must be left out: this model {cause}",
+                param="thinking_token_budget",
+                code="unsupported_parameter",
+            )
+        ((opening,), (closing,)) = ids
+        return ThinkingLimit(budget, opening, closing, form.begins_inside(prompt), vocab_size)
 
     def needs_special_tokens(self, use: ToolUse | None, tokenizer: Tokenizer) -> bool:
         """Whether an answer can only be taken apart with the text of special tokens in it."""

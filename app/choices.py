@@ -9,6 +9,7 @@ from contextlib import aclosing
 from ..model.plan import TokenLogprobs
 from ..model.sampling_params import SamplingParams
 from ..scheduler.request import Claim, FinishReason
+from ..scheduler.thinking_limit import ThinkingLimit
 from .choice_record import ChoiceRecord, cause_of_refusal
 from .errors import DeadlineError, EngineStoppedError, GenerationError, RequestError
 from .generation import NO_CLAIM, Generation, TextDelta, TextStream, choice_params
@@ -39,6 +40,7 @@ class Choices:
         priority: int = 0,
         cache_salt: str = "",
         claim: Claim = NO_CLAIM,
+        thinking: ThinkingLimit | None = None,
         arrival_s: float,
         max_queued: int | None = None,
         keep_texts: bool = False,
@@ -64,6 +66,7 @@ class Choices:
                         priority=priority,
                         cache_salt=cache_salt,
                         claim=claim,
+                        thinking=thinking,
                     )
                     self._streams.append(stream)
                     metrics.histograms.max_tokens.observe(stream.max_tokens)

@@ -23,6 +23,7 @@ from ..model.grammar import Grammar
 from ..model.plan import TokenLogprobs
 from ..model.sampling_params import SamplingParams
 from ..scheduler.request import Claim, FinishReason, Request, RequestTimings, TokenOutput
+from ..scheduler.thinking_limit import ThinkingLimit
 from ..scheduler.token_limits import TokenLimits
 
 PROTOCOL_VERSION = 1
@@ -75,6 +76,7 @@ class _Rest(msgspec.Struct, array_like=True):
     arrival_s: float
     claim: Claim
     limits: TokenLimits | None
+    thinking: ThinkingLimit | None
 
 
 _decode_rare = msgspec.msgpack.Decoder(list[RareOutput]).decode
@@ -222,6 +224,7 @@ def encode_add(number: int, request: Request) -> bytes:
         request.arrival_s,
         request.claim,
         request.limits,
+        request.thinking,
     )
     prompt = array("i", request.prompt_token_ids)
     return frame(Kind.ADD, _TWO.pack(number, len(prompt)) + prompt.tobytes() + _encode(rest))
@@ -248,6 +251,7 @@ def decode_add(payload: memoryview) -> tuple[int, Request]:
         arrival_s=rest.arrival_s,
         claim=rest.claim,
         limits=rest.limits,
+        thinking=rest.thinking,
     )
 
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..model.sampling_params import SamplingParams
 from ..scheduler.request import Claim, Request
+from ..scheduler.thinking_limit import ThinkingLimit
 from .errors import ContextLengthError, RequestError
 from .request_checks import check_ids, check_text, token_limits, with_numbers
 from .text_assembly import TextDelta as TextDelta
@@ -89,6 +90,7 @@ class Generation:
         priority: int = 0,
         cache_salt: str = "",
         claim: Claim = NO_CLAIM,
+        thinking: ThinkingLimit | None = None,
     ) -> TextStream:
         """Submit one completion (`params.n` is not looked at: see `choice_params`) and return its stream.
 
@@ -102,6 +104,7 @@ class Generation:
             priority=priority,
             cache_salt=cache_salt,
             claim=claim,
+            thinking=thinking,
         )
         return TextStream(self.client.submit(request), request, self.tokenizer)
 
@@ -114,6 +117,7 @@ class Generation:
         priority: int = 0,
         cache_salt: str = "",
         claim: Claim = NO_CLAIM,
+        thinking: ThinkingLimit | None = None,
     ) -> Request:
         """The validated request, `max_tokens` resolved; raises like `start` and submits nothing."""
         params = with_numbers(params, self.vocab_size)
@@ -137,6 +141,7 @@ class Generation:
             arrival_s=time.monotonic(),
             claim=claim,
             limits=token_limits(params, self.tokenizer, self.vocab_size),
+            thinking=thinking,
         )
 
     def default_max_tokens(self, prompt_len: int) -> int | None:

@@ -59,7 +59,6 @@ REFUSED: Refused = {
     "routed_experts_prompt_start": (),
     "session_id": (),
     "stream_interval": (1,),
-    "thinking_token_budget": (),
     "use_beam_search": (False,),
     "vllm_xargs": ({},),
     "watermarking": (),

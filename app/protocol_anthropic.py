@@ -25,12 +25,12 @@ MESSAGES_REFUSED: Refused = {
     "mcp_servers": ([],),
     "service_tier": ("auto", "standard_only"),
     "speed": ("standard",),
-    "thinking": ({"type": "disabled"}, {"type": "adaptive"}),
     # vLLM
     "chat_template": (),
     "kv_transfer_params": (),
 }
 _OUTPUT_REFUSED: Refused = {"effort": (), "task_budget": ()}
+_THINKING_REFUSED: Refused = {"display": ("summarized",)}
 _TOOL_REFUSED: Refused = {
     "allowed_callers": ([],),
     "defer_loading": (False,),
@@ -50,6 +50,14 @@ class OutputConfig(Struct, kw_only=True):
     """`output_config`: the form of the answer."""
 
     format: OutputFormat | None = None
+
+
+class Thinking(Struct, kw_only=True):
+    """Whether the model's reasoning is shown, and for how many tokens it may last: type is enabled, with
+    budget_tokens, or adaptive or disabled, without."""
+
+    type: str
+    budget_tokens: int | None = None
 
 
 class CustomTool(Struct, kw_only=True):
@@ -85,6 +93,7 @@ class CountRequest(ExtendedFields, kw_only=True):
     cache_control: dict[str, Any] | None = None
     output_config: OutputConfig | None = None
     output_format: OutputFormat | None = None
+    thinking: Thinking | None = None
 
 
 class MessagesRequest(CountRequest, kw_only=True):
@@ -109,11 +118,13 @@ def read_messages_request(
     ignored = check_fields(body, into, MESSAGES_REFUSED)
     body, form, form_path = _read_format(body, ignored)
     known = {*into.__struct_fields__, *MESSAGES_REFUSED} if strict else None
+    if isinstance(thinking := body.get("thinking"), dict):
+        thinking = without_nulls(thinking)
+        ignored += check_fields(thinking, Thinking, _THINKING_REFUSED, "thinking")
+        body = {**body, "thinking": thinking}
     refuse_unknown(ignored, known)
     request = convert(body, into)
-    chat = {**passed_on(body), **_tool_fields(request, ignored)}
-    if body.get("thinking") == {"type": "disabled"}:
-        chat["include_reasoning"] = False
+    chat = {**passed_on(body), **_tool_fields(request, ignored), **_thinking_fields(request)}
     if isinstance(request, MessagesRequest):
         chat["max_completion_tokens"] = request.max_tokens
         if form is not None:
@@ -133,6 +144,7 @@ def read_messages_request(
             "response_format.json_schema": form_path,
             "response_format": form_path,
             "tool_choice.function": "tool_choice",
+            "thinking_token_budget": "thinking" if request.thinking else "thinking_token_budget",
         },
         tool_names={".parameters": ".input_schema"},
         places=places,
@@ -200,6 +212,29 @@ def _tool_fields(request: CountRequest, ignored: list[str]) -> dict[str, Any]:
         fields["tool_choice"] = _choice(choice)
         fields["parallel_tool_calls"] = not choice.disable_parallel_tool_use
     return fields
+
+
+def _thinking_fields(request: CountRequest) -> dict[str, Any]:
+    """include_reasoning and thinking_token_budget of the chat request."""
+    thinking = request.thinking
+    if thinking is None:
+        return {}
+    if request.thinking_token_budget is not None:
+        message = "thinking_token_budget must be left out beside thinking, which has budget_tokens"
+        raise RequestError(message, param="thinking_token_budget")
+    budget, path = thinking.budget_tokens, "thinking.budget_tokens"
+    if thinking.type not in ("enabled", "adaptive", "disabled"):
+        message = f"thinking.type must be one of enabled, adaptive, disabled, got {show(thinking.type)}"
+        raise RequestError(message, param="thinking.type", code="unsupported_value")
+    if thinking.type != "enabled":
+        if budget is not None:
+            raise RequestError(f'{path} must be left out unless thinking.type is "enabled"', param=path)
+        return {"include_reasoning": thinking.type == "adaptive"}
+    if budget is None:
+        raise RequestError(f"{path} is required", param=path, code="missing_required_parameter")
+    if budget < 1 or (isinstance(request, MessagesRequest) and budget >= request.max_tokens):
+        raise RequestError(f"{path} must be at least 1 and less than max_tokens, got {budget}", param=path)
+    return {"thinking_token_budget": budget}
 
 
 def _choice(choice: ToolChoice) -> Any:

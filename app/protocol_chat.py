@@ -46,6 +46,7 @@ class ChatRequest(SamplingFields, kw_only=True):
     parallel_tool_calls: bool = True
     include_reasoning: bool = True
     reasoning_effort: str | None = None
+    thinking_token_budget: int | None = None
     max_tokens: int | None = None
     max_completion_tokens: int | None = None
     logprobs: bool = False
@@ -120,6 +121,10 @@ def _check_chat(request: ChatRequest, max_logprobs: int) -> None:
     top = request.top_logprobs
     if top is not None:
         check_num_logprobs("top_logprobs", top, max_logprobs)
+    budget = request.thinking_token_budget
+    if budget is not None and budget < 0:
+        message = f"thinking_token_budget must be at least 0, got {budget}"
+        raise RequestError(message, param="thinking_token_budget")
     if top and not request.logprobs:
         raise RequestError("top_logprobs must be 0 or left out unless logprobs is true", param="top_logprobs")
 

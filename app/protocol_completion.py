@@ -26,6 +26,7 @@ COMPLETION_REFUSED: Refused = {
     "documents": ([],),
     "prompt_embeds": (),
     "suffix": ("",),
+    "thinking_token_budget": (),
 }
 
 

@@ -52,7 +52,6 @@ RESPONSES_REFUSED: Refused = {
     "mm_processor_kwargs": ({},),
     "n": (1,),
     "previous_input_messages": ([],),
-    "thinking_token_budget": (),
     "vllm_xargs": ({},),
 }
 _TEXT_REFUSED: Refused = {"verbosity": ("medium",)}

@@ -21,6 +21,7 @@ class ExtendedFields(CommonFields, kw_only=True):
     """What the APIs that are translated share with chat completions."""
 
     chat_template_kwargs: dict[str, Any] | None = None
+    thinking_token_budget: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from ..model.plan import TokenLogprobs
 from ..model.sampling_params import SamplingParams
+from .thinking_limit import ThinkingLimit
 from .token_limits import TokenLimits
 
 
@@ -49,6 +50,7 @@ class Request:
     arrival_s: on the clock of time.monotonic.
     claim: whose it is, and how long it may take.
     limits: tokens that it may not take; None is any.
+    thinking: how long it may reason; None is as long as it likes.
     """
 
     request_id: str
@@ -61,6 +63,14 @@ class Request:
     arrival_s: float = 0.0
     claim: Claim = Claim()
     limits: TokenLimits | None = None
+    thinking: ThinkingLimit | None = None
+
+    @property
+    def fixed_limits(self) -> TokenLimits | None:
+        """What its slot's own mask allows; None if there need not be one."""
+        if self.limits is None and self.thinking is not None:
+            return TokenLimits(self.thinking.vocab_size)
+        return self.limits
 
     @property
     def stop_ids(self) -> frozenset[int]:

@@ -76,6 +76,8 @@ class Scheduler:
         order = next(self._arrivals)
         if request.limits is not None:
             constraint = request.limits.follower(constraint)
+        if request.thinking is not None and request.fixed_limits is not None:
+            constraint = request.thinking.follower(request.fixed_limits, constraint)
         if constraint is not None and constraint.mask is None:
             prepare_masks([constraint], self.on_masks)
         sequence = Sequence(request, table, constraint, max_length=max_length, order=order, seed=seed)

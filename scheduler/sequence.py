@@ -215,7 +215,7 @@ class Sequence:
 
     def slot_start(self) -> SlotStart:
         """What the device must be told of its new slot."""
-        limits = self.request.limits
+        limits = self.request.fixed_limits
         return SlotStart(
             slot=self.slot,
             params=self.request.params,

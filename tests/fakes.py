@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from toy_grammar import ToyConstraint, forbidden
+from toy_grammar import ToyConstraint, forbidden, must_close
 from toy_model import EOS as EOS
 from toy_model import ToyModel as ToyModel
 
@@ -57,13 +57,16 @@ def expected_output(request: Request, model: ToyModel, max_model_len: int = 1 <<
     if params.prompt_logprobs is not None:
         expected.prompt_logprobs = [model.logprobs(t, params.prompt_logprobs) for t in prompt[1:]]
     constraint = ToyConstraint.of(request, model.vocab_size)
-    fixed = frozenset[int]()
-    if request.limits is not None:
-        fixed = forbidden(request.limits.fixed_mask(), model.vocab_size)
+    limits = request.limits
+    fixed = forbidden(
+        b"" if limits is None else limits.fixed_mask(), 0 if limits is None else model.vocab_size
+    )
     for num_output in range(min(request.max_tokens, max_model_len - len(prompt))):
         banned = fixed | (stop_ids if num_output < params.min_tokens else frozenset())
         if constraint is not None:
             banned |= frozenset(range(model.vocab_size)) - constraint.allowed()
+        if request.thinking is not None and must_close(request.thinking, expected.token_ids):
+            banned |= frozenset(range(model.vocab_size)) - {request.thinking.closing}
         token = model.next_token(prompt + expected.token_ids, seed, banned)
         if token == INVALID_TOKEN:
             expected.finish_reason = FinishReason.ERROR
@@ -190,11 +193,10 @@ class FakeExecutor:
 
     def _mask(self, plan: StepPlan) -> set[int]:
         """Slots that get a mask in this step; those that start with one have got it."""
-        size = self.model.vocab_size
+        size, slots = self.model.vocab_size, list[int]()
         for start in plan.starts:
             if start.mask is not None:
                 self._slots[start.slot].forbidden = forbidden(start.mask, size)
-        slots: list[int] = []
         for together in plan.masks:
             slots += together.slots
             for slot, words in zip(together.slots, together.words, strict=True):

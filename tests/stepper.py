@@ -70,7 +70,7 @@ class Stepper:
         """Queue a request and return its id; settings are fields of Request or of SamplingParams."""
         fields = {
             name: settings.pop(name)
-            for name in ("eos_token_ids", "priority", "cache_salt", "claim", "limits")
+            for name in ("eos_token_ids", "priority", "cache_salt", "claim", "limits", "thinking")
             if name in settings
         }
         params = SamplingParams(max_tokens=max_tokens, **({"temperature": 0} | settings))

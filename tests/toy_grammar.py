@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from octavo.model.grammar import Grammar, GrammarKind
 from octavo.scheduler.constraint import MaskRow
 from octavo.scheduler.request import Request
+from octavo.scheduler.thinking_limit import ThinkingLimit
 
 
 def toy_grammar(length: int) -> Grammar:
@@ -91,3 +92,12 @@ def forbidden(words: NDArray[np.int32] | bytes, vocab_size: int) -> frozenset[in
     """Tokens that a mask leaves out."""
     mask = int.from_bytes(bytes(words), "little")
     return frozenset(token for token in range(vocab_size) if not mask >> token & 1)
+
+
+def must_close(limit: ThinkingLimit, said: Sequence[int]) -> bool:
+    """Whether a model that has said this must end its reasoning now."""
+    text = [limit.opening, *said] if limit.inside else list(said)
+    if limit.opening not in text[: 4 if limit.inside else 3]:
+        return False
+    thought = text[text.index(limit.opening) + 1 :]
+    return limit.closing not in text and len(thought) >= limit.num_tokens
