@@ -7,7 +7,8 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from typing import Any
 
-from fakes import EOS, FakeExecutor, ToyModel, expected_output
+from expected import expected_output
+from fakes import EOS, FakeExecutor, ToyModel
 from toy_grammar import ToyConstraint, toy_grammar
 
 from octavo.cache.config import CacheConfig

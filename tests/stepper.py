@@ -6,7 +6,8 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import Any
 
-from fakes import FakeExecutor, FakeHandle, ToyModel, expected_output
+from expected import expected_output
+from fakes import FakeExecutor, FakeHandle, ToyModel
 from toy_grammar import ToyConstraint
 
 from octavo.cache.config import CacheConfig

@@ -11,7 +11,8 @@ import json
 from typing import Any
 
 import httpx
-from fakes import FakeExecutor, ToyModel, expected_output
+from expected import expected_output
+from fakes import FakeExecutor, ToyModel
 from http_harness import byte_tokenizer
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st

@@ -9,7 +9,8 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
-from fakes import FakeExecutor, ToyModel, expected_output
+from expected import expected_output
+from fakes import FakeExecutor, ToyModel
 
 from octavo.app import control_messages as messages
 from octavo.app.client import OutputStream

@@ -8,7 +8,8 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
-from fakes import EOS, FakeExecutor, ToyModel, expected_output
+from expected import expected_output
+from fakes import EOS, FakeExecutor, ToyModel
 
 from octavo.app.errors import EngineDeadError, EngineOverloadedError, RequestError
 from octavo.app.inproc_client import InprocClient

@@ -8,7 +8,8 @@ from itertools import count
 from pathlib import Path
 
 import pytest
-from fakes import EOS, ToyModel, expected_output
+from expected import expected_output
+from fakes import EOS, ToyModel
 from stepper import Stepper
 
 from octavo.cache.config import CacheConfig

@@ -20,7 +20,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import uvloop
-from fakes import FakeExecutor, ToyModel, expected_output
+from expected import expected_output
+from fakes import FakeExecutor, ToyModel
 from http_harness import TEMPLATE, byte_tokenizer
 
 from octavo.app.context import ServerSettings
