@@ -93,6 +93,8 @@ class Planner:
         remainder goes first, be it a newcomer's. The eldest gets a share at least, so it never starves, and
         so does whoever is next in the queue: those behind it, which may be short, get their turn.
         """
+        if not (self._running.prefilling or len(self._waiting)):
+            return False
         whole = not self._config.enable_chunked_prefill
         # Of those that decode, some only wait for their last token to come back.
         streams = decodes.num_decodes > 0 or any(s.constraint is not None for s in self._running.decoding)

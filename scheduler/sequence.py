@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import enum
 import time
+from array import array
 from collections.abc import Sequence as Tokens
 from typing import NamedTuple
 
@@ -91,7 +92,7 @@ class Sequence:
         self.request_id = request.request_id
         self.constraint = constraint
         self.table = table
-        self.token_ids: list[int] = list(request.prompt_token_ids)
+        self.token_ids = array("i", request.prompt_token_ids)
         self.num_prompt = len(self.token_ids)
         self.max_length = max_length
         self.order = (request.priority, order)

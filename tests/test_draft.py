@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from array import array
+
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sequence_maker import make_sequence
@@ -28,10 +30,10 @@ def test_decodes_and_single_tokens_come_first_each_with_its_owner() -> None:
     draft.add_decode(decode, 8, [6])
     plan, owners = draft.build()
     assert plan.rows == (
-        SequenceSlice(1, 3, 1, [103], (), False),
+        SequenceSlice(1, 3, 1, array("i", [103]), (), False),
         SequenceSlice(3, 8, 1, None, [6], True),
-        SequenceSlice(0, 0, 5, [0, 1, 2, 3, 4], [7, 8], False),
-        SequenceSlice(2, 4, 4, [204, 205, 206, 207], [9], True),  # its prompt ends here
+        SequenceSlice(0, 0, 5, array("i", range(5)), [7, 8], False),
+        SequenceSlice(2, 4, 4, array("i", range(204, 208)), [9], True),  # its prompt ends here
     )
     assert all(type(row) is SequenceSlice for row in plan.rows)
     assert owners == [single, decode, chunk, last]

@@ -174,7 +174,7 @@ def test_one_that_waits_too_long_is_dropped_before_it_costs_anything() -> None:
     assert stepper.received[late].end.error == "the request did not start within its 2 s"
     stepper.run()
     assert stepper.received[runs].end.finish_reason is FinishReason.LENGTH
-    computed = [row.tokens for plan in stepper.executor.plans for row in plan.rows if row.tokens]
+    computed = [list(row.tokens) for plan in stepper.executor.plans for row in plan.rows if row.tokens]
     assert computed == [[1] * 5]
 
 

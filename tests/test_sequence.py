@@ -24,7 +24,7 @@ def test_blocks_named_one_by_one_are_named_as_at_once(
     for count in counts:
         num_blocks = min(count, len(expected))
         known = max(num_blocks * BLOCK_SIZE, len(sequence.token_ids))
-        sequence.token_ids += tokens[len(sequence.token_ids) : known]
+        sequence.token_ids.extend(tokens[len(sequence.token_ids) : known])
         before = len(sequence.block_hashes)
         sequence.hash_blocks(num_blocks, BLOCK_SIZE)
         assert sequence.block_hashes == expected[: max(before, num_blocks)]
@@ -58,7 +58,7 @@ def test_a_preempted_sequence_comes_back_with_every_token_as_prompt() -> None:
     sequence.table.ensure(4)
     sequence.begin(5, 0)
     assert (sequence.status, sequence.slot, sequence.num_prefill) == (SequenceStatus.RUNNING, 5, 3)
-    sequence.token_ids += [8, 9]
+    sequence.token_ids.extend([8, 9])
     sequence.give_up()
     assert (sequence.status, sequence.timings.num_preemptions) == (SequenceStatus.WAITING, 1)
     sequence.begin(1, 4)

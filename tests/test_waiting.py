@@ -127,7 +127,7 @@ def test_what_was_really_generated_counts() -> None:
         sequence = take(queue)
         tenant = sequence.request.claim.tenant
         got[tenant] += 1
-        sequence.token_ids += [7] * (300 if tenant == "a" else 3)
+        sequence.token_ids.extend([7] * (300 if tenant == "a" else 3))
         sequence.status = SequenceStatus.FINISHED
         queue.settle(sequence)
     assert got["b"] > 5 * got["a"]
