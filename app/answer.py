@@ -61,6 +61,11 @@ class Answer:
         self._writers = [route.logprobs(as_ids) for _ in range(num_writers)]
         num_choices = len(asked.prompts) * asked.params.n
         self._parts = [] if asked.parts is None else [asked.parts() for _ in range(num_choices)]
+        fields = asked.fields
+        self._is_plain = not (
+            self._writers or self._parts or fields.return_token_ids or fields.continuous_usage
+        )
+        self._unopened: set[int] = set()
         try:
             self._choices = Choices(
                 server.generation,
@@ -172,17 +177,12 @@ class Answer:
             with_ids=fields.return_token_ids,
             prompt_keys=tuple(self._told(0)),
         )
-        opened: set[int] = set()
+        self._unopened = set(range(len(self._choices)))
         try:
             async for batch in self._batches():
-                frames: list[bytes] = []
-                for index, delta in batch:
-                    if index not in opened:
-                        opened.add(index)
-                        frames += self._opening_frames(encoder, index)
-                    frames += self._delta_frames(encoder, index, delta)
+                frames = b"".join(self._delta_frames(index, delta) for index, delta in batch)
                 if frames:
-                    yield b"".join(frames)
+                    yield frames
             if fields.include_usage:
                 yield encoder.usage(self._final_usage())
         except RequestError as error:
@@ -195,21 +195,36 @@ class Answer:
         yield DONE
 
     def _write_directly(self, writer: DirectWriter) -> None:
-        """Plain text goes from the engine's outputs to the connection, past everything that could wait."""
-        encoder, fields = self._encoder, self._asked.fields
-        if encoder is None or self._writers or fields.return_token_ids or fields.continuous_usage:
-            return
-        text, write = encoder.text, writer.write
+        """From now on all but ends goes from the engine's outputs to the connection, past whatever waits."""
+        write, frames_of = writer.write, self._delta_frames
 
         def heard(delta: TextDelta) -> None:
-            if delta.text:
-                write(text(0, delta.text))
+            if frames := frames_of(0, delta):
+                write(frames)
 
-        def heard_in_parts(delta: TextDelta) -> None:
-            if frames := self._part_frames(encoder, 0, delta, None, False):
-                write(b"".join(frames))
+        self._choices.divert(writer.ready, heard)
 
-        self._choices.divert(writer.ready, heard_in_parts if self._parts else heard)
+    def _delta_frames(self, index: int, delta: TextDelta) -> bytes:
+        """The events of what a choice brought."""
+        encoder = self._encoder
+        assert encoder is not None, "a stream begins before it is written"
+        if self._is_plain and delta.finish_reason is None and index not in self._unopened:
+            return encoder.text(index, delta.text) if delta.text else b""  # once for nearly every token
+        frames = []
+        if index in self._unopened:
+            self._unopened.remove(index)
+            frames += self._opening_frames(encoder, index)
+        logprobs = self._writers[index](delta.token_ids, delta.logprobs) if self._writers else None
+        tells_tokens = logprobs is not None or self._asked.fields.return_token_ids
+        if self._parts:
+            frames += self._part_frames(encoder, index, delta, logprobs, tells_tokens)
+        elif delta.text or (tells_tokens and delta.token_ids):
+            frames.append(encoder.text(index, delta.text, logprobs, self._running_usage(), delta.token_ids))
+        if delta.finish_reason is not None:
+            reason = delta.finish_reason
+            told = self._parts[index].finish_reason(reason) if self._parts else reason.value
+            frames.append(encoder.closing(index, told, delta.stop_reason, self._running_usage()))
+        return b"".join(frames)
 
     def _opening_frames(self, encoder: ChunkEncoder, index: int) -> list[bytes]:
         echo = self._echo(index)
@@ -220,34 +235,18 @@ class Answer:
             frames.append(encoder.text(index, echo, logprobs, self._running_usage()))
         return frames
 
-    def _delta_frames(self, encoder: ChunkEncoder, index: int, delta: TextDelta) -> list[bytes]:
-        frames = []
-        logprobs = self._writers[index](delta.token_ids, delta.logprobs) if self._writers else None
-        tells_tokens = logprobs is not None or self._asked.fields.return_token_ids
-        if self._parts:
-            return self._part_frames(encoder, index, delta, logprobs, tells_tokens)
-        if delta.text or (tells_tokens and delta.token_ids):
-            frames.append(encoder.text(index, delta.text, logprobs, self._running_usage(), delta.token_ids))
-        if delta.finish_reason is not None:
-            reason = delta.finish_reason.value
-            frames.append(encoder.closing(index, reason, delta.stop_reason, self._running_usage()))
-        return frames
-
     def _part_frames(
         self, encoder: ChunkEncoder, index: int, delta: TextDelta, logprobs: Any, tells_tokens: bool
     ) -> list[bytes]:
         """Chunks of an answer in parts; what is told of the delta's tokens stands in the first."""
-        parts, reason = self._parts[index], delta.finish_reason
-        deltas = [delta_json(piece) for piece in parts.push(delta.text, final=reason is not None)]
+        pieces = self._parts[index].push(delta.text, final=delta.finish_reason is not None)
+        deltas = [delta_json(piece) for piece in pieces]
         if tells_tokens and delta.token_ids and not deltas:
             deltas = [b"{}"]
         frames, token_ids = [], delta.token_ids
         for each in deltas:
             frames.append(encoder.part(index, each, logprobs, self._running_usage(), token_ids))
             logprobs, token_ids = None, ()
-        if reason is not None:
-            told = parts.finish_reason(reason)
-            frames.append(encoder.closing(index, told, delta.stop_reason, self._running_usage()))
         return frames
 
     def _echo(self, index: int) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
+from functools import partial
 
 from ..model.plan import TokenLogprobs
 from ..model.sampling_params import SamplingParams
@@ -111,16 +112,13 @@ class Choices:
             raise
 
     def divert(self, ready: Callable[[], bool], heard: Callable[[TextDelta], None]) -> None:
-        """See TextStream.divert; nothing is where several choices share a stream, or texts are kept."""
-        if len(self._streams) != 1 or self.texts:
-            return
-        receive = self._records[0].receive
+        """See TextStream.divert. Of several choices nothing is: joined, they are one write."""
+        if len(self._streams) == 1:
+            self._streams[0].divert(ready, partial(self._divert, heard))
 
-        def counted(delta: TextDelta) -> None:
-            receive(delta)
-            heard(delta)
-
-        self._streams[0].divert(ready, counted)
+    def _divert(self, heard: Callable[[TextDelta], None], delta: TextDelta) -> None:
+        self._hear(0, delta)
+        heard(delta)
 
     async def batches(self) -> AsyncGenerator[Batch]:
         """What the choices say, until each has ended. Raises GenerationError, DeadlineError and
@@ -128,11 +126,14 @@ class Choices:
         try:
             if len(self._streams) == 1:
                 async for delta in self._streams[0]:
-                    yield [self._heard(0, delta)]
+                    self._hear(0, delta)
+                    yield [(0, delta)]
             else:
                 async with aclosing(self._merged()) as merged:
                     async for batch in merged:
-                        yield [self._heard(index, delta) for index, delta in batch]
+                        for index, delta in batch:
+                            self._hear(index, delta)
+                        yield batch
         except Exception as error:
             self.error = str(error)
             self.stop(_cause(error, "error"))
@@ -146,20 +147,23 @@ class Choices:
         for record in self._records:
             record.end(cause)
 
-    def _heard(self, index: int, delta: TextDelta) -> tuple[int, TextDelta]:
+    def _hear(self, index: int, delta: TextDelta) -> None:
         self._records[index].receive(delta)
         if self.texts:
             self.texts[index] += delta.text
+        if delta.finish_reason is not None:
+            self._hear_end(index, delta)
+
+    def _hear_end(self, index: int, delta: TextDelta) -> None:
         if delta.finish_reason is FinishReason.DEADLINE:
             raise DeadlineError(delta.error or "the request ran out of time")
         if delta.finish_reason is FinishReason.ERROR:
             raise GenerationError(delta.error or "The engine failed at this request.")
         if delta.timings is not None:
             self.times.absorb(delta.timings)
-        if delta.timings is not None and index % self._n == 0:
-            # The first choice tells how warm the cache was; its siblings find what it has just written.
-            self.num_cached_tokens += delta.timings.num_cached_tokens
-        return index, delta
+            if index % self._n == 0:
+                # The first choice tells how warm the cache was; its siblings find what it has just written.
+                self.num_cached_tokens += delta.timings.num_cached_tokens
 
     async def _merged(self) -> AsyncGenerator[Batch]:
         heard: asyncio.Queue[tuple[int, TextDelta] | Exception | None] = asyncio.Queue()

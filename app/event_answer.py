@@ -128,11 +128,7 @@ class EventAnswer(Answer):
         try:
             yield writer.opening(self._counts())
             async for batch in self._choices.batches():
-                frames = b""
-                for _, delta in batch:
-                    frames += self._pieces(delta)
-                    if delta.finish_reason is not None:
-                        frames += writer.closing(self._ending(delta))
+                frames = b"".join(self._delta_frames(index, delta) for index, delta in batch)
                 if frames:
                     yield frames
         except RequestError as error:
@@ -141,6 +137,10 @@ class EventAnswer(Answer):
             # The status line is out; the client can only be told in the stream.
             log.exception("request %s failed", self._common["id"])
             yield writer.failure(GenerationError("The server failed at this request."))
+
+    def _delta_frames(self, index: int, delta: TextDelta) -> bytes:
+        frames = self._pieces(delta)
+        return frames if delta.finish_reason is None else frames + self._writer.closing(self._ending(delta))
 
     def _pieces(self, delta: TextDelta) -> bytes:
         """The frames of what `delta` brings. Log-probabilities wait for content to go with."""

@@ -34,6 +34,8 @@ class TextStream:
         self._num_heard = _TIMED_EVERY - 1  # so that the first is timed
         self._detokenize_s = 0.0
         self._timings: RequestTimings | None = None
+        self._begun = False  # its first delta was handed out
+        self._end: TextDelta | None = None  # was seen where it could not be handed out
         self._finished = False
         self._wants_prompt = request.params.prompt_logprobs is not None
         self.prompt_logprobs: list[TokenLogprobs] = []
@@ -53,20 +55,21 @@ class TextStream:
         await self._outputs.accepted()
 
     def divert(self, ready: Callable[[], bool], heard: Callable[[TextDelta], None]) -> None:
-        """Give deltas that carry text and no end to `heard` as they come, while `ready`, not to the iterator.
+        """Give deltas to `heard` as they come, while `ready`, and not to the iterator.
 
-        The first delta, the last and those that say more than text go the usual way; order is kept.
+        The first delta and the last go the usual way; order is kept.
         """
-        assembler = self._assembler
-        if self._wants_prompt or not isinstance(assembler, TextAssembler) or assembler.is_exact:
-            return
 
         def take(outputs: Sequence[TokenOutput]) -> bool:
-            if not self._first_token_s or outputs[-1].finish_reason is not None or not ready():
+            if not self._begun or outputs[-1].finish_reason is not None or not ready():
                 return False
             delta = self._assemble(outputs)
-            if delta is not None:
-                heard(delta)
+            if delta is None:
+                return True
+            if delta.finish_reason is not None:  # a stop string
+                self._end = delta
+                return False
+            heard(delta)
             return True
 
         self._outputs.divert(take)
@@ -90,9 +93,10 @@ class TextStream:
             if self._wants_prompt:
                 for output in outputs:
                     self.prompt_logprobs += output.prompt_logprobs
-            delta = self._assemble(outputs)
+            delta = self._end or self._assemble(outputs)
             if delta is None:
                 continue
+            self._begun = True
             if delta.finish_reason is not None:
                 self._finished = True
                 num_timed = self._num_heard // _TIMED_EVERY

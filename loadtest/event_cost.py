@@ -172,11 +172,13 @@ async def wake_pieces(bench: Bench) -> None:
     await asyncio.gather(*tasks, return_exceptions=True)
 
 
-def read(address: tuple[str, int], num_streams: int) -> None:
+def read(
+    address: tuple[str, int], num_streams: int, request: bytes = b"GET / HTTP/1.1\r\nhost: x\r\n\r\n"
+) -> None:
     """A client that asks and then only reads."""
     connections = [socket.create_connection(address) for _ in range(num_streams)]
     for connection in connections:
-        connection.sendall(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n")
+        connection.sendall(request)
         connection.settimeout(0)
     while True:
         time.sleep(0.002)

@@ -1,6 +1,7 @@
 """What a token costs between scheduler and client's socket: microseconds of each process, events per second.
 
     python loadtest/frontends.py --frontends 2 --streams 256 --clients 2 --step-ms 20
+    python loadtest/frontends.py --streams 64 --route responses
 
 The engine, its scheduler, the front ends and their sockets are the product's; the device is a script that
 brings every sequence a token each `--step-ms`, and loads no torch. Clients read raw bytes and count frames.
@@ -40,27 +41,41 @@ from octavo.app.model_source import read_texts
 from octavo.app.service import Front
 from octavo.app.supervisor import Supervisor
 from octavo.cache.config import CacheConfig
-from octavo.model.plan import GraphCounts, StepPlan, StepResult
+from octavo.model.plan import GraphCounts, StepPlan, StepResult, TokenLogprobs
 from octavo.scheduler.config import SchedulerConfig
 from octavo.scheduler.scheduler import Scheduler
 
 _NUM_WORDS = 2000
 _MAX_MODEL_LEN = 4096
+_ASKED = [{"role": "user", "content": "x" * 16}]
+_ROUTES: dict[str, tuple[dict[str, Any], str]] = {
+    "completions": ({"prompt": "x" * 16}, "max_tokens"),
+    "chat/completions": ({"messages": _ASKED}, "max_tokens"),
+    "responses": ({"input": "x" * 16, "store": False}, "max_output_tokens"),
+    "messages": ({"model": "toy", "messages": _ASKED}, "max_tokens"),
+}
+"""What a request says, and what it calls its limit."""
+_ENDS = (b"[DONE]", b"response.incomplete", b"message_stop")
+_TEMPLATE = "{% for message in messages %}{{ message.content }}{% endfor %}"
 
 
 class ScriptedExecutor:
-    """Implements Executor: a step ends `step_s` after the one before, and every row counts up."""
+    """Implements Executor: a step ends `step_s` after the one before, and every row counts up.
 
-    def __init__(self, step_s: float) -> None:
+    logprobs: every token is told with its log-probability.
+    """
+
+    def __init__(self, step_s: float, *, logprobs: bool = False) -> None:
         self._step_s = step_s
+        self._logprobs = logprobs
         self._free_at_s = 0.0
 
     def launch(self, plan: StepPlan) -> ScriptedStep:
         """The next step."""
         self._free_at_s = max(self._free_at_s, time.monotonic()) + self._step_s
-        return ScriptedStep(
-            self._free_at_s, [256 + row.start % (_NUM_WORDS - 256) for row in plan.rows if row.samples]
-        )
+        tokens = [256 + row.start % (_NUM_WORDS - 256) for row in plan.rows if row.samples]
+        told = [TokenLogprobs(-0.5, 1, ((token, -0.5),)) for token in tokens] if self._logprobs else None
+        return ScriptedStep(self._free_at_s, StepResult(tokens, told))
 
     def graph_counts(self) -> GraphCounts:
         """There are no graphs."""
@@ -73,14 +88,14 @@ class ScriptedExecutor:
 class ScriptedStep:
     """Implements StepHandle."""
 
-    def __init__(self, done_at_s: float, tokens: list[int]) -> None:
+    def __init__(self, done_at_s: float, result: StepResult) -> None:
         self._done_at_s = done_at_s
-        self._tokens = tokens
+        self._result = result
 
     async def result(self) -> StepResult:
         """See StepHandle."""
         await asyncio.sleep(max(0.0, self._done_at_s - time.monotonic()))
-        return StepResult(self._tokens)
+        return self._result
 
 
 def write_tokenizer(folder: Path) -> None:
@@ -91,13 +106,17 @@ def write_tokenizer(folder: Path) -> None:
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     backend.decoder = decoders.ByteLevel()
     backend.save(str(folder / "tokenizer.json"))
+    (folder / "tokenizer_config.json").write_text(json.dumps({"chat_template": _TEMPLATE}))
 
 
-def read_streams(port: int, num_streams: int, num_tokens: int, results: Any) -> None:
+def read_streams(
+    port: int, num_streams: int, num_tokens: int, route: str, more: dict[str, Any], results: Any
+) -> None:
     """A client process: streams that begin together, read until all have ended."""
-    body = json.dumps({"prompt": "x" * 16, "max_tokens": num_tokens, "stream": True, "temperature": 0})
+    asked, limit = _ROUTES[route]
+    body = json.dumps({**asked, limit: num_tokens, "stream": True, "temperature": 0, **more})
     request = (
-        f"POST /v1/completions HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
+        f"POST /v1/{route} HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
         f"content-length: {len(body)}\r\nconnection: close\r\n\r\n{body}"
     ).encode()
     selector = DefaultSelector()
@@ -112,7 +131,7 @@ def read_streams(port: int, num_streams: int, num_tokens: int, results: Any) -> 
         for key, _ in selector.select():
             data = key.fileobj.recv(1 << 18)  # type: ignore[union-attr]  # sockets were registered
             num_events += data.count(b"\ndata: ")
-            num_whole += b"[DONE]" in data
+            num_whole += any(end in data for end in _ENDS)
             if not data:
                 selector.unregister(key.fileobj)
                 key.fileobj.close()  # type: ignore[union-attr]
@@ -140,13 +159,12 @@ async def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     listener = bind("127.0.0.1", 0)
     port = listener.getsockname()[1]
     settings = ServerSettings(model_names=("toy",), version="0")
+    num_choices = options.streams * options.more.get("n", 1)
     scheduler = Scheduler(
-        SchedulerConfig(
-            max_num_seqs=options.streams, max_num_batched_tokens=8192, max_model_len=_MAX_MODEL_LEN
-        ),
-        CacheConfig(options.streams * _MAX_MODEL_LEN // 16, 16),
+        SchedulerConfig(max_num_seqs=num_choices, max_num_batched_tokens=8192, max_model_len=_MAX_MODEL_LEN),
+        CacheConfig(num_choices * _MAX_MODEL_LEN // 16, 16),
     )
-    executor = ScriptedExecutor(options.step_ms / 1000)
+    executor = ScriptedExecutor(options.step_ms / 1000, logprobs="logprobs" in options.more)
     facts: dict[str, Any] = {
         "model_name": "toy",
         "max_model_len": _MAX_MODEL_LEN,
@@ -183,7 +201,7 @@ async def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     each = options.streams // options.clients
     clients = [
         multiprocessing.get_context("spawn").Process(
-            target=read_streams, args=(port, each, options.tokens, results)
+            target=read_streams, args=(port, each, options.tokens, options.route, options.more, results)
         )
         for _ in range(options.clients)
     ]
@@ -203,7 +221,8 @@ def _summary(
     options: argparse.Namespace, heard: Iterable[tuple[int, int, float, float]], used: list[float]
 ) -> dict[str, Any]:
     events, whole, took, clients = zip(*heard, strict=True)
-    num_events, num_tokens = sum(events), options.streams * options.tokens
+    num_choices = options.streams * options.more.get("n", 1)
+    num_events, num_tokens = sum(events), num_choices * options.tokens
     assert sum(whole) == options.streams, f"{options.streams - sum(whole)} streams did not end"
     return {
         "tokens": num_tokens,
@@ -234,6 +253,8 @@ def main() -> int:
     parser.add_argument("--clients", type=int, default=2)
     parser.add_argument("--tokens", type=int, default=200)
     parser.add_argument("--step-ms", type=float, default=20.0)
+    parser.add_argument("--route", choices=list(_ROUTES), default="completions")
+    parser.add_argument("--more", type=json.loads, default={}, help='of the request, as JSON: {"n": 4}')
     options = parser.parse_args()
     with (
         tempfile.TemporaryDirectory() as folder,

@@ -17,7 +17,7 @@ from typing import Any
 import httpx
 import uvicorn
 from starlette.applications import Starlette
-from starlette.types import Receive, Send
+from starlette.types import ASGIApp, Receive, Send
 from tokenizers import AddedToken, decoders, models, pre_tokenizers
 from tokenizers import Tokenizer as Backend
 
@@ -30,6 +30,7 @@ from octavo.app.generation import Generation
 from octavo.app.live import Live
 from octavo.app.metrics import ServerMetrics
 from octavo.app.rate_limits import Quota
+from octavo.app.streams import BufferedStream
 from octavo.app.tokenizer import Tokenizer
 from octavo.cache.config import CacheConfig
 from octavo.model.plan import TokenLogprobs
@@ -103,6 +104,35 @@ class ScriptedClient:
         scheduler = Scheduler(SchedulerConfig(), CacheConfig(100, 16))
         step = StepRecord(since + 1, now_s - 0.01, now_s, len(self.running), 0, 0)
         return replace(EngineView.of(scheduler, now_s, 0.0, [step]), num_running=len(self.running))
+
+
+class PushingClient(ScriptedClient):
+    """The same answers, as an engine brings them: each output is pushed, whether or not anybody waits."""
+
+    def __init__(self, reply: str = REPLY) -> None:
+        super().__init__(reply)
+        self._pushing: set[asyncio.Future[None]] = set()
+
+    def submit(self, request: Request) -> BufferedStream:  # type: ignore[override]
+        scripted = super().submit(request)
+        stream = BufferedStream(scripted.abort)
+        stream.accept()
+        pushing = asyncio.ensure_future(self._push(scripted, stream))
+        self._pushing.add(pushing)
+        pushing.add_done_callback(self._pushing.discard)
+        return stream
+
+    async def _push(self, scripted: ScriptedStream, stream: BufferedStream) -> None:
+        finished = None
+        while finished is None:
+            await asyncio.sleep(0.002)
+            try:
+                for output in await scripted.next():
+                    finished = output.finish_reason
+                    stream.push(output)
+            except EngineDeadError as error:
+                stream.fail(error)
+                return
 
 
 class ScriptedStream:
@@ -220,7 +250,7 @@ def make_app(
 
 
 @contextlib.contextmanager
-def serve(app: Starlette) -> Iterator[str]:
+def serve(app: ASGIApp) -> Iterator[str]:
     """Run `app` in a thread; gives its address."""
     listener = socket.create_server(("127.0.0.1", 0))
     server = uvicorn.Server(uvicorn.Config(app, log_level="warning", ws="none", timeout_graceful_shutdown=5))

@@ -3,43 +3,67 @@
 from __future__ import annotations
 
 import asyncio
+import random
 import time
 
 import httpx
 import pytest
-from http_harness import CHAT, COMPLETIONS, HELLO, ScriptedClient, check_error, make_app, metric, serve
+from http_harness import (
+    CHAT,
+    COMPLETIONS,
+    HELLO,
+    PushingClient,
+    ScriptedClient,
+    check_error,
+    make_app,
+    metric,
+    serve,
+)
 from replay_engine import ReplayClient, batches_of, make_generation
 
 from octavo.app.choices import Choices
 from octavo.app.errors import EngineDeadError, EngineStoppedError
 from octavo.app.metrics import ServerMetrics
-from octavo.app.text_stream import TextStream
+from octavo.app.text_assembly import TextDelta
 from octavo.model.sampling_params import SamplingParams
 
 
+@pytest.mark.parametrize("n", [1, 3])
 @pytest.mark.parametrize("keep_texts", [True, False])
-def test_texts_that_are_kept_are_whole(monkeypatch: pytest.MonkeyPatch, keep_texts: bool) -> None:
-    """What is diverted passes by: nothing is while the log wants the text."""
-    diverted: list[TextStream] = []
-    monkeypatch.setattr(TextStream, "divert", lambda stream, *_: diverted.append(stream))
+def test_choices_whose_deltas_are_diverted_say_the_same_in_order(n: int, keep_texts: bool) -> None:
+    """What is told at once and what the iterator, which may be busy, tells: neither overtakes the other."""
+    rng = random.Random(n)
+    metrics = ServerMetrics("toy", "1.2")
 
-    async def run() -> list[str]:
+    async def run() -> tuple[list[str], list[str], int]:
         choices = Choices(
-            make_generation(ReplayClient(batches_of(list(b"abc")))),
-            ServerMetrics("toy", "1.2"),
+            make_generation(PushingClient("abcdefgh" * 4), max_model_len=500),
+            metrics,
             [[65]],
-            SamplingParams(),
+            SamplingParams(n=n, max_tokens=40),
             request_id="r",
             arrival_s=time.monotonic(),
             keep_texts=keep_texts,
         )
-        choices.divert(lambda: True, lambda delta: None)
-        async for _ in choices.batches():
-            pass
-        return choices.texts
+        said = [""] * n
+        num_diverted = 0
 
-    assert asyncio.run(run()) == (["abc"] if keep_texts else [])
-    assert bool(diverted) == (not keep_texts)
+        def heard(delta: TextDelta) -> None:
+            nonlocal num_diverted
+            said[0] += delta.text
+            num_diverted += 1
+
+        choices.divert(lambda: True, heard)
+        async for batch in choices.batches():
+            await asyncio.sleep(rng.choice([0, 0.005]))  # it is being sent
+            for index, delta in batch:
+                said[index] += delta.text
+        return said, choices.texts, num_diverted
+
+    said, texts, num_diverted = asyncio.run(run())
+    assert said == ["abcdefgh" * 4] * n and texts == (said if keep_texts else [])
+    assert num_diverted > 10 if n == 1 else num_diverted == 0, "several are joined, in one write"
+    assert {name: count for name, count in metrics.ended.items() if count} == {"stop": n}
 
 
 @pytest.mark.parametrize(

@@ -196,31 +196,32 @@ def test_abort_is_idempotent_and_ends_the_iteration() -> None:
     assert num_aborts >= 1
 
 
-@pytest.mark.parametrize("params", [{}, {"stop": ("zzz",)}, {"logprobs": 1}])
+@pytest.mark.parametrize("params", [{}, {"stop": ("zzz",)}, {"stop": ("bald! G",)}, {"logprobs": 1}])
 def test_what_is_diverted_and_what_is_read_are_the_same_deltas_in_order(params: dict[str, Any]) -> None:
     """Half characters, a writer that is not always ready, several tokens in a turn: nothing is lost."""
     text = "Grüße, 🙂 und bis bald! " * 3
     tokens = list(text.encode())
+    stops = "bald! G" in params.get("stop", ())
 
-    async def run() -> tuple[list[str], list[str]]:
+    async def run() -> tuple[list[TextDelta], int]:
         buffered = BufferedStream(lambda reason: None)
         settings = SamplingParams(temperature=0, max_tokens=len(tokens) + 1, **params)
         request = make_generation(ReplayClient(), max_model_len=500).request([65], settings, request_id="r")
         stream = TextStream(buffered, request, TOKENIZER)
-        everything: list[str] = []
-        diverted: list[str] = []
+        everything: list[TextDelta] = []
+        num_diverted = 0
         rng = random.Random(0)
 
         def heard(delta: TextDelta) -> None:
-            assert delta.finish_reason is None
-            everything.append(delta.text)
-            diverted.append(delta.text)
+            nonlocal num_diverted
+            assert delta.finish_reason is None and everything, "the first and the last go the usual way"
+            everything.append(delta)
+            num_diverted += 1
 
         async def read() -> None:
+            stream.divert(lambda: rng.random() < 0.7, heard)
             async for delta in stream:
-                everything.append(delta.text)
-                if len(everything) == 1:
-                    stream.divert(lambda: rng.random() < 0.7, heard)
+                everything.append(delta)
 
         reading = asyncio.create_task(read())
         for i, token in enumerate(tokens):
@@ -232,8 +233,11 @@ def test_what_is_diverted_and_what_is_read_are_the_same_deltas_in_order(params: 
             if rng.random() < 0.7:
                 await asyncio.sleep(0)
         await asyncio.wait_for(reading, 5)
-        return everything, diverted
+        return everything, num_diverted
 
-    everything, diverted = asyncio.run(run())
-    assert "".join(everything) == text
-    assert bool(diverted) == (not params), "stop strings and log-probabilities go the usual way"
+    everything, num_diverted = asyncio.run(run())
+    assert "".join(delta.text for delta in everything) == ("Grüße, 🙂 und bis " if stops else text)
+    assert everything[-1].finish_reason is (FinishReason.STOP if stops else FinishReason.LENGTH)
+    assert num_diverted > 2
+    if params.get("logprobs"):
+        assert all(len(delta.logprobs) == len(delta.token_ids) for delta in everything)

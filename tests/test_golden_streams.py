@@ -11,10 +11,12 @@ from typing import Any
 
 import httpx
 import pytest
-from http_harness import ScriptedClient, make_app, serve
+from http_harness import PushingClient, ScriptedClient, make_app, serve
 from tool_templates import QWEN, TOKENS
 
 from octavo.app.chat_template import ChatTemplate
+from octavo.app.direct_writer import DirectWriter
+from octavo.app.drain import OpenRequests
 
 FOLDER = Path(__file__).parent / "data" / "golden"
 MESSAGES = [{"role": "user", "content": "hi"}]
@@ -56,11 +58,15 @@ STREAMS: dict[str, tuple[str, str, dict[str, Any]]] = {
 }
 
 
-def stream(name: str) -> bytes:
-    """The stream's bytes, with times, and the random ids of calls, made equal."""
+def stream(name: str, *, pushed: bool = False) -> bytes:
+    """The stream's bytes, with times, and the random ids of calls, made equal.
+
+    pushed: outputs come as an engine's do, so they may be written past the response's task.
+    """
     path, reply, body = STREAMS[name]
-    client = ScriptedClient(reply)
-    with serve(make_app(client, chat_template=ChatTemplate(QWEN, TOKENS))) as url:
+    client = PushingClient(reply) if pushed else ScriptedClient(reply)
+    app = OpenRequests(make_app(client, chat_template=ChatTemplate(QWEN, TOKENS)))
+    with serve(app) as url:
         content = httpx.post(
             f"{url}{path}", json={**body, "stream": True}, headers={"x-request-id": "golden"}, timeout=30
         ).content
@@ -75,6 +81,20 @@ def stream(name: str) -> bytes:
 @pytest.mark.parametrize("name", STREAMS)
 def test_stream_is_the_file(name: str) -> None:
     assert stream(name) == (FOLDER / f"{name}.sse").read_bytes()
+
+
+@pytest.mark.parametrize("name", STREAMS)
+def test_what_is_written_past_the_task_is_the_same_stream(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    written: list[bytes] = []
+    write = DirectWriter.write
+
+    def watched(writer: DirectWriter, body: bytes) -> None:
+        written.append(body)
+        write(writer, body)
+
+    monkeypatch.setattr(DirectWriter, "write", watched)
+    assert stream(name, pushed=True) == (FOLDER / f"{name}.sse").read_bytes()
+    assert written, "all went the usual way"
 
 
 def test_every_file_is_a_stream() -> None:
