@@ -132,6 +132,12 @@ class Seen(Message, frozen=True):
     view: EngineView
 
 
+class Unanswered(Message, frozen=True):
+    """Instead of the answer to Scrape or Look `number`: it failed."""
+
+    number: int
+
+
 # From a front end.
 
 
@@ -164,7 +170,9 @@ class Look(Message, frozen=True):
     since: int
 
 
-FromEngine = Setup | Start | Accepted | Refused | Drain | Cut | Stop | AskNumbers | Scraped | Seen
+FromEngine = (
+    Setup | Start | Accepted | Refused | Drain | Cut | Stop | AskNumbers | Scraped | Seen | Unanswered
+)
 FromFrontend = Hello | Idle | Numbers | Scrape | Look
 
 _encode = msgspec.msgpack.Encoder().encode

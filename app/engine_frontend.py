@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from functools import partial
 from typing import TYPE_CHECKING
 
+from ..scheduler.cause import OUR_FAULT
 from . import control_messages as messages
 from . import frames
-from .errors import RequestError
+from .errors import GenerationError, RequestError
 from .frame_link import FrameLink
 from .metrics_state import MetricsState
 from .rate_limits import Quota
 
 if TYPE_CHECKING:
     from .engine_server import EngineServer
+
+log = logging.getLogger(__name__)
 
 
 class Frontend:
@@ -84,7 +88,12 @@ class Frontend:
             self.lost.set_result(cause)
 
     def _add(self, payload: memoryview) -> None:
-        number, request = frames.decode_add(payload)
+        try:
+            number, request = frames.decode_add(payload)
+        except frames.UnreadableRequestError as error:
+            log.error("a front end's request cannot be read", exc_info=error)
+            self.tell(messages.Refused.of(error.number, GenerationError(OUR_FAULT)))
+            return
         try:
             compiling = self._server.add(self, number, request)
         except RequestError as refusal:
@@ -100,7 +109,9 @@ class Frontend:
 
     def _settle(self, number: int, compiling: asyncio.Task[None]) -> None:
         """A grammar has been compiled, or has not; nobody waits for one that was cancelled."""
-        if not compiling.cancelled() and isinstance(error := compiling.exception(), RequestError):
+        if not compiling.cancelled() and (error := compiling.exception()) is not None:
+            if not isinstance(error, RequestError):
+                error = GenerationError(OUR_FAULT)
             self._quotas.pop(number, None)
             self._server.abort(self.requests.pop(number, ""))
             self.tell(messages.Refused.of(number, error))
@@ -134,8 +145,22 @@ class Frontend:
                 _, answer = self._asked.pop(0)
                 answer.set_result(None)
             case messages.Scrape(scrape_id):
-                task = asyncio.create_task(self._server.scrape(self, scrape_id))
+                task = asyncio.create_task(self._scraped(scrape_id))
                 self._scrapes.add(task)
                 task.add_done_callback(self._scrapes.discard)
             case messages.Look(look_id, since):
-                self.tell(messages.Seen(look_id, self._server.host.look(since)))
+                try:
+                    self.tell(messages.Seen(look_id, self._server.host.look(since)))
+                except Exception:
+                    self._cannot_answer(look_id)
+
+    async def _scraped(self, scrape_id: int) -> None:
+        try:
+            await self._server.scrape(self, scrape_id)
+        except Exception:
+            self._cannot_answer(scrape_id)
+
+    def _cannot_answer(self, number: int) -> None:
+        """Whoever asked gets an error; requests go on."""
+        log.exception("a front end's question cannot be answered")
+        self.tell(messages.Unanswered(number))

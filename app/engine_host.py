@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from ..model.grammar import Grammar
 from ..model.plan import Executor
-from ..scheduler.cause import cause_of
+from ..scheduler.cause import OUR_FAULT, cause_of
 from ..scheduler.engine import Deliver, Engine
 from ..scheduler.errors import BusyError, CapacityError
 from ..scheduler.request import FinishReason, Request, TokenOutput
@@ -39,7 +39,7 @@ def contained(request: Request) -> Iterator[None]:
     except Exception as error:
         fields = {"engine_id": request.request_id}
         log.exception("request %s failed", request.request_id, extra={"fields": fields})
-        raise GenerationError("The server failed at this request; its log says why.") from error
+        raise GenerationError(OUR_FAULT) from error
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -155,14 +155,19 @@ class EngineHost:
         if self._rates is not None:
             self._rates.take(tenant, len(request.prompt_token_ids))
             self._tenants[request.request_id] = tenant
+        try:
+            self._queue(request, grammar)
+        except Exception:
+            self._tenants.pop(request.request_id, None)
+            raise
+
+    def _queue(self, request: Request, grammar: CompiledGrammar | None) -> None:
         constraint = None if grammar is None else grammar.follower(ignore_eos=request.params.ignore_eos)
         try:
             self._engine.add(request, constraint)
         except CapacityError as refusal:
-            self._tenants.pop(request.request_id, None)
             raise RequestError(str(refusal), param="max_tokens", code="context_length_exceeded") from refusal
         except BusyError as refusal:
-            self._tenants.pop(request.request_id, None)
             raise EngineOverloadedError(str(refusal), retry_after_s=refusal.retry_after_s) from refusal
 
     def quota(self, request: Request) -> Quota | None:

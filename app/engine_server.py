@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from ..model.plan import Executor
+from ..scheduler.cause import OUR_FAULT
 from ..scheduler.request import FinishReason, Request, TokenOutput
 from ..scheduler.scheduler import Scheduler
 from ..scheduler.stats import EngineStats
@@ -166,12 +167,25 @@ class EngineServer:
             if route is None:
                 continue
             frontend, number = route
-            frontend.step.add(number, output)
             touched.add(frontend)
+            try:
+                frontend.step.add(number, output)
+            except Exception:
+                self._fail(output[0], route)
+                continue
             if output.finish_reason is not None:
                 del routes[output[0]], frontend.requests[number]
         for frontend in touched:
             frontend.link.send(frontend.step.take())
+
+    def _fail(self, request_id: str, route: _Route) -> None:
+        """What the engine says of a request cannot be sent: it ends, and nobody else."""
+        log.exception("request %s failed", request_id, extra={"fields": {"engine_id": request_id}})
+        frontend, number = route
+        ending = TokenOutput(request_id, finish_reason=FinishReason.ERROR, error=OUR_FAULT)
+        frontend.step.add(number, ending)
+        del frontend.requests[number]
+        self.abort(request_id, FinishReason.ERROR)
 
     async def _ask_all(self) -> None:
         """Keep the numbers of every front end at hand, and drop those that have fallen silent."""

@@ -55,9 +55,10 @@ class FrameLink(asyncio.Protocol):
         transport = self._transport
         if transport is None or transport.is_closing():
             return
-        transport.write(data)
         if transport.get_write_buffer_size() > self._max_buffered_bytes:
             self.cut(f"it left more than {self._max_buffered_bytes} bytes unread")
+            return
+        transport.write(data)
 
     def cut(self, cause: str) -> None:
         """Close at once, dropping what is queued."""

@@ -6,7 +6,8 @@
     ABORT     | stream number u32 | reason, its place in FinishReason u8 |
     CONTROL   | msgpack, see control_messages.py |
 
-A step is one frame per front end, never one per token. Byte order is the machine's: both ends run on it.
+A step is one frame per front end, or a few if it tells very much, never one per token. Byte order is the
+machine's: both ends run on it.
 """
 
 from __future__ import annotations
@@ -26,9 +27,11 @@ from ..scheduler.request import Claim, FinishReason, Request, RequestTimings, To
 from ..scheduler.thinking_limit import ThinkingLimit
 from ..scheduler.token_limits import TokenLimits
 
-PROTOCOL_VERSION = 1
+PROTOCOL_VERSION = 2
 MAX_FRAME_BYTES = 64 << 20
 MAX_STREAMS = 1 << 32
+_FULL_BYTES = 16 << 20
+"""Of log-probabilities, after which another frame begins."""
 
 _HEADER = struct.Struct("=IB")
 _TWO = struct.Struct("=II")
@@ -42,6 +45,14 @@ class ProtocolError(Exception):
     """The other end sent what this end cannot have been sent: the connection is of no more use."""
 
 
+class UnreadableRequestError(ProtocolError):
+    """The request of one stream cannot be read; those of others can."""
+
+    def __init__(self, number: int, cause: object) -> None:
+        super().__init__(f"not a request: {cause}")
+        self.number = number
+
+
 class Kind(enum.IntEnum):
     """What a frame is."""
 
@@ -52,9 +63,8 @@ class Kind(enum.IntEnum):
 
 
 class RareOutput(msgspec.Struct, array_like=True, omit_defaults=True):
-    """What few outputs of a step have beside their tokens. index: of the output in its frame."""
+    """What few outputs of a step have beside their tokens."""
 
-    index: int
     finish_reason: FinishReason | None = None
     stop_reason: int | None = None
     timings: RequestTimings | None = None
@@ -79,7 +89,7 @@ class _Rest(msgspec.Struct, array_like=True):
     thinking: ThinkingLimit | None
 
 
-_decode_rare = msgspec.msgpack.Decoder(list[RareOutput]).decode
+_decode_rare = msgspec.msgpack.Decoder(dict[int, RareOutput]).decode
 _decode_rest = msgspec.msgpack.Decoder(_Rest).decode
 _encode = msgspec.msgpack.Encoder().encode
 
@@ -125,28 +135,37 @@ class StepEncoder:
     """Gathers what a step brought for one front end."""
 
     def __init__(self) -> None:
+        self._full: list[bytes] = []
         self._clear()
 
     def _clear(self) -> None:
         self._numbers: list[int] = []
         self._counts: list[int] = []
         self._tokens: list[int] = []
-        self._rare: list[RareOutput] = []
+        self._rare: dict[int, msgspec.Raw] = {}  # by place in the frame
+        self._rare_bytes = 0
 
     def add(self, number: int, output: TokenOutput) -> None:
-        """Stream `number` got `output`."""
+        """Stream `number` got `output`. If this raises, nothing was added."""
         _, token_ids, logprobs, finish_reason, stop_reason, timings, error, prompt_logprobs = output
         if finish_reason is not None or logprobs or timings is not None or prompt_logprobs:
             told = (tuple(logprobs), tuple(prompt_logprobs))
-            self._rare.append(
-                RareOutput(len(self._numbers), finish_reason, stop_reason, timings, error, *told)
-            )
+            rare = _encode(RareOutput(finish_reason, stop_reason, timings, error, *told))
+            if self._rare_bytes + len(rare) > _FULL_BYTES:
+                self._full.append(self._frame())
+            self._rare[len(self._numbers)] = msgspec.Raw(rare)
+            self._rare_bytes += len(rare)
         self._numbers.append(number)
         self._counts.append(len(token_ids))
         self._tokens += token_ids
 
     def take(self) -> bytes:
-        """The frame of all that was added; begins anew."""
+        """The frame of all that was added, or several if it is very much; begins anew."""
+        full, self._full = self._full, []
+        last = self._frame()
+        return b"".join((*full, last)) if full else last
+
+    def _frame(self) -> bytes:
         payload = b"".join(
             (
                 _TWO.pack(len(self._numbers), len(self._tokens)),
@@ -170,7 +189,7 @@ def decode_step(payload: memoryview) -> Iterator[tuple[int, TokenOutput]]:
         at += 2 * num_streams
         tokens = payload[at : at + 4 * num_tokens].cast("i").tolist()
         at += 4 * num_tokens
-        rare = {entry.index: entry for entry in _decode_rare(payload[at:])} if at < len(payload) else {}
+        rare = _decode_rare(payload[at:]) if at < len(payload) else {}
         if len(tokens) != num_tokens or sum(counts) != num_tokens or len(counts) != num_streams:
             raise ProtocolError(f"{num_tokens} tokens announced, {sum(counts)} counted, {len(tokens)} sent")
     except (struct.error, TypeError, ValueError, msgspec.DecodeError) as error:
@@ -231,15 +250,18 @@ def encode_add(number: int, request: Request) -> bytes:
 
 
 def decode_add(payload: memoryview) -> tuple[int, Request]:
-    """(stream number, request). Raises ProtocolError."""
+    """(stream number, request). Raises ProtocolError; UnreadableRequestError if it is known whose."""
     try:
         number, num_prompt = _TWO.unpack_from(payload)
+    except struct.error as error:
+        raise ProtocolError(f"not a request: {error}") from error
+    try:
         end = _TWO.size + 4 * num_prompt
         prompt = payload[_TWO.size : end].cast("i").tolist()
         rest = _decode_rest(payload[end:])
         params = SamplingParams(**rest.params, structured_outputs=rest.grammar)
-    except (struct.error, TypeError, ValueError, msgspec.DecodeError) as error:
-        raise ProtocolError(f"not a request: {error}") from error
+    except Exception as error:  # whatever it is that a setting breaks
+        raise UnreadableRequestError(number, error) from error
     return number, Request(
         request_id=rest.request_id,
         prompt_token_ids=prompt,

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from ..model.grammar import JSON_WHITESPACE, Grammar, GrammarKind
 from ..scheduler.constraint import MaskRow
 from .mask_workers import MaskWorkers
+from .panics import PANICS_ARE_ERRORS
 from .tokenizer import Tokenizer
 
 _LIMITS = LLParserLimits(
@@ -85,13 +86,15 @@ class GrammarVocabulary:
     def compile(self, grammar: Grammar) -> CompiledGrammar:
         """May take seconds, and lets other threads run meanwhile. Raises GrammarError."""
         try:
-            matcher = LLMatcher(self._tokenizer, _lark(grammar), log_level=0, limits=_LIMITS)
+            with PANICS_ARE_ERRORS:
+                matcher = LLMatcher(self._tokenizer, _lark(grammar), log_level=0, limits=_LIMITS)
         except ValueError as error:
             raise GrammarError(grammar.kind, str(error)) from error
         words = np.zeros((1, self.num_words), np.int32)
         if not matcher.is_error():
             # What the lexer learns here, all copies know.
-            matcher.unsafe_compute_mask_ptr(words.ctypes.data, words.nbytes)
+            with PANICS_ARE_ERRORS:
+                matcher.unsafe_compute_mask_ptr(words.ctypes.data, words.nbytes)
         if matcher.is_error():
             cause = matcher.get_error()
             nothing = cause.startswith("NoExtension")
@@ -99,22 +102,34 @@ class GrammarVocabulary:
         return CompiledGrammar(self, matcher, words[0])
 
     def compute(self, followers: Sequence[GrammarFollower]) -> None:
-        """Give each its mask, computed in parallel and without the interpreter's lock. Never raises."""
+        """Give each its mask, computed in parallel and without the interpreter's lock. Never raises: a row
+        without a mask would wait for ever, so who cannot have one fails, and alone."""
+        words = self._allocate(len(followers), self.num_words)
         try:
-            words = self._allocate(len(followers), self.num_words)
-            matchers = [(follower.matcher, row) for row, follower in enumerate(followers)]
+            self._fill(followers, words)
+        except Exception:  # of which none is known
+            for row, follower in zip(words, followers, strict=True):
+                self._fill_alone(follower, row)
+        for index, follower in enumerate(followers):
+            follower.mask = MaskRow(words, index)
+
+    def _fill(self, followers: Sequence[GrammarFollower], words: Words) -> None:
+        matchers = [(follower.matcher, row) for row, follower in enumerate(followers)]
+        with PANICS_ARE_ERRORS:
             self._pool.unsafe_compute_mask_ptr(
                 matchers, words.ctypes.data, self.num_words * words.itemsize, len(followers)
             )
-        except Exception as error:  # of which none is known: a row without a mask would wait for ever
-            for follower in followers:
-                follower.fail(str(error))
-            words = np.tile(self._eos, (len(followers), 1))
-        for index, (row, follower) in enumerate(zip(words, followers, strict=True)):
-            follower.check()
-            if follower.ignore_eos:
-                self.without_end(row)
-            follower.mask = MaskRow(words, index)
+            for row, follower in zip(words, followers, strict=True):
+                follower.check()
+                if follower.ignore_eos:
+                    self.without_end(row)
+
+    def _fill_alone(self, follower: GrammarFollower, words: Words) -> None:
+        try:
+            self._fill([follower], words[None])
+        except Exception as error:
+            follower.fail(str(error))
+            words[:] = self._eos
 
     def without_end(self, words: Words) -> None:
         """Leave the text's end out of a mask, in place, if anything else may come."""
@@ -160,7 +175,8 @@ class GrammarFollower:
     def advance(self, token: int) -> None:
         """See Constraint. Takes microseconds, for difficult grammars too: masks are what takes long."""
         self.mask = None
-        self.matcher.consume_token(token)
+        with PANICS_ARE_ERRORS:
+            self.matcher.consume_token(token)
         self.check()
         self.complete = self.matcher.is_stopped()
 

@@ -7,12 +7,13 @@ from collections.abc import Sequence
 from functools import partial
 
 from ..model.plan import Executor
+from ..scheduler.cause import OUR_FAULT
 from ..scheduler.request import FinishReason, Request, TokenOutput
 from ..scheduler.scheduler import Scheduler
 from ..scheduler.stats import EngineStats
 from ..scheduler.view import EngineView
 from .engine_host import DEFAULT_OPTIONS, EngineHost, HostOptions
-from .errors import EngineStoppedError, RequestError
+from .errors import EngineStoppedError, GenerationError, RequestError
 from .pulse import Pulse
 from .rate_limits import Quota
 from .streams import BufferedStream
@@ -81,9 +82,10 @@ class InprocClient:
         stream = None if compiling.cancelled() else self._streams.get(request_id)
         if stream is None:
             return  # nobody waits
-        if isinstance(error := compiling.exception(), RequestError):
+        error = compiling.exception()
+        if error is not None:
             del self._streams[request_id]
-            stream.fail(error)
+            stream.fail(error if isinstance(error, RequestError) else GenerationError(OUR_FAULT))
         else:
             stream.accept(quota)
 

@@ -14,6 +14,7 @@ from starlette.requests import Request
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from ..scheduler.cause import OUR_FAULT
 from .errors import AuthenticationError, RequestError
 from .json_response import REQUEST_ID_HEADER, error_response, is_anthropic
 from .metrics import ServerMetrics
@@ -173,7 +174,7 @@ class ApiKeys:
 
 def _bug() -> RequestError:
     return RequestError(
-        "The server failed at this request; its log says why.",
+        OUR_FAULT,
         status=500,
         code="internal_error",
         type="server_error",

@@ -10,11 +10,12 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
+from ..scheduler.cause import OUR_FAULT
 from ..scheduler.request import FinishReason, Request
 from ..scheduler.view import EngineView
 from . import control_messages as messages
 from . import frames
-from .errors import EngineDeadError, EngineStoppedError
+from .errors import EngineDeadError, EngineStoppedError, GenerationError
 from .frame_link import FrameLink
 from .pulse import Pulse
 from .streams import BufferedStream
@@ -134,6 +135,10 @@ class RemoteClient:
                 self._answer(scrape_id, message)
             case messages.Seen(look_id):
                 self._answer(look_id, message)
+            case messages.Unanswered(number):
+                answer = self._questions.pop(number, None)
+                if answer is not None and not answer.done():
+                    answer.set_exception(GenerationError(OUR_FAULT))
             case messages.Cut(cause):
                 self._fail_all(EngineStoppedError(cause))
             case _:

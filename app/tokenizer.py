@@ -13,6 +13,7 @@ from tokenizers import Tokenizer as Backend
 
 from .errors import StartupError
 from .json_file import read_json_object
+from .panics import PANICS_ARE_ERRORS
 from .token_bytes import TokenBytes
 
 _SPECIAL_TOKENS = ("bos_token", "eos_token", "unk_token", "pad_token", "sep_token", "cls_token")
@@ -86,7 +87,8 @@ class Tokenizer:
         """Token ids of `text`. Raises ValueError for a lone surrogate, which no UTF-8 text can hold."""
         try:
             # A batch of one: unlike `encode` it lets other threads run meanwhile, and it computes no offsets.
-            (encoding,) = self.backend.encode_batch_fast([text], add_special_tokens=add_special_tokens)
+            with PANICS_ARE_ERRORS:
+                (encoding,) = self.backend.encode_batch_fast([text], add_special_tokens=add_special_tokens)
             return encoding.ids
         except TypeError:
             try:
@@ -105,7 +107,8 @@ class Tokenizer:
         """
         table = self.byte_table(skip_special_tokens)
         if table is None:
-            return self.backend.decode(ids, skip_special_tokens=skip_special_tokens)
+            with PANICS_ARE_ERRORS:
+                return self.backend.decode(ids, skip_special_tokens=skip_special_tokens)
         text = b"".join([table[token] for token in ids]).decode(errors="replace")
         return text[1:] if table.strips_space and text.startswith(" ") else text
 

@@ -27,13 +27,14 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=40)
     parser.add_argument("--streams", type=int, default=100)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--within", type=float, default=60.0, help="seconds, after which a stream hangs")
     options = parser.parse_args()
     random.seed(options.seed)
     seen: dict[str, Counter[str]] = {fault.__name__: Counter() for fault in FAULTS}
     for number in range(options.rounds):
         fault = FAULTS[number % len(FAULTS)]
         with tempfile.TemporaryDirectory() as folder:
-            ends = run_round(Path(folder), fault, options.streams)
+            ends = run_round(Path(folder), fault, options.streams, options.within)
         seen[fault.__name__] += ends
         print(f"{number}: {fault.__name__}: {dict(ends)}", file=sys.stderr, flush=True)
     print(json.dumps({name: dict(ends) for name, ends in seen.items()}, indent=1))

@@ -144,8 +144,10 @@ def _to_result(
     sampled: Sampled, tokens: torch.Tensor, logprobs: LogprobTensors | None, scores: PromptScores | None
 ) -> StepResult:
     """A result from tensors that are in host memory."""
+    errors = dict(sampled.errors)
     return StepResult(
         tokens.tolist(),
-        None if logprobs is None else sampled.logprobs_to_host(logprobs),
-        () if scores is None else scores.to_host(),
+        None if logprobs is None else sampled.logprobs_to_host(logprobs, errors),
+        () if scores is None else scores.to_host(errors),
+        errors,
     )

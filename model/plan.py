@@ -6,8 +6,8 @@ A plan has no phase. A prefill chunk, the rest of a prefix-cache hit and a decod
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -98,11 +98,14 @@ class StepResult:
 
     logprobs: None if no row asked, else one entry per sampled row, None for rows that did not ask.
     prompt_logprobs: one sequence for each row with targets, one entry for each of them.
+    errors: by slot, what went wrong with what its request alone asked for. Its sequence cannot go on; what
+        stands here for its row means nothing, and the other rows are as if it had asked for nothing.
     """
 
     tokens: Sequence[int]
     logprobs: Sequence[TokenLogprobs | None] | None = None
     prompt_logprobs: Sequence[Sequence[TokenLogprobs]] = ()
+    errors: Mapping[int, Exception] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

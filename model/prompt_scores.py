@@ -41,6 +41,7 @@ class LogprobTensors(NamedTuple):
 class Span(NamedTuple):
     """Positions of one row that are asked about, and how many likeliest tokens at each."""
 
+    slot: int
     num_tokens: int
     num_top: int
 
@@ -77,7 +78,7 @@ class PromptQuestions:
                 slots += [row.slot] * num_targets
                 lens += range(row.start + 1, row.start + 1 + num_targets)
                 targets += row.targets
-                spans.append(Span(len(row.targets), int(num_top[row.slot])))
+                spans.append(Span(row.slot, num_targets, int(num_top[row.slot])))
             begin += row.length
         return cls(
             np.array(tokens, np.int64),
@@ -110,13 +111,26 @@ class PromptScores:
         """The same, each tensor copied by `copy`."""
         return PromptScores(LogprobTensors(*map(copy, self.tensors)), self.spans)
 
-    def to_host(self) -> tuple[Sequence[TokenLogprobs], ...]:
-        """One sequence for each row that was asked about; the tensors are in host memory."""
+    def to_host(self, errors: dict[int, Exception]) -> tuple[Sequence[TokenLogprobs], ...]:
+        """One sequence for each row that was asked about; the tensors are in host memory.
+
+        It is empty where it cannot be told: `errors` says of whose slot and why.
+        """
         columns = zip(*(column.tolist() for column in self.tensors), strict=True)
-        return tuple(
-            [
-                TokenLogprobs(chosen, rank, tuple(zip(tokens[:num_top], top[:num_top], strict=True)))
-                for chosen, rank, top, tokens in islice(columns, num_tokens)
-            ]
-            for num_tokens, num_top in self.spans
-        )
+        return tuple(_told(span, list(islice(columns, span.num_tokens)), errors) for span in self.spans)
+
+
+def _told(
+    span: Span,
+    columns: Sequence[tuple[float, int, list[float], list[int]]],
+    errors: dict[int, Exception],
+) -> Sequence[TokenLogprobs]:
+    num_top = span.num_top
+    try:
+        return [
+            TokenLogprobs(chosen, rank, tuple(zip(tokens[:num_top], top[:num_top], strict=True)))
+            for chosen, rank, top, tokens in columns
+        ]
+    except Exception as error:
+        errors[span.slot] = error
+        return ()

@@ -84,8 +84,13 @@ class ModelRunner:
 
     @torch.inference_mode()
     def run(self, plan: StepPlan) -> Sampled | None:
-        """Queue the plan's work on the device; None if no row samples. Raises what launching raises."""
-        self._sampler.start(plan.starts)
+        """Queue the plan's work on the device; None if there is nothing to tell of it. Raises what launching
+        raises."""
+        errors = self._sampler.start(plan.starts)
+        sampled = self._run(plan)
+        return sampled if not errors else replace(sampled or Sampled.nothing(self.device), errors=errors)
+
+    def _run(self, plan: StepPlan) -> Sampled | None:
         self._sampler.mask(plan.masks)
         layout = lay_out(plan, self._mirror)
         questions = PromptQuestions.of(plan, self._sampler.state.num_prompt_logprobs)

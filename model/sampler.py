@@ -5,8 +5,8 @@ Knows slots and which stages their rows need; the arithmetic is in ops/. Does no
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -30,26 +30,41 @@ class Sampled:
 
     tokens: [S] int32 on the device, INVALID_TOKEN where the largest logit is not finite.
     logprobs: None if no row asked.   logprob_rows, num_top: [L] on the host, who asked and for how many.
+    slots: [S] on the host, whose the tokens are.
     prompt_scores: what was asked of prompts; None if nothing.
+    errors: see StepResult; only what is known when the step is launched.
     """
 
     tokens: Tensor
     logprobs: LogprobTensors | None
     logprob_rows: NDArray[np.int64]
     num_top: NDArray[np.int64]
+    slots: Sequence[int] = ()
     prompt_scores: PromptScores | None = None
+    errors: Mapping[int, Exception] = field(default_factory=dict)
 
-    def logprobs_to_host(self, fetched: LogprobTensors) -> tuple[TokenLogprobs | None, ...]:
+    @classmethod
+    def nothing(cls, device: torch.device) -> Sampled:
+        """Of a step without rows that sample."""
+        return cls(torch.empty(0, dtype=torch.int32, device=device), None, _NO_ROWS, _NO_ROWS)
+
+    def logprobs_to_host(
+        self, fetched: LogprobTensors, errors: dict[int, Exception]
+    ) -> tuple[TokenLogprobs | None, ...]:
         """One entry per row. fetched: `logprobs` in host memory.
 
-        None for rows that did not ask and for rows whose logits were not finite.
+        None for rows that did not ask, for rows whose logits were not finite, and for what cannot be told:
+        `errors` says of whose slot and why.
         """
         result: list[TokenLogprobs | None] = [None] * len(self.tokens)
         columns = (self.logprob_rows, self.num_top, *fetched)
         for row, num_top, chosen, rank, top, tokens in zip(*(c.tolist() for c in columns), strict=True):
-            if chosen == chosen:
-                pairs = tuple(zip(tokens[:num_top], top[:num_top], strict=True))
-                result[row] = TokenLogprobs(chosen, rank, pairs)
+            try:
+                if chosen == chosen:
+                    pairs = tuple(zip(tokens[:num_top], top[:num_top], strict=True))
+                    result[row] = TokenLogprobs(chosen, rank, pairs)
+            except Exception as error:
+                errors[self.slots[row]] = error
         return tuple(result)
 
 
@@ -59,9 +74,9 @@ class Sampler:
     def __init__(self, num_slots: int, vocab_size: int, device: torch.device | str) -> None:
         self.state = SamplingState(num_slots, vocab_size, torch.device(device))
 
-    def start(self, starts: Sequence[SlotStart]) -> None:
-        """Slots change hands: settings, seeds, bans and what penalties count."""
-        self.state.start(starts)
+    def start(self, starts: Sequence[SlotStart]) -> dict[int, Exception]:
+        """Slots change hands: settings, seeds, bans and what penalties count. See SamplingState.start."""
+        return self.state.start(starts)
 
     def mask(self, masks: Sequence[TokenMasks]) -> None:
         """What rows of the next step may take, where it is not what their slots took before."""
@@ -95,7 +110,7 @@ class Sampler:
         rows = np.flatnonzero(stages & Stage.LOGPROBS)
         num_top = self.state.num_logprobs[np.asarray(host_slots, np.int64)[rows]]
         logprobs = self._logprobs(logits, tokens, rows, num_top) if len(rows) else None
-        return Sampled(tokens.to(torch.int32), logprobs, rows, num_top)
+        return Sampled(tokens.to(torch.int32), logprobs, rows, num_top, host_slots)
 
     def choose_on_gpu(
         self, logits: Tensor, slots: Tensor, positions: Tensor, changes: bool, filters: bool

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -16,8 +17,9 @@ from torch import Tensor
 
 from ..ops.sampling import MAX_COUNT, PROMPT_SEEN, Column, mask_words
 from .plan import SlotStart, TokenMasks
-from .sampling_params import MAX_BIASES
+from .sampling_params import MAX_BIASES, SamplingParams
 
+_PLAIN = SamplingParams(temperature=0.0)
 _FOREVER = 2**31 - 1
 _BIAS_FIELDS = 3
 
@@ -67,30 +69,26 @@ class SamplingState:
         self.num_prompt_logprobs = np.zeros(num_slots, np.int64)
         self._banned_steps = np.zeros(num_slots, np.int64)
 
-    def start(self, starts: Sequence[SlotStart]) -> None:
-        """Slots change hands. One copy to the device for all of them; nothing waits for the device."""
+    def start(self, starts: Sequence[SlotStart]) -> dict[int, Exception]:
+        """Slots change hands. One copy to the device for all of them; nothing waits for the device.
+
+        A start that cannot be laid out leaves its slot greedy and plain; returns what each such raised.
+        """
         if not starts:
-            return
-        slots = np.array([start.slot for start in starts], np.int32)
-        assert len(set(slots.tolist())) == len(slots), f"a slot starts twice in one step: {slots.tolist()}"
-        biases = [_biases(start, self.vocab_size) for start in starts]
-        self._mirror(slots, starts, biases)
-        history_rows = [start.slot if _penalised(start) else -1 for start in starts]
-        biased = [i for i, entries in enumerate(biases) if len(entries)]
-        fresh = np.array([row for row in history_rows if row >= 0], np.int32)
-        pieces = [
-            slots,
-            _settings(starts, history_rows, [len(entries) for entries in biases], self.vocab_size),
-            slots[biased],
-            _padded([biases[i] for i in biased]),
-            fresh,
-            *_histories(starts, history_rows, self.vocab_size),
-        ]
-        self._write(*_upload(pieces, self.table.device))
-        fixed = [(start.slot, start.mask) for start in starts if start.mask is not None]
-        if fixed:
-            words = np.stack([np.frombuffer(mask, np.int32) for _, mask in fixed])
-            self.set_masks(TokenMasks([slot for slot, _ in fixed], words))
+            return {}
+        slots = [start.slot for start in starts]
+        assert len(set(slots)) == len(slots), f"a slot starts twice in one step: {slots}"
+        errors: dict[int, Exception] = {}
+        try:
+            laid_out = _lay_out(starts, self.vocab_size)
+        except Exception:
+            starts = [_sound(start, self.vocab_size, errors) for start in starts]
+            laid_out = _lay_out(starts, self.vocab_size)
+        self._mirror(laid_out.pieces[0], laid_out.mirror)
+        self._write(*_upload(laid_out.pieces, self.table.device))
+        if laid_out.masks is not None:
+            self.set_masks(laid_out.masks)
+        return errors
 
     def set_masks(self, masks: TokenMasks) -> None:
         """What these slots may take from now on. One copy to the device; nothing waits for the device."""
@@ -111,16 +109,10 @@ class SamplingState:
             self.stages[slots[self._banned_steps[slots] <= 0]] &= ~np.uint8(Stage.BAN)
         return stages
 
-    def _mirror(
-        self, slots: NDArray[np.int32], starts: Sequence[SlotStart], biases: Sequence[NDArray[np.int32]]
-    ) -> None:
-        self.stages[slots] = [
-            _stages(start, self.vocab_size, len(b) > 0) for start, b in zip(starts, biases, strict=True)
-        ]
+    def _mirror(self, slots: NDArray[np.int32], facts: NDArray[np.int64]) -> None:
+        self.stages[slots] = facts[0]
+        self.num_logprobs[slots], self.num_prompt_logprobs[slots], self._banned_steps[slots] = facts[1:]
         self.any_logprobs = bool((self.stages & Stage.LOGPROBS).any())
-        self.num_logprobs[slots] = [start.params.logprobs or 0 for start in starts]
-        self.num_prompt_logprobs[slots] = [start.params.prompt_logprobs or 0 for start in starts]
-        self._banned_steps[slots] = [start.params.min_tokens - len(start.output_tokens) for start in starts]
 
     def _write(
         self,
@@ -140,6 +132,61 @@ class SamplingState:
         if len(fresh):
             self.history.index_fill_(0, fresh.long(), 0)
             self.history[where[0].long(), where[1].long()] = values.to(self.history.dtype)
+
+
+class _LaidOut(NamedTuple):
+    """pieces: what `SamplingState._write` takes, on the host; the first are the slots.
+
+    mirror: [4, N], of each start: stages, how many log-probabilities, of the prompt too, steps with bans.
+    masks: of the starts that bring one.
+    """
+
+    mirror: NDArray[np.int64]
+    pieces: list[NDArray[np.int32]]
+    masks: TokenMasks | None
+
+
+def _lay_out(starts: Sequence[SlotStart], vocab_size: int) -> _LaidOut:
+    """Raises whatever a start that is not as promised leads to; nothing has been changed then."""
+    slots = np.array([start.slot for start in starts], np.int32)
+    biases = [_biases(start, vocab_size) for start in starts]
+    history_rows = [start.slot if _penalised(start) else -1 for start in starts]
+    biased = [i for i, entries in enumerate(biases) if len(entries)]
+    pieces = [
+        slots,
+        _settings(starts, history_rows, [len(entries) for entries in biases], vocab_size),
+        slots[biased],
+        _padded([biases[i] for i in biased]),
+        np.array([row for row in history_rows if row >= 0], np.int32),
+        *_histories(starts, history_rows, vocab_size),
+    ]
+    mirror = [
+        [_stages(start, vocab_size, len(b) > 0) for start, b in zip(starts, biases, strict=True)],
+        [start.params.logprobs or 0 for start in starts],
+        [start.params.prompt_logprobs or 0 for start in starts],
+        [start.params.min_tokens - len(start.output_tokens) for start in starts],
+    ]
+    return _LaidOut(np.array(mirror, np.int64), pieces, _fixed_masks(starts, mask_words(vocab_size)))
+
+
+def _fixed_masks(starts: Sequence[SlotStart], num_words: int) -> TokenMasks | None:
+    fixed = [(start.slot, start.mask) for start in starts if start.mask is not None]
+    if not fixed:
+        return None
+    words = np.empty((len(fixed), num_words), np.int32)
+    for row, (_, mask) in zip(words, fixed, strict=True):
+        row[:] = np.frombuffer(mask, np.int32)
+    return TokenMasks([slot for slot, _ in fixed], words)
+
+
+def _sound(start: SlotStart, vocab_size: int, errors: dict[int, Exception]) -> SlotStart:
+    """`start`, or a greedy and plain one if it cannot be laid out, with the reason in `errors`."""
+    try:
+        _lay_out([start], vocab_size)
+    except Exception as error:
+        errors[start.slot] = error
+        return SlotStart(start.slot, _PLAIN, 0, frozenset(), (), ())
+    return start
 
 
 def _padded(biases: Sequence[NDArray[np.int32]]) -> NDArray[np.int32]:

@@ -29,7 +29,7 @@ class MaskRow(NamedTuple):
 
 
 class Constraint(Protocol):
-    """Follows one sequence, token by token. Nothing here raises.
+    """Follows one sequence, token by token. What `mask` and `advance` raise ends that sequence's request.
 
     complete: nothing may follow any more.   error: one sentence, once the sequence cannot be followed.
     mask: what may come next; None while it is computed, see `prepare`.

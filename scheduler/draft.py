@@ -22,13 +22,24 @@ class StepDraft:
     preempted: somebody lost its place for this step, so nobody new comes in.
     """
 
-    __slots__ = ("_bound", "_chunk_owners", "_chunks", "_owners", "_rows", "budget", "preempted", "starts")
+    __slots__ = (
+        "_bound",
+        "_chunk_owners",
+        "_chunks",
+        "_masks",
+        "_owners",
+        "_rows",
+        "budget",
+        "preempted",
+        "starts",
+    )
 
     def __init__(self, budget: int) -> None:
         self.budget = budget
         self.preempted = False
         self.starts: list[SlotStart] = []
         self._bound = False  # whether any row has a constraint
+        self._masks: tuple[TokenMasks, ...] = ()
         self._rows: list[SequenceSlice] = []  # of length 1
         self._owners: list[Sequence] = []
         self._chunks: list[SequenceSlice] = []
@@ -68,6 +79,11 @@ class StepDraft:
                 sequence.num_scheduled = row.start
                 self.budget += row.length
 
+    def drop(self, sequence: Sequence) -> None:
+        """Like `remove`, of one that will not come again: neither does its slot start."""
+        self.remove(sequence)
+        self.starts = [start for start in self.starts if start.slot != sequence.slot]
+
     def load(self, decodes: StepLoad | None = None) -> StepLoad:
         """What makes the step long. decodes: `load` before there were chunks, if it was called."""
         if decodes is None:
@@ -79,24 +95,43 @@ class StepDraft:
             prompt_work=sum(row.length * (row.start + row.length / 2) for row in self._chunks),
         )
 
+    def mask(self) -> list[tuple[Sequence, Exception]]:
+        """Ask the constraints what the rows that sample may take, once all rows are here.
+
+        Returns whose constraint failed, and why; their rows are dropped.
+        """
+        failed: list[tuple[Sequence, Exception]] = []
+        if self._bound:
+            rows, owners = (*self._rows, *self._chunks), self._owners + self._chunk_owners
+            self._masks = _masks(rows, owners, failed)
+            for sequence, _ in failed:
+                self.drop(sequence)
+        return failed
+
     def build(self) -> tuple[StepPlan, list[Sequence]]:
         """The plan and, row by row, whose it is; without rows there is nothing to launch."""
         rows, owners = (*self._rows, *self._chunks), self._owners + self._chunk_owners
-        return StepPlan(rows, tuple(self.starts), _masks(rows, owners) if self._bound else ()), owners
+        return StepPlan(rows, tuple(self.starts), self._masks), owners
 
 
-def _masks(rows: Ids[SequenceSlice], owners: Ids[Sequence]) -> tuple[TokenMasks, ...]:
+def _masks(
+    rows: Ids[SequenceSlice], owners: Ids[Sequence], failed: list[tuple[Sequence, Exception]]
+) -> tuple[TokenMasks, ...]:
     """What the rows that sample may take, where something follows them.
 
     Masks that were computed together and are all wanted now stay where they are; the others are gathered.
+    failed: whose constraint cannot say, and why, is added to it.
     """
     blocks: dict[int, list[tuple[int, int, MaskRow]]] = {}
     for row, sequence in zip(rows, owners, strict=True):
-        if row.samples and sequence.is_bound_at(row.start + row.length):
-            assert sequence.constraint is not None, "see is_bound_at"
-            mask = sequence.constraint.mask
-            assert mask is not None, f"{sequence.request_id} is planned before its mask has come"
-            blocks.setdefault(id(mask.block), []).append((mask.row, row.slot, mask))
+        try:
+            if row.samples and sequence.is_bound_at(row.start + row.length):
+                assert sequence.constraint is not None, "see is_bound_at"
+                mask = sequence.constraint.mask
+                assert mask is not None, f"{sequence.request_id} is planned before its mask has come"
+                blocks.setdefault(id(mask.block), []).append((mask.row, row.slot, mask))
+        except Exception as error:
+            failed.append((sequence, error))
     whole: list[TokenMasks] = []
     single: list[tuple[int, MaskRow]] = []
     for entries in blocks.values():

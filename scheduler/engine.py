@@ -153,6 +153,9 @@ class Engine:
     def _plan_and_launch(self) -> StepPlan | None:
         began_s = time.perf_counter()
         plan = self._scheduler.schedule()
+        failures = self._scheduler.take_failures()
+        if failures:
+            self._deliver(failures)
         if plan is None:
             return None
         self._check.check(plan)

@@ -38,6 +38,7 @@ class Planner:
     """Plans steps over what it shares with the scheduler: pool, cache, queue, running sequences, counters.
 
     pacing: how long steps may take; learns from those that were measured.
+    failed: whose turn the last plan could not work out, and why. They have no row in it, and cannot go on.
     """
 
     def __init__(
@@ -58,14 +59,17 @@ class Planner:
         self._waiting = waiting
         self._running = running
         self._counters = counters
+        self.failed: list[tuple[Sequence, Exception]] = []
         self._admission = Admission(cache, pool, prefix_cache, running)
 
     def plan(self) -> Planned | None:
         """The next step, or None if nothing can be computed now."""
+        self.failed = []
         draft = StepDraft(self._config.max_num_batched_tokens)
         self._schedule_decodes(draft)
         decodes = draft.load()
         left_over = self._schedule_prompts(draft, decodes)
+        self.failed += draft.mask()
         plan, sequences = draft.build()
         if not plan.rows:
             return None
@@ -79,12 +83,15 @@ class Planner:
             position = sequence.num_scheduled
             if position + 1 >= sequence.max_length or sequence.status is not SequenceStatus.RUNNING:
                 continue  # its last token is in flight already, or another took its place in this very step
-            if sequence.constraint is not None and not sequence.may_sample(position + 1):
-                continue  # what may come next depends on a token that is in flight, or is being computed
-            if position < sequence.table.capacity_tokens:
-                draft.add_decode(sequence, position, ())
-            elif (blocks := self._make_room(sequence, position + 1, draft)) is not None:
-                draft.add_decode(sequence, position, blocks)
+            try:
+                if sequence.constraint is not None and not sequence.may_sample(position + 1):
+                    continue  # what may come next depends on a token that is in flight, or is being computed
+                if position < sequence.table.capacity_tokens:
+                    draft.add_decode(sequence, position, ())
+                elif (blocks := self._make_room(sequence, position + 1, draft)) is not None:
+                    draft.add_decode(sequence, position, blocks)
+            except Exception as error:
+                self._leave_out(sequence, draft, error)
 
     def _schedule_prompts(self, draft: StepDraft, decodes: StepLoad) -> bool:
         """Share what the step may spend on prompts; whether some of their tokens wait for another step.
@@ -112,8 +119,11 @@ class Planner:
         for sequence in prompts:
             if sequence is eldest:
                 budget.put_back(kept)
-            if sequence.status is SequenceStatus.RUNNING:
-                self._schedule_prefill(sequence, draft, budget)
+            try:
+                if sequence.status is SequenceStatus.RUNNING:
+                    self._schedule_prefill(sequence, draft, budget)
+            except Exception as error:
+                self._leave_out(sequence, draft, error)
         self._admit(draft, budget)
         waits = self._running.prefilling or (len(self._waiting) and self._running.has_free_slot)
         return bool(waits) and budget.is_spent
@@ -151,21 +161,24 @@ class Planner:
                 return
             if sequence.num_in_flight:
                 return  # preempted in this moment: the device still writes into its blocks
-            if not sequence.may_sample(length):
-                return  # preempted while its mask is computed
             if not self._config.enable_chunked_prefill and length > budget.tokens:
                 return
-            cached_blocks = self._admission.find_room(sequence)
-            if cached_blocks is None:
-                return
-            self._waiting.pop()
-            self._begin(sequence, cached_blocks, draft, budget)
+            try:
+                if not sequence.may_sample(length):
+                    return  # preempted while its mask is computed
+                cached_blocks = self._admission.find_room(sequence)
+                if cached_blocks is None:
+                    return
+                self._begin(sequence, cached_blocks, draft, budget)
+            except Exception as error:
+                self._leave_out(sequence, draft, error)
 
     def _begin(
         self, sequence: Sequence, cached_blocks: list[int], draft: StepDraft, budget: PromptBudget
     ) -> None:
         num_cached = len(cached_blocks) * self._cache.block_size
         sequence.table.adopt(cached_blocks)
+        self._waiting.pop()
         self._running.enter(sequence, num_cached)
         if sequence.timings.num_preemptions == 0:
             sequence.timings.scheduled_s = time.monotonic()
@@ -192,6 +205,12 @@ class Planner:
             if victim is sequence:
                 return None
         return list(blocks)
+
+    def _leave_out(self, sequence: Sequence, draft: StepDraft, error: Exception) -> None:
+        """Its turn fails: the step does without it, and without newcomers, of whom it may be the first."""
+        draft.drop(sequence)
+        draft.preempted = True
+        self.failed.append((sequence, error))
 
     def _preempt(self, sequence: Sequence, draft: StepDraft) -> None:
         draft.remove(sequence)

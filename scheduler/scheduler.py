@@ -7,6 +7,7 @@ step past its end; `commit` drops the surplus.
 
 from __future__ import annotations
 
+import logging
 import random
 import time
 from collections import deque
@@ -18,18 +19,22 @@ from ..cache.block_table import BlockTable
 from ..cache.config import CacheConfig
 from ..cache.prefix_cache import PrefixCache
 from ..model.plan import INVALID_TOKEN, StepPlan, StepResult, TokenLogprobs
-from . import policy
+from .cause import OUR_FAULT
 from .config import SchedulerConfig
 from .constraint import Constraint, prepare_masks
 from .deadlines import Deadlines
-from .errors import CapacityError, QueueFullError, TooLateError
-from .forecast import Ahead, Forecast
+from .errors import CapacityError
+from .gate import Gate
 from .planner import Planned, Planner
 from .request import Claim, FinishReason, Request, TokenOutput
 from .running import Running
 from .sequence import Ending, Sequence, SequenceStatus
 from .stats import Counters, EngineStats
 from .waiting import WaitingQueue
+
+log = logging.getLogger(__name__)
+
+_NO_TOKEN = (INVALID_TOKEN, None)
 
 
 class Scheduler:
@@ -47,12 +52,13 @@ class Scheduler:
         self._sequences: dict[str, Sequence] = {}
         self._waiting = WaitingQueue()
         self._deadlines = Deadlines()
-        self._forecast = Forecast(config.max_num_seqs)
         self._running = Running(config.max_num_seqs, self.counters.abort_to_free_s)
+        self._gate = Gate(config, self._waiting, self._running)
         self._in_flight: deque[Planned] = deque()
         self._planner = Planner(
             config, cache, self.pool, self.prefix_cache, self._waiting, self._running, self.counters
         )
+        self._failures: list[TokenOutput] = []
         self._arrivals = count()
         self._random = random.Random(seed)
         self.on_masks: Callable[[], None] = lambda: None
@@ -70,7 +76,7 @@ class Scheduler:
                 f"the request may grow to {max_length} tokens ({num_prompt} of prompt), but the KV cache "
                 f"holds {self.cache.capacity_tokens} ({self.cache.num_blocks} x {self.cache.block_size})"
             )
-        self._check_load(request)
+        self._gate.check(request)
         seed = request.params.seed if request.params.seed is not None else self._random.getrandbits(63)
         table = BlockTable(self.pool, self.cache.block_size)
         order = next(self._arrivals)
@@ -84,30 +90,6 @@ class Scheduler:
         self._sequences[request.request_id] = sequence
         self._deadlines.add(sequence)
         self._waiting.push(sequence)
-
-    def _check_load(self, request: Request) -> None:
-        """Raises BusyError if there is too much to do for one more."""
-        limit, num_prompt = self.config.max_queued_requests, len(request.prompt_token_ids)
-        if limit is not None and len(self._waiting) >= limit:
-            retry_s = self._forecast.retry_after_s(time.monotonic(), 0.0, num_prompt)
-            raise QueueFullError(f"{len(self._waiting)} requests wait already, and {limit} may", retry_s)
-        limit_s = self.config.max_ttft_s
-        if limit_s is None:
-            return
-        late_s = self.predict_ttft_s(request.claim, num_prompt) - limit_s
-        if late_s > 0:
-            retry_s = self._forecast.retry_after_s(time.monotonic(), late_s, num_prompt)
-            raise TooLateError(
-                f"the first token would come in about {late_s + limit_s:.3g} s, and {limit_s:g} s may pass",
-                retry_s,
-            )
-
-    def predict_ttft_s(self, claim: Claim, num_prompt: int = 1) -> float:
-        """Seconds until the first token of one more request. O(tenants + prompts under way)."""
-        num_requests, num_tokens = self._waiting.ahead_of(claim)
-        num_tokens += sum(map(policy.remaining, self._running.prefilling))
-        free = self.config.max_num_seqs - len(self._running)
-        return self._forecast.first_token_s(num_prompt, Ahead(num_requests, num_tokens, free))
 
     def abort(self, request_id: str, reason: FinishReason = FinishReason.ABORT) -> TokenOutput | None:
         """End a request now; its last output, or None if it is not (or no longer) here."""
@@ -145,12 +127,36 @@ class Scheduler:
         return list(self._sequences)
 
     def schedule(self) -> StepPlan | None:
-        """The next step, or None if nothing can be computed now."""
-        planned = self._planner.plan()
-        if planned is None:
-            return None
-        self._in_flight.append(planned)
-        return planned.plan
+        """The next step, or None if nothing can be computed now.
+
+        Requests whose turn cannot be worked out end: see `take_failures`.
+        """
+        while True:
+            planned = self._planner.plan()
+            if planned is not None:
+                self._in_flight.append(planned)
+            if self._planner.failed:
+                self._failures += [self._fail(*failed) for failed in self._planner.failed]
+                self.check()
+            if planned is not None or not self._planner.failed:
+                return None if planned is None else planned.plan
+
+    def take_failures(self) -> list[TokenOutput]:
+        """Last outputs of those that `schedule` had to end, each told of once."""
+        failures, self._failures = self._failures, []
+        return failures
+
+    def _fail(self, sequence: Sequence, error: Exception) -> TokenOutput:
+        """End a request at which something failed that concerns it alone; what is wrong, the log says.
+
+        Whoever calls this after scheduler or pool may have been left half-way has the books checked.
+        """
+        if sequence.status is SequenceStatus.FINISHED:
+            raise error  # it failed in ending it: not this request's affair alone
+        request_id = sequence.request_id
+        fields = {"engine_id": request_id}
+        log.error("request %s failed", request_id, exc_info=error, extra={"fields": fields})
+        return self._finish(sequence, Ending(FinishReason.ERROR, error=OUR_FAULT))
 
     # Filing a step.
 
@@ -162,25 +168,33 @@ class Scheduler:
         planned, sequences, load, left_over = self._in_flight.popleft()
         assert planned is plan, "plans commit in the order in which they were scheduled"
         if step_s is not None:
-            self._forecast.observe_step(load.prompt_tokens, step_s)
+            self._gate.forecast.observe_step(load.prompt_tokens, step_s)
             self._planner.pacing.observe(load, step_s, left_over=left_over)
-        outputs: list[TokenOutput] = []
+        errors, size, finished = result.errors, self.cache.block_size, SequenceStatus.FINISHED
+        rows = list(zip(plan.rows, sequences, strict=True)) if errors else []
+        failed = [(s, errors[row.slot]) for row, s in rows if row.slot in errors and s.status is not finished]
+        # What was computed is right, but for what was asked of it; so are the blocks.
+        outputs = [self._fail(sequence, error) for sequence, error in failed]
         told = iter(result.prompt_logprobs)
         sampled = zip(result.tokens, result.logprobs or repeat(None), strict=False)
-        num_plain, new = 0, tuple.__new__
+        num_plain, sound, new = 0, True, tuple.__new__
         self._asked = []
-        size, finished = self.cache.block_size, SequenceStatus.FINISHED
         for (_, start, length, _, _, samples, targets), sequence in zip(plan.rows, sequences, strict=True):
             in_flight = sequence.num_in_flight = sequence.num_in_flight - 1
-            if sequence.status is not finished:
-                num_full = (start + length) // size
-                if num_full > sequence.num_named:
-                    self._cache_blocks(sequence, num_full)
-                if targets:
-                    outputs.append(sequence.tell(start, next(told)))
-                if samples:
-                    token, logprobs = next(sampled)
-                    if logprobs is None and sequence.extend(token):
+            scores = next(told) if targets else ()
+            token, logprobs = next(sampled) if samples else _NO_TOKEN
+            if sequence.status is finished:
+                self.counters.surplus_tokens += samples
+            else:
+                try:
+                    num_full = (start + length) // size
+                    if num_full > sequence.num_named:
+                        self._cache_blocks(sequence, num_full)
+                    if targets:
+                        outputs.append(sequence.tell(start, scores))
+                    if not samples:
+                        pass
+                    elif logprobs is None and sequence.extend(token):
                         # Once for every token, so past NamedTuple's constructor, as in StepDraft.add_decode.
                         output = (sequence.request_id, (token,), (), None, None, None, None, ())
                         outputs.append(new(TokenOutput, output))
@@ -189,14 +203,15 @@ class Scheduler:
                         outputs.append(self._append(sequence, token, logprobs))
                         if sequence.constraint is not None and sequence.status is not finished:
                             self._asked.append(sequence.constraint)
-            else:
-                _ = next(told) if targets else None
-                _ = next(sampled) if samples else None
-                self.counters.surplus_tokens += samples
+                except Exception as error:
+                    outputs.append(self._fail(sequence, error))
+                    sound = False
             if not in_flight:
                 self._running.committed(sequence)
         self.counters.generation_tokens += num_plain
         prepare_masks(self._asked, self.on_masks)
+        if not sound:
+            self.check()
         return outputs
 
     def _append(self, sequence: Sequence, token: int, logprobs: TokenLogprobs | None) -> TokenOutput:
@@ -231,7 +246,7 @@ class Scheduler:
         if ran:
             self._running.leave(sequence)
             self._waiting.settle(sequence)
-            self._forecast.observe_end(time.monotonic() - sequence.timings.scheduled_s)
+            self._gate.forecast.observe_end(time.monotonic() - sequence.timings.scheduled_s)
         else:
             self._waiting.ended(sequence)
         self._deadlines.ended(sequence)
@@ -251,7 +266,7 @@ class Scheduler:
 
     def load(self) -> tuple[int, int, float]:
         """Sequences that run, that wait, and the predicted seconds to the first token of a newcomer."""
-        return len(self._running), len(self._waiting), self.predict_ttft_s(Claim())
+        return len(self._running), len(self._waiting), self._gate.predict_ttft_s(Claim())
 
     def stats(self) -> EngineStats:
         """Counts and shares at this moment. O(running)."""

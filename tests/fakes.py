@@ -2,8 +2,7 @@
 
 The device keeps what a real one would, pages of tokens and a block table per slot, and the toy's next token
 depends on every token of the sequence as read back through the table. So a wrong block, a stale prefix hit, a
-block reused while in use, a lost or doubled token all change the text that `expected_output` predicts without
-any scheduler.
+block reused too early, a lost or doubled token all change the text that `expected_output` predicts by itself.
 """
 
 from __future__ import annotations
@@ -56,7 +55,7 @@ class FakeExecutor:
 
     Plans run in order, and as late as on a real device: when a result that needs them is asked for.
     latency_s: how long a step takes, or a function of the plan.
-    fail_at_step: the first step (from 0) that raises.
+    fail_at_step: the first step (from 0) that raises.   refuses: starts that end in StepResult.errors.
     """
 
     def __init__(
@@ -78,6 +77,7 @@ class FakeExecutor:
         self._block_size = block_size
         self._latency_s = latency_s
         self._fail_at_step = fail_at_step
+        self.refuses: Callable[[SlotStart], bool] = lambda start: False
         self._slots: dict[int, DeviceSlot] = {}
         self._pages: dict[tuple[int, int], Entry] = {}
         self._queue: deque[tuple[FakeHandle, StepPlan, str]] = deque()
@@ -132,10 +132,10 @@ class FakeExecutor:
         told = [self._tell(row) for row in plan.rows if row.targets]
         asked = [self._slots[row.slot].start.params.logprobs for row in sampled]
         entries = [
-            None if num_top is None else self.model.logprobs(token, num_top)
-            for token, num_top in zip(tokens, asked, strict=True)
+            None if n is None else self.model.logprobs(t, n) for t, n in zip(tokens, asked, strict=True)
         ]
-        return StepResult(tokens, entries if any(entries) else None, told)
+        errors = {start.slot: DeviceError("it cannot start") for start in plan.starts if self.refuses(start)}
+        return StepResult(tokens, entries if any(entries) else None, told, errors)
 
     def _mask(self, plan: StepPlan) -> set[int]:
         """Slots that get a mask in this step; those that start with one have got it."""

@@ -116,9 +116,11 @@ async def stream(http: httpx.AsyncClient, prompt: str, leaves_s: float | None, s
     return "whole"
 
 
-async def _round(server: ToyServer, fault: Callable[[ToyServer], None], num_streams: int) -> Counter[str]:
+async def _round(
+    server: ToyServer, fault: Callable[[ToyServer], None], num_streams: int, within_s: float
+) -> Counter[str]:
     limits = httpx.Limits(max_connections=None, max_keepalive_connections=0)
-    async with httpx.AsyncClient(base_url=server.url, timeout=WITHIN_S, limits=limits) as http:
+    async with httpx.AsyncClient(base_url=server.url, timeout=within_s, limits=limits) as http:
         running = [
             asyncio.create_task(
                 stream(http, f"stream {i}", random.uniform(0, 1) if i % 8 == 0 else None, slow=i % 16 == 1)
@@ -127,14 +129,16 @@ async def _round(server: ToyServer, fault: Callable[[ToyServer], None], num_stre
         ]
         await asyncio.sleep(random.uniform(0, 1.0))
         await asyncio.to_thread(fault, server)
-        return Counter(await asyncio.wait_for(asyncio.gather(*running), WITHIN_S))
+        return Counter(await asyncio.wait_for(asyncio.gather(*running), within_s))
 
 
-def run_round(folder: Path, fault: Callable[[ToyServer], None], num_streams: int) -> Counter[str]:
-    """One round; how its streams ended."""
+def run_round(
+    folder: Path, fault: Callable[[ToyServer], None], num_streams: int, within_s: float = WITHIN_S
+) -> Counter[str]:
+    """One round; how its streams ended. within_s: who takes longer hangs."""
     with toy_server(folder, max_queued=300) as server:
         pids = [server.process.pid, *server.frontends()]
-        ends = asyncio.run(_round(server, fault, num_streams))
+        ends = asyncio.run(_round(server, fault, num_streams, within_s))
         if fault not in FATAL:
             wait_for(lambda: len(server.frontends()) == 2)
             with httpx.Client(base_url=server.url, timeout=WITHIN_S) as http:

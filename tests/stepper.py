@@ -13,6 +13,7 @@ from toy_grammar import ToyConstraint
 from octavo.cache.config import CacheConfig
 from octavo.model.plan import StepPlan, TokenLogprobs
 from octavo.model.sampling_params import SamplingParams
+from octavo.scheduler.cause import OUR_FAULT
 from octavo.scheduler.config import SchedulerConfig
 from octavo.scheduler.request import FinishReason, Request, RequestTimings, TokenOutput
 from octavo.scheduler.scheduler import Scheduler
@@ -65,6 +66,7 @@ class Stepper:
         self.requests: dict[str, Request] = {}
         self.received: dict[str, Received] = {}
         self.depth = depth
+        self.broken: set[str] = set()  # at whom something is planted: they must end with an error
         self._in_flight: deque[tuple[StepPlan, FakeHandle]] = deque()
 
     def add(self, prompt: list[int], *, max_tokens: int = 8, **settings: Any) -> str:
@@ -120,7 +122,12 @@ class Stepper:
         oldest = min(running, default=None)
         preemptions = oldest.timings.num_preemptions if oldest else 0
         plan = self.scheduler.schedule()
-        if oldest is not None:
+        failures = self.scheduler.take_failures()
+        for output in failures:
+            assert self.received[output.request_id].last is None
+            self.received[output.request_id].last = output
+            self.check_answer(output.request_id)
+        if oldest is not None and not failures:
             assert oldest in [*running], "the oldest lost its place"
             assert oldest.timings.num_preemptions == preemptions, "the oldest was preempted"
         if plan is not None:
@@ -161,6 +168,9 @@ class Stepper:
     def check_answer(self, request_id: str) -> None:
         """Compare a request that ended by itself with what it must have brought."""
         received = self.received[request_id]
+        if request_id in self.broken:
+            assert received.end.finish_reason is FinishReason.ERROR and received.end.error == OUR_FAULT
+            return
         expected = expected_output(self.requests[request_id], self.model, self.config.max_model_len)
         assert received.token_ids == expected.token_ids
         assert received.logprobs == expected.logprobs
@@ -175,7 +185,7 @@ class Stepper:
         self.scheduler.check()
         assert sorted(self.scheduler.request_ids()) == sorted(self.alive())
         if self.depth == 0:
-            assert self.scheduler.counters.surplus_tokens == 0 or any(
-                r.last and r.last.finish_reason in (FinishReason.ABORT, FinishReason.DEADLINE)
-                for r in self.received.values()
-            )
+            unforeseen = (FinishReason.ABORT, FinishReason.DEADLINE)
+            ended = [r.last.finish_reason for r in self.received.values() if r.last]
+            surplus = self.scheduler.counters.surplus_tokens
+            assert not surplus or self.broken or any(reason in unforeseen for reason in ended)

@@ -1,6 +1,7 @@
 """Everything but sockets, over a device that fails at random: handlers, engine, scheduler, block accounting.
 
-Clients ask, stream, leave and are late; the device is slow, has NaN, hangs for a while, or dies. Each request
+Clients ask, stream, leave and are late; the device is slow, has NaN, cannot start some, hangs for a while, or
+dies. Each request
 ends in a way that was promised, answers that end well are the right ones, nothing is left.
 """
 
@@ -25,7 +26,7 @@ from octavo.app.generation import Generation
 from octavo.app.inproc_client import InprocClient
 from octavo.app.metrics import ServerMetrics
 from octavo.cache.config import CacheConfig
-from octavo.model.plan import StepPlan
+from octavo.model.plan import SlotStart, StepPlan
 from octavo.model.sampling_params import SamplingParams
 from octavo.scheduler.config import SchedulerConfig
 from octavo.scheduler.request import Request
@@ -48,6 +49,11 @@ CLIENT = st.tuples(
     ASKED, st.sampled_from([0.0, 0.0, 0.01, 0.05]), st.sampled_from([None, None, None, 0.005, 0.03])
 )
 """(body, seconds until it is sent, seconds until the client leaves)"""
+
+
+def refuses(start: SlotStart) -> bool:
+    """What the device cannot start: it says so in the step's result."""
+    return list(start.prompt_tokens[:2]) == list(b"cb")
 
 
 class Device:
@@ -84,6 +90,7 @@ def check(model: ToyModel, body: dict[str, Any], response: httpx.Response) -> No
             "context_length_exceeded",
         }
         return
+    assert "error" in response.text or not body["prompt"].startswith("cb"), "it could not start"
     if not body["stream"]:
         texts = [choice["text"] for choice in response.json()["choices"]]
         assert texts == [answer_of(model, body)] * body["n"]
@@ -108,6 +115,7 @@ async def live(clients: list[Any], model: ToyModel, fail_at: int | None, device:
         latency_s=device,
         fail_at_step=fail_at,
     )
+    executor.refuses = refuses
     limits = SchedulerConfig(
         max_num_seqs=NUM_SLOTS, max_num_batched_tokens=16, max_model_len=60, max_queued_requests=6
     )

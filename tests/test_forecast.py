@@ -98,7 +98,7 @@ def test_who_would_wait_too_long_is_refused_with_the_numbers() -> None:
             stepper.add([1] * 10, max_tokens=10)
     assert late.value.retry_after_s >= 1
     assert 2 <= len(stepper.alive()) < 100
-    predicted = stepper.scheduler.predict_ttft_s(Claim(tenant="somebody else"), 10)
+    predicted = stepper.scheduler._gate.predict_ttft_s(Claim(tenant="somebody else"), 10)
     assert predicted < 0.05, "a tenant that has asked for nothing does not wait behind one that floods"
     stepper.run()
 

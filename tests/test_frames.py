@@ -16,6 +16,7 @@ from octavo.app.frames import (
     Kind,
     ProtocolError,
     StepEncoder,
+    UnreadableRequestError,
     decode_abort,
     decode_add,
     decode_step,
@@ -123,6 +124,31 @@ def test_frames_survive_any_cut(sent: list[tuple[Kind, bytes]], data: st.DataObj
     assert received == sent
 
 
+def test_a_step_that_tells_very_much_is_several_frames() -> None:
+    """64 rows that ask for all 150,000 alternatives would otherwise be a frame that nobody may send."""
+    told = TokenLogprobs(-0.5, 1, tuple((token, -float(token)) for token in range(150_000)))
+    output = TokenOutput("", (7,), (told,))
+    encoder = StepEncoder()
+    for number in range(20):
+        encoder.add(number, output)
+        encoder.add(100 + number, TokenOutput("", (8,)))
+    frames = list(FrameSplitter().feed(encoder.take()))
+    assert len(frames) > 1 and max(len(payload) for _, payload in frames) < 20 << 20
+    step = [pair for kind, payload in frames for pair in decode_step(payload)]
+    assert [number for number, _ in step] == [n for number in range(20) for n in (number, 100 + number)]
+    assert all(tuple(read.logprobs) == ((told,) if number < 100 else ()) for number, read in step)
+    assert not list(decode_step(payload_of(encoder.take())))
+
+
+def test_what_cannot_be_encoded_is_not_added() -> None:
+    encoder = StepEncoder()
+    encoder.add(1, TokenOutput("", (5,)))
+    with pytest.raises(UnicodeEncodeError):
+        encoder.add(2, TokenOutput("", (6,), finish_reason=FinishReason.ERROR, error="\ud800"))
+    encoder.add(3, TokenOutput("", (7,)))
+    assert [number for number, _ in decode_step(payload_of(encoder.take()))] == [1, 3]
+
+
 def test_a_plain_token_costs_ten_bytes() -> None:
     encoder = StepEncoder()
     for number in range(100):
@@ -160,5 +186,6 @@ def test_sampling_params_that_break_a_rule_are_refused() -> None:
         request_id="r", prompt_token_ids=[1], params=SamplingParams(temperature=1.5), max_tokens=1
     )
     data = encode_add(1, replace(request)).replace(struct.pack(">d", 1.5), struct.pack(">d", 9.0))
-    with pytest.raises(ProtocolError, match="temperature must be in"):
+    with pytest.raises(UnreadableRequestError, match="temperature must be in") as refused:
         decode_add(payload_of(data))
+    assert refused.value.number == 1

@@ -90,7 +90,7 @@ def test_rows_of_several_prompts_are_told_apart() -> None:
     assert questions is not None
     assert (questions.tokens.tolist(), questions.targets.tolist()) == ([0, 2, 3], [8, 2, 3])
     assert (questions.slots.tolist(), questions.lens.tolist()) == ([2, 1, 1], [1, 1, 2])
-    assert questions.spans == ((1, 1), (2, 2))
+    assert questions.spans == ((2, 1, 1), (1, 2, 2))
     assert PromptQuestions.of(StepPlan(rows[1:2]), num_top) is None
 
 
@@ -103,9 +103,9 @@ def test_the_head_sees_no_more_rows_than_a_step_may_sample() -> None:
         return hidden
 
     tokens, slots = np.arange(150), np.zeros(150, np.int32)
-    questions = PromptQuestions(tokens, slots, slots + 1, tokens % 7, (Span(150, 2),))
+    questions = PromptQuestions(tokens, slots, slots + 1, tokens % 7, (Span(0, 150, 2),))
     hidden = torch.randn(150, 7, generator=torch.Generator().manual_seed(0))
     scores = questions.answer(hidden, head, num_slots=50)
     assert sizes == [50, 50, 50]
     wanted = hidden.log_softmax(-1)[torch.arange(150), torch.arange(150) % 7]
-    assert [entry.logprob for entry in scores.to_host()[0]] == pytest.approx(wanted.tolist(), abs=1e-5)
+    assert [entry.logprob for entry in scores.to_host({})[0]] == pytest.approx(wanted.tolist(), abs=1e-5)

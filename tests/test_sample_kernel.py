@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from octavo.model.grammar import Grammar, GrammarKind
-from octavo.model.plan import SlotStart, TokenMasks
+from octavo.model.plan import INVALID_TOKEN, SlotStart, TokenMasks
 from octavo.model.sampler import Sampler
 from octavo.model.sampling_params import SamplingParams
 from octavo.model.sampling_state import SamplingState
@@ -176,3 +176,25 @@ def test_kernels_take_no_rows() -> None:
     logits = torch.zeros(0, 10, device=DEVICE)
     tables = (state.table, state.biases, state.history, state.masks)
     assert sample_kernel.sample(logits, nothing, nothing, *tables).shape == (0,)
+
+
+@pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf])
+def test_kernels_give_no_token_where_a_logit_is_not_finite(bad: float) -> None:
+    """Every second row has one, each somewhere else; the others are as if alone."""
+    vocab_size = 1030
+    torch.manual_seed(2)
+    params = [params for params in MIXED for _ in range(2)]
+    logits = torch.randn(len(params), vocab_size, device=DEVICE)
+    slots = torch.arange(len(params), dtype=torch.int32, device=DEVICE)
+    tokens = []
+    for places in ((), (0, 1, 31, 32, 511, 1023, 1024, 1028, 1029)):
+        state = SamplingState(len(params), vocab_size, DEVICE)
+        state.start(started(params))
+        for row, place in enumerate(places):
+            logits[2 * row, place] = bad
+        tables = (state.table, state.biases, state.history, state.masks)
+        tokens.append(sample_kernel.sample(logits, slots, torch.full_like(slots, 6), *tables).tolist())
+    whole, found = tokens
+    assert min(whole) >= 0 and found[1::2] == whole[1::2]
+    assert found[::2] == [INVALID_TOKEN] * len(MIXED)

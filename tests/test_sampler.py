@@ -250,7 +250,7 @@ def test_logprobs_are_the_models_own() -> None:
     exact = logits.log_softmax(-1)
     tokens = sampled.tokens.tolist()
     assert tokens[0] == 3
-    entries = sampled.logprobs_to_host(sampled.logprobs)
+    entries = sampled.logprobs_to_host(sampled.logprobs, {})
     assert entries[1] is None and entries[4] is None
     for row, num_top in ((0, 4), (2, 0), (3, 1)):
         entry = entries[row]
@@ -273,7 +273,7 @@ def test_logprobs_of_more_tokens_than_there_are() -> None:
     slot = torch.tensor([0], dtype=torch.int32)
     sampled = used.sample(torch.zeros(1, 6), slot, slot, [0])
     assert sampled.logprobs is not None
-    entry = sampled.logprobs_to_host(sampled.logprobs)[0]
+    entry = sampled.logprobs_to_host(sampled.logprobs, {})[0]
     assert entry is not None and len(entry.top) == 6
 
 
@@ -284,7 +284,7 @@ def test_padding_rows_may_be_missing_on_the_host() -> None:
     sampled = used.sample(logits, slots, slots + 3, [1, 0])
     assert sampled.tokens[2:].tolist() == logits[2:].argmax(-1).tolist()
     assert sampled.logprobs is not None
-    entries = sampled.logprobs_to_host(sampled.logprobs)
+    entries = sampled.logprobs_to_host(sampled.logprobs, {})
     assert [entry is None for entry in entries] == [False, True, True, True]
 
 

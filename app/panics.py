@@ -1,0 +1,30 @@
+"""Libraries in Rust that break raise what is no Exception, so that nobody who handles errors would see it.
+
+Around a call of theirs, `with PANICS_ARE_ERRORS:` makes it one. Knows no library.
+"""
+
+from __future__ import annotations
+
+from types import TracebackType
+
+_NAME = "PanicException"
+"""PyO3 makes this class anew in each library, and exports it from none."""
+
+
+class PanicError(RuntimeError):
+    """A library broke its own rules at what it was given."""
+
+
+class _PanicsAreErrors:
+    __slots__ = ()
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is not None and kind.__name__ == _NAME:
+            raise PanicError(str(error)) from error
+
+
+PANICS_ARE_ERRORS = _PanicsAreErrors()
