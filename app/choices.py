@@ -73,9 +73,7 @@ class Choices:
                     metrics.histograms.max_tokens.observe(stream.max_tokens)
                     self._records.append(metrics.begin(len(prompt), arrival_s))
         except Exception as error:
-            cause = cause_of_refusal(error)
-            metrics.count_end(cause, num_choices - len(self._records))
-            self.stop(cause)
+            self._not_taken(error, num_choices - len(self._records))
             raise
         metrics.histograms.choices.observe(params.n)
 
@@ -108,8 +106,17 @@ class Choices:
                 await stream.accepted()
         except Exception as error:
             self.error = str(error)
-            self.stop(_cause(error, cause_of_refusal(error)))
+            self._not_taken(error)
             raise
+
+    def _not_taken(self, error: Exception, num_unrecorded: int = 0) -> None:
+        """Stop what runs; with them end so many choices that have not even begun."""
+        metrics = self._metrics
+        before = metrics.ended["refused"]
+        cause = _cause(error, cause_of_refusal(error))
+        metrics.count_end(cause, num_unrecorded)
+        self.stop(cause)
+        metrics.count_refused(error, metrics.ended["refused"] - before)
 
     def divert(self, ready: Callable[[], bool], heard: Callable[[TextDelta], None]) -> None:
         """See TextStream.divert. Of several choices nothing is: joined, they are one write."""

@@ -68,6 +68,7 @@ class Refused(Message, frozen=True):
     type: str
     retry_after_s: int | None
     headers: dict[str, str] = {}
+    refusal: str = "request"
 
     @classmethod
     def of(cls, number: int, error: RequestError) -> Refused:
@@ -81,6 +82,7 @@ class Refused(Message, frozen=True):
             error.type,
             error.retry_after_s,
             error.headers,
+            error.refusal,
         )
 
     def error(self) -> RequestError:
@@ -93,6 +95,7 @@ class Refused(Message, frozen=True):
             type=self.type,
             retry_after_s=self.retry_after_s,
             headers=self.headers,
+            refusal=self.refusal,
         )
 
 

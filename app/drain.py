@@ -30,6 +30,7 @@ class DoorClient:
                 status=503,
                 type="server_error",
                 retry_after_s=_RETRY_AFTER_S,
+                refusal="draining",
             )
         return self._client.submit(request)
 

@@ -52,7 +52,9 @@ class GenerationEndpoint(Generic[A]):
             server.metrics.count_end("disconnect")
             raise
         except Exception as error:
-            server.metrics.count_end(cause_of_refusal(error))
+            cause = cause_of_refusal(error)
+            server.metrics.count_end(cause)
+            server.metrics.count_refused(error, cause == "refused")
             raise
         answer = self._start(asked, request_id=request.state.request_id, claim=claim)
         request.state.summarize = answer.summary

@@ -12,7 +12,7 @@ from ..model.grammar import Grammar
 from ..model.plan import Executor
 from ..scheduler.cause import OUR_FAULT, cause_of
 from ..scheduler.engine import Deliver, Engine
-from ..scheduler.errors import BusyError, CapacityError
+from ..scheduler.errors import BusyError, CapacityError, TooLateError
 from ..scheduler.request import FinishReason, Request, TokenOutput
 from ..scheduler.scheduler import Scheduler
 from ..scheduler.stats import EngineStats
@@ -150,7 +150,7 @@ class EngineHost:
             raise EngineDeadError(self._cause())
         trouble = self.pulse().trouble()
         if trouble is not None:
-            raise EngineOverloadedError(trouble, retry_after_s=_STUCK_RETRY_S)
+            raise EngineOverloadedError(trouble, retry_after_s=_STUCK_RETRY_S, refusal="stuck")
         tenant = request.claim.tenant
         if self._rates is not None:
             self._rates.take(tenant, len(request.prompt_token_ids))
@@ -168,7 +168,10 @@ class EngineHost:
         except CapacityError as refusal:
             raise RequestError(str(refusal), param="max_tokens", code="context_length_exceeded") from refusal
         except BusyError as refusal:
-            raise EngineOverloadedError(str(refusal), retry_after_s=refusal.retry_after_s) from refusal
+            why = "late" if isinstance(refusal, TooLateError) else "queue_full"
+            raise EngineOverloadedError(
+                str(refusal), retry_after_s=refusal.retry_after_s, refusal=why
+            ) from refusal
 
     def quota(self, request: Request) -> Quota | None:
         """What is left for the tenant of a request; None without limits."""

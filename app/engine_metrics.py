@@ -59,6 +59,12 @@ def _counters(stats: EngineStats) -> Iterator[Metric]:
         ],
     )
     yield _labelled(
+        "octavo_expired_requests",
+        "Requests that ran out of time, by where they were: none that was waiting is computed any further.",
+        ("state",),
+        [(("waiting",), counters.num_expired_waiting), (("running",), counters.num_expired_running)],
+    )
+    yield _labelled(
         "octavo_graph_steps",
         "Steps by kind, and by whether a CUDA graph was replayed (hit) or kernels were launched (miss).",
         ("kind", "result"),

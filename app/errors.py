@@ -20,6 +20,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+REFUSALS = ("request", "rate_limit", "queue_full", "late", "stuck", "grammars", "draining")
+"""Why a request is not taken. request: for what it asks.   late: its first token would come too late.
+stuck: the device does not answer.   grammars: too many are being compiled."""
+
 
 class OctavoError(Exception):
     """Base of everything that octavo raises on purpose."""
@@ -34,7 +38,7 @@ class RequestError(OctavoError):
 
     param: the field at fault, as a path (`messages[0].content`), if one is.
     code: a word that programs compare.   retry_after_s: whole seconds for the Retry-After header.
-    headers: more headers of the response.
+    headers: more headers of the response.   refusal: one of REFUSALS; of any weight only where it is one.
     """
 
     def __init__(
@@ -47,7 +51,9 @@ class RequestError(OctavoError):
         type: str = "invalid_request_error",
         retry_after_s: int | None = None,
         headers: Mapping[str, str] | None = None,
+        refusal: str = "request",
     ) -> None:
+        assert refusal in REFUSALS, f"refusal must be one of {REFUSALS}, got {refusal!r}"
         super().__init__(message)
         self.message = message
         self.param = param
@@ -56,6 +62,7 @@ class RequestError(OctavoError):
         self.type = type
         self.retry_after_s = retry_after_s
         self.headers = dict(headers or {})
+        self.refusal = refusal
 
     def body(self) -> dict[str, Any]:
         """The JSON body: `{"error": {"message", "type", "param", "code"}}`."""
@@ -139,15 +146,21 @@ class RateLimitError(RequestError):
             type=kind,
             retry_after_s=retry_after_s,
             headers=headers,
+            refusal="rate_limit",
         )
 
 
 class EngineOverloadedError(RequestError):
-    """The queue is full; the client should come back later."""
+    """There is too much to do, by default in the queue; the client should come back later."""
 
-    def __init__(self, message: str, *, retry_after_s: int = 1) -> None:
+    def __init__(self, message: str, *, retry_after_s: int = 1, refusal: str = "queue_full") -> None:
         super().__init__(
-            message, code="server_overloaded", status=503, type="server_error", retry_after_s=retry_after_s
+            message,
+            code="server_overloaded",
+            status=503,
+            type="server_error",
+            retry_after_s=retry_after_s,
+            refusal=refusal,
         )
 
 

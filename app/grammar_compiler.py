@@ -50,7 +50,8 @@ class GrammarCompiler:
         task = self._under_way.get(grammar)
         if task is None:
             if len(self._under_way) >= _MAX_WAITING:
-                raise EngineOverloadedError(f"{_MAX_WAITING} grammars are being compiled already")
+                message = f"{_MAX_WAITING} grammars are being compiled already"
+                raise EngineOverloadedError(message, refusal="grammars")
             task = self._under_way[grammar] = asyncio.create_task(self._compile(grammar))
             task.add_done_callback(lambda task: self._file(grammar, task))
         try:

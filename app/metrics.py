@@ -22,6 +22,7 @@ from ..scheduler.distribution import Distribution
 from ..scheduler.stats import EngineStats
 from .choice_record import CAUSES, ChoiceRecord
 from .engine_metrics import engine_families, frontend_families, memory_family
+from .errors import REFUSALS, RequestError
 from .frontend_histograms import RESPONSE_S, FrontendHistograms
 from .histogram import histogram_family
 from .metrics_state import FrontendCounts, MetricsState
@@ -56,6 +57,7 @@ class ServerMetrics(Collector):
         self._memory_bytes = memory_bytes or {}
         self.histograms = FrontendHistograms()
         self.ended: Counter[str] = Counter(dict.fromkeys(CAUSES, 0))
+        self.refused: Counter[str] = Counter(dict.fromkeys(REFUSALS, 0))
         self._http: Counter[tuple[str, str]] = Counter()
         self._errors: Counter[str] = Counter()
         self._response_s: dict[str, Distribution] = {}
@@ -94,10 +96,16 @@ class ServerMetrics(Collector):
         assert cause in CAUSES, f"cause must be one of {CAUSES}, got {cause!r}"
         self.ended[cause] += num_choices
 
+    def count_refused(self, error: Exception, num_choices: int) -> None:
+        """Why choices ended that were refused; those that ended otherwise are not among `num_choices`."""
+        if num_choices and isinstance(error, RequestError):
+            self.refused[error.refusal] += num_choices
+
     def state(self) -> MetricsState:
         """All that was counted here."""
         return MetricsState(
             ended=dict(self.ended),
+            refused=dict(self.refused),
             http=dict(self._http),
             errors=dict(self._errors),
             response_s={route: (d.counts.copy(), d.total) for route, d in self._response_s.items()},
@@ -110,6 +118,7 @@ class ServerMetrics(Collector):
     def absorb(self, state: MetricsState) -> None:
         """Add what another front end has counted."""
         self.ended.update(state.ended)
+        self.refused.update(state.refused)
         self._http.update(state.http)
         self._errors.update(state.errors)
         for route, counted in state.response_s.items():
@@ -126,6 +135,9 @@ class ServerMetrics(Collector):
         )
         yield GaugeMetricFamily("octavo_requests_open", "Choices that have not ended.", self.num_open)
         yield _counter("octavo_requests", "Choices that ended, by cause.", ("cause",), self.ended)
+        yield _counter(
+            "octavo_requests_refused", "Choices that were not taken, by why.", ("cause",), self.refused
+        )
         yield _counter("octavo_http_responses", "Responses.", ("route", "status"), self._http)
         yield _counter(
             "octavo_http_errors", "Responses that are errors, by their code.", ("code",), self._errors

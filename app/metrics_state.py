@@ -17,6 +17,7 @@ class MetricsState:
     """
 
     ended: dict[str, int]
+    refused: dict[str, int]
     http: dict[tuple[str, str], int]
     errors: dict[str, int]
     response_s: dict[str, tuple[list[int], float]]

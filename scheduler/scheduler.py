@@ -99,6 +99,9 @@ class Scheduler:
     def expire(self) -> list[TokenOutput]:
         """End whose time is over; their last outputs. To be called before every plan."""
         due = self._deadlines.expired(time.monotonic())
+        num_running = sum(sequence.status is SequenceStatus.RUNNING for sequence, _ in due)
+        self.counters.num_expired_running += num_running
+        self.counters.num_expired_waiting += len(due) - num_running
         endings = [(sequence, Ending(FinishReason.DEADLINE, error=reason)) for sequence, reason in due]
         return [self._finish(*late) for late in endings]
 

@@ -26,6 +26,8 @@ class Counters:
     """Tokens sampled for a sequence that had already ended: the price of overlap."""
     aborted_tokens: int = 0
     """Positions computed for requests that were then aborted, those that the prefix cache gave left out."""
+    num_expired_waiting: int = 0
+    num_expired_running: int = 0
     num_corrupted: int = 0
     """Requests ended since the model's logits were not finite."""
     prefix_query_tokens: int = 0

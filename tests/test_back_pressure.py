@@ -6,6 +6,7 @@ import asyncio
 import json
 from collections import Counter
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -75,6 +76,8 @@ def test_300_at_once_against_8_places_and_a_queue_of_64_all_end(server: ToyServe
 
             return await asyncio.gather(*map(one, range(300)))
 
+    with httpx.Client(base_url=server.url, timeout=60) as http:
+        before = samples(http)
     ends = asyncio.run(flood())
     statuses = Counter(status for status, _ in ends)
     assert set(statuses) <= {200, 429, 503}
@@ -83,7 +86,10 @@ def test_300_at_once_against_8_places_and_a_queue_of_64_all_end(server: ToyServe
         if status != 200:
             assert int(headers["retry-after"]) >= 1
     with httpx.Client(base_url=server.url, timeout=60) as http:
-        wait_idle(http)
+        after = wait_idle(http)
+    refused = {name: after[name] - before[name] for name in after if "_refused_total{" in name}
+    full = 'octavo_requests_refused_total{cause="queue_full"}'
+    assert refused.pop(full) == 300 - statuses[200] and not any(refused.values())
 
 
 def test_what_waits_too_long_is_dropped_and_what_runs_is_not_disturbed(server: ToyServer) -> None:
@@ -96,7 +102,64 @@ def test_what_waits_too_long_is_dropped_and_what_runs_is_not_disturbed(server: T
             waiting = [asyncio.create_task(http.post("/v1/completions", json=late)) for _ in range(8)]
             return list(await asyncio.gather(*running, *waiting))
 
-    ended = asyncio.run(crowd())
+    with httpx.Client(base_url=server.url, timeout=60) as http:
+        before = samples(http)
+        ended = asyncio.run(crowd())
+        after = wait_idle(http)
     assert [response.status_code for response in ended] == [200] * 8 + [504] * 8
     messages = {response.json()["error"]["message"] for response in ended[8:]}
     assert messages == {"the request did not start within its 0.1 s"}
+    grown = {name: after[name] - before[name] for name in after}
+    assert grown['octavo_expired_requests_total{state="waiting"}'] == 8
+    assert grown['octavo_expired_requests_total{state="running"}'] == 0
+    assert grown["octavo_prompt_tokens_total"] == 8 * len("long"), "no prompt of those that were late"
+
+
+@pytest.mark.parametrize("path", ["/v1/responses", "/v1/messages"])
+@pytest.mark.parametrize("how", ["body", "header"])
+@pytest.mark.parametrize("streams", [False, True])
+def test_the_other_apis_have_deadlines_too(server: ToyServer, path: str, how: str, streams: bool) -> None:
+    body: dict[str, Any] = {"model": "toy", "stream": streams, "ignore_eos": True}
+    if path == "/v1/responses":
+        body |= {"input": "hi", "max_output_tokens": 1000}
+    else:
+        body |= {"messages": [{"role": "user", "content": "hi"}], "max_tokens": 1000}
+    if how == "body":
+        body["timeout"] = 0.3
+    headers = {"x-request-timeout": "0.3"} if how == "header" else {}
+    with httpx.Client(base_url=server.url, timeout=60) as http:
+        before = samples(http)
+        response = http.post(path, json=body, headers=headers)
+        assert "the request was not finished within its 0.3 s" in response.text
+        assert response.status_code == (200 if streams else 504)
+        after = wait_idle(http)
+    assert (
+        after['octavo_requests_total{cause="deadline"}'] - before['octavo_requests_total{cause="deadline"}']
+        == 1
+    )
+    running = 'octavo_expired_requests_total{state="running"}'
+    assert after[running] - before[running] == 1
+
+
+def test_every_refusal_has_its_cause(tmp_path: Path) -> None:
+    """A rate, what a request asks for, a first token that would be late, and a drain."""
+    with (
+        toy_server(tmp_path, frontends=1, rpm=6, max_ttft=0.05, max_seqs=1, latency=0.05) as server,
+        httpx.Client(base_url=server.url, timeout=60) as http,
+    ):
+        assert ask(http, max_tokens=3).status_code == 200  # so that it is known how fast requests are served
+        assert ask(http, max_tokens=-3).status_code == 400
+
+        async def crowd() -> list[int]:
+            async with httpx.AsyncClient(base_url=server.url, timeout=60) as many:
+                body = {"prompt": "hello", "max_tokens": 60}
+                asked = [asyncio.create_task(many.post("/v1/completions", json=body)) for _ in range(12)]
+                return [response.status_code for response in await asyncio.gather(*asked)]
+
+        statuses = Counter(asyncio.run(crowd()))
+        now = samples(http)
+    name = "octavo_requests_refused_total{cause=%s}"
+    assert statuses[429] and statuses[503] and statuses[200] + statuses[429] + statuses[503] == 12
+    assert now[name % '"rate_limit"'] == statuses[429] and now[name % '"late"'] == statuses[503]
+    assert now[name % '"request"'] == 1 and now[name % '"queue_full"'] == 0
+    assert now['octavo_requests_total{cause="refused"}'] == 1 + statuses[429] + statuses[503]

@@ -63,6 +63,7 @@ SETUP = messages.Setup(
         messages.AskNumbers(Pulse(0.5, 600.0, 3, 4, 64)),
         messages.Scraped(1, [counted().state()], STATS, FrontendCounts(2)),
         messages.Seen(5, VIEW),
+        messages.Unanswered(6),
     ],
 )
 def test_the_engine_is_understood(message: messages.Message) -> None:
@@ -91,6 +92,7 @@ def test_neither_takes_the_others_messages() -> None:
 
 
 def test_a_refusal_keeps_what_the_client_is_told() -> None:
-    told = messages.Refused.of(3, EngineOverloadedError("full", retry_after_s=4)).error()
-    original = EngineOverloadedError("full", retry_after_s=4)
+    original = EngineOverloadedError("full", retry_after_s=4, refusal="late")
+    told = messages.Refused.of(3, original).error()
+    assert told.refusal == "late"
     assert (told.status, told.retry_after_s, told.body()) == (503, 4, original.body())
