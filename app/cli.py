@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NoReturn
 
 from .. import __version__
+from ..ops.compiler_process import CompilerProcess
 from .client_config import BatchConfig, TerminalConfig
 from .config import EngineConfig, ServerConfig
 from .errors import StartupError
@@ -177,9 +178,12 @@ def _read_yaml(path: str) -> Mapping[str, Any]:
 
 def _serve(options: argparse.Namespace) -> int:
     engine, server = configs_of(options)
+    # Before anything else, since both sides of the work take seconds to load torch.
+    wanted = engine.device != "cpu" and not server.dry_run
+    compiler = CompilerProcess.where_there_is_a_gpu() if wanted else None
     from .serve import run
 
-    return run(engine, server)
+    return run(engine, server, compiler)
 
 
 def _terminal(options: argparse.Namespace) -> int:

@@ -30,7 +30,6 @@ class Setup(Message, frozen=True):
     """The first message: all that a front end needs to know of model and server.
 
     model_path: what the tokenizer is read from; None serves token ids alone.
-    memory_bytes: the device's memory by what holds it, see MemoryLedger.entries.
     """
 
     version: int
@@ -43,11 +42,15 @@ class Setup(Message, frozen=True):
     settings: ServerSettings
     log_level: str
     log_format: str = "human"
-    memory_bytes: dict[str, int] = {}
 
 
 class Start(Message, frozen=True):
-    """The engine runs: accept connections."""
+    """The engine runs: accept connections.
+
+    memory_bytes: the device's memory by what holds it, see MemoryLedger.entries.
+    """
+
+    memory_bytes: dict[str, int] = {}
 
 
 class Accepted(Message, frozen=True):

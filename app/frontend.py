@@ -90,6 +90,7 @@ class _Frontend:
         )
         self._open = OpenRequests(app)
         self._http = HttpServer(self._open, self._metrics.count_slow_reader, edge=setup.settings.edge)
+        self._memory_bytes: dict[str, int] = {}
         self._serving: asyncio.Task[None] | None = None
         self._draining: asyncio.Task[None] | None = None
 
@@ -106,7 +107,8 @@ class _Frontend:
     async def _obey(self) -> int:
         while True:
             match await self._client.control.get():
-                case Start():
+                case Start(memory_bytes=memory_bytes):
+                    self._memory_bytes = memory_bytes
                     self._serving = asyncio.create_task(self._http.serve(sockets=[self._listener]))
                 case AskNumbers():
                     self._client.tell(Numbers(self._metrics.state()))
@@ -134,7 +136,7 @@ class _Frontend:
             settings.version,
             lambda: scraped.stats,
             scraped.frontends,
-            self._setup.memory_bytes,
+            self._memory_bytes,
         )
         for state in (self._metrics.state(), *scraped.others):
             whole.absorb(state)

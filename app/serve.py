@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import logging
 import os
 import signal
 import socket
 import sys
-import time
 from collections.abc import Awaitable, Callable, Iterator
 from functools import partial
 from types import FrameType
@@ -18,26 +18,18 @@ from typing import cast
 import uvloop
 
 from .. import __version__
+from ..ops.compiler_process import CompilerProcess
 from .config import EngineConfig, ServerConfig
 from .context import CorsRules, ServerSettings
 from .control_messages import Setup
 from .edge import EdgeSettings, check_certificate, read_api_keys
+from .engine_plan import choose_device, plan_engine
 from .engine_server import EngineServer
 from .file_limit import raise_file_limit
 from .frames import PROTOCOL_VERSION
 from .generation import Generation
 from .generation_defaults import default_params
-from .launch import (
-    build_executor,
-    choose_device,
-    eos_token_ids,
-    freeze_garbage,
-    host_options,
-    launch,
-    new_scheduler,
-    plan_engine,
-    plan_launch,
-)
+from .launch import build, eos_token_ids, freeze_garbage, launch, new_scheduler, plan_launch
 from .listener import address_of, bound
 from .local_front import LocalFront
 from .logs import set_up_logging
@@ -45,19 +37,28 @@ from .model_source import LoadFormat, find_model
 from .rate_limits import RateLimits
 from .service import Front, RunningEngine, serve_until_signal
 from .stall_guard import guarded
+from .start import Start
 from .supervisor import Supervisor
 from .tracing import check_tracing
 
 log = logging.getLogger(__name__)
 
 _MAX_AUTO_FRONTENDS = 8
+_RARE_COLLECTIONS = (50_000, 20, 100)
+"""Thresholds of the garbage collector: a full collection looks at every prompt and takes 10 ms and more."""
 
 
-def run(engine: EngineConfig, server: ServerConfig) -> int:
-    """Serve until a signal. 0 after a drain, 1 if the engine died; raises StartupError."""
+def run(engine: EngineConfig, server: ServerConfig, compiler: CompilerProcess | None = None) -> int:
+    """Serve until a signal. 0 after a drain, 1 if the engine died; raises StartupError.
+
+    compiler: see Start.
+    """
+    start = Start(compiler)
+    start.mark("interpreter and imports")
     set_up_logging(server.log_level, server.log_format)
     check_tracing(server.otlp_endpoint)
     raise_file_limit()
+    gc.set_threshold(*_RARE_COLLECTIONS)
     if server.dry_run:
         print(_fit(engine))
         return 0
@@ -65,7 +66,7 @@ def run(engine: EngineConfig, server: ServerConfig) -> int:
     check_certificate(server.ssl_certfile, server.ssl_keyfile)
     listening = bound(server.host, server.port, server.uds)
     with listening as listener, _interruptible(), runner:
-        return runner.run(_guarded(engine, server, listener))
+        return runner.run(_guarded(engine, server, listener, start))
 
 
 def _fit(engine: EngineConfig) -> str:
@@ -95,10 +96,10 @@ def _interruptible() -> Iterator[None]:
         signal.signal(signal.SIGINT, previous)
 
 
-async def _guarded(engine: EngineConfig, server: ServerConfig, listener: socket.socket) -> int:
+async def _guarded(engine: EngineConfig, server: ServerConfig, listener: socket.socket, start: Start) -> int:
     limit_s = None if engine.step_timeout is None else 2 * engine.step_timeout
     async with guarded(limit_s):
-        return await _serve(engine, server, listener)
+        return await _serve(engine, server, listener, start)
 
 
 def _leave(engine: RunningEngine, code: int) -> int:
@@ -111,8 +112,7 @@ def _leave(engine: RunningEngine, code: int) -> int:
     return code
 
 
-async def _serve(engine: EngineConfig, server: ServerConfig, listener: socket.socket) -> int:
-    began_s = time.monotonic()
+async def _serve(engine: EngineConfig, server: ServerConfig, listener: socket.socket, start: Start) -> int:
     names = server.served_model_name or (engine.model,)
     keys = (*server.api_key, *read_api_keys(server.api_key_file))
     server.check_weights(len(keys))
@@ -150,8 +150,9 @@ async def _serve(engine: EngineConfig, server: ServerConfig, listener: socket.so
     address = address_of(listener, tls=server.ssl_certfile is not None)
 
     def ready_line() -> str:
-        took_s = time.monotonic() - began_s
-        return f"octavo: {', '.join(names)} ready at {address} after {took_s:.1f} s"
+        start.mark("connections")
+        log.info("the start, by what it waited for:\n%s", start.table())
+        return f"octavo: {', '.join(names)} ready at {address} after {start.elapsed_s:.1f} s"
 
     serve = partial(serve_until_signal, ready_line=ready_line, drain_timeout_s=server.drain_timeout)
     rates = None
@@ -159,8 +160,10 @@ async def _serve(engine: EngineConfig, server: ServerConfig, listener: socket.so
         rates = RateLimits(server.requests_per_minute, server.tokens_per_minute)
     num_frontends = choose_frontends(server.frontends, engine.device)
     if num_frontends:
-        return await _serve_in_processes(engine, server, settings, listener, num_frontends, serve, rates)
-    launched = await launch(engine, rates)
+        return await _serve_in_processes(
+            engine, server, settings, listener, num_frontends, serve, rates, start
+        )
+    launched = await launch(engine, rates, start)
     try:
         front = LocalFront(
             launched.client,
@@ -186,8 +189,9 @@ async def _serve_in_processes(
     num_frontends: int,
     serve: Callable[[Front, RunningEngine], Awaitable[int]],
     rates: RateLimits | None,
+    start: Start,
 ) -> int:
-    source, plan = plan_launch(engine)
+    source, plan = plan_launch(engine, start)
     supervisor = Supervisor(
         Setup(
             version=PROTOCOL_VERSION,
@@ -200,20 +204,16 @@ async def _serve_in_processes(
             settings=settings,
             log_level=config.log_level,
             log_format=config.log_format,
-            memory_bytes=plan.ledger.entries(),
         ),
         listener,
         num_frontends,
     )
     try:
-        executor = build_executor(engine, source, plan)
-        server = EngineServer(
-            new_scheduler(engine, plan),
-            executor,
-            host_options(engine, source, plan, rates),
-        )
+        start.mark("front ends begun")
+        executor, plan, options = build(engine, source, plan, rates, start)
+        server = EngineServer(new_scheduler(engine, plan), executor, options)
         server.start()
-        supervisor.serve(server)
+        supervisor.serve(server, plan.ledger.entries())
         freeze_garbage()
         try:
             code = await serve(supervisor, server)

@@ -57,15 +57,17 @@ class Supervisor:
         self._setup = messages.encode(setup)
         self._listeners = share(listener, num_frontends)
         self._server: EngineServer | None = None
+        self._start_message = messages.Start()
         self._ending = False
         self._watches: list[asyncio.Task[None]] = []
         self._processes: set[_Process] = set()
         for each in self._listeners:
             self._start(each)
 
-    def serve(self, server: EngineServer) -> None:
-        """The engine that they serve."""
+    def serve(self, server: EngineServer, memory_bytes: dict[str, int]) -> None:
+        """The engine that they serve. memory_bytes: see MemoryLedger.entries."""
         self._server = server
+        self._start_message = messages.Start(memory_bytes)
 
     async def open(self) -> None:
         """See Front."""
@@ -146,7 +148,7 @@ class Supervisor:
         while not self._ending:
             began_s = loop.time()
             if await _greeted(frontend):
-                frontend.tell(messages.Start())
+                frontend.tell(self._start_message)
             await asyncio.wait([frontend.lost])
             cause = frontend.lost.result()
             code = await _reap(process)

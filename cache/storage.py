@@ -30,9 +30,9 @@ class KVStorage:
         device: torch.device | str,
     ) -> None:
         shape = (num_blocks, num_kv_heads, block_size, head_dim)
-        self.layers: tuple[tuple[Tensor, Tensor], ...] = tuple(
-            (_zeros(shape, dtype, device), _zeros(shape, dtype, device)) for _ in range(num_layers)
-        )
+        # In one piece: allocators round each up, and there may be a hundred and more.
+        pages = _zeros((num_layers, 2, *shape), dtype, device)
+        self.layers: tuple[tuple[Tensor, Tensor], ...] = tuple((k, v) for k, v in pages)
 
     @property
     def num_bytes(self) -> int:

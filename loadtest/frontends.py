@@ -81,6 +81,10 @@ class ScriptedExecutor:
         """There are no graphs."""
         return GraphCounts({}, {})
 
+    def tend(self) -> bool:
+        """Nothing can wait."""
+        return False
+
     def close(self) -> None:
         """Nothing is held."""
 
@@ -180,7 +184,7 @@ async def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
         )
         supervisor = Supervisor(setup, listener, options.frontends)
         engine = EngineServer(scheduler, executor)
-        supervisor.serve(engine)
+        supervisor.serve(engine, {})
         front = supervisor
     else:
         tokenizer, template = read_texts(folder)

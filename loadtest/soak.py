@@ -133,9 +133,9 @@ async def _answer(reader: asyncio.StreamReader) -> tuple[str, bool]:
     return status, len(await reader.readexactly(length)) == length
 
 
-def resident_bytes(pid: int) -> int:
-    """Memory of a process."""
-    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+def resident_bytes(pid: int | None = None) -> int:
+    """Memory of a process, this one by default."""
+    for line in Path(f"/proc/{pid or 'self'}/status").read_text().splitlines():
         if line.startswith("VmRSS"):
             return int(line.split()[1]) * 1024
     raise AssertionError(f"process {pid} has ended")

@@ -20,8 +20,10 @@ from collections.abc import Iterable
 import torch
 
 from octavo.app.config import EngineConfig
-from octavo.app.launch import build_executor, plan_engine
+from octavo.app.engine_build import build_executor
+from octavo.app.engine_plan import plan_engine
 from octavo.app.model_source import find_model
+from octavo.app.start import Start
 from octavo.model.plan import Executor, StepHandle, StepPlan
 from octavo.model.sampling_params import SamplingParams
 from octavo.scheduler.request import Request
@@ -167,9 +169,10 @@ def main(argv: Iterable[str] | None = None) -> None:
     )
     source = find_model(config.model, load_format="dummy", with_tokenizer=False)
     plan = plan_engine(config, source)
-    began = time.perf_counter()
-    executor = build_executor(config, source, plan)
-    print(f"built in {time.perf_counter() - began:.1f} s")
+    start = Start()
+    start.mark("imports and plan")
+    executor, plan = build_executor(config, source, plan, start)
+    print(start.table())
     scheduler = Scheduler(plan.scheduler, plan.cache)
     sampling = (
         {"temperature": 0.8, "top_p": 0.95, "top_k": 50, "presence_penalty": 0.1} if arguments.sampled else {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Sequence
 
 import torch
@@ -78,7 +79,19 @@ class DecoderLM:
             rotating if all(config.layer_uses_rope) else identity_table(config.rope, max_positions, device)
         )
         self.weight_bytes = sum(target.view.nbytes for target in self.targets())
+        self.num_layers = config.num_layers
+        self._kinds = [*zip(config.layer_windows, config.layer_uses_rope, strict=True)]
         self._tables = [rotating if rotates else still for rotates in config.layer_uses_rope]
+
+    def outline(self) -> DecoderLM:
+        """The same model with one layer of each kind and the last, which launch every kernel of the whole."""
+        last = len(self._layers) - 1
+        kept = sorted({*{kind: i for i, kind in reversed([*enumerate(self._kinds)])}.values(), last})
+        outline = copy.copy(self)
+        outline._layers = [self._layers[i] for i in kept]
+        outline._tables = [self._tables[i] for i in kept]
+        outline.num_layers = len(kept)
+        return outline
 
     def forward(
         self, batch: ForwardBatch, kv: Sequence[tuple[Tensor, Tensor]], out: Tensor | None = None

@@ -14,6 +14,7 @@ from concurrent.futures import Future
 
 import torch
 
+from .divided_step import Parts, merged, run_within_memory
 from .plan import GraphCounts, StepPlan, StepResult
 from .prompt_scores import LogprobTensors, PromptScores
 from .runner import ModelRunner
@@ -42,6 +43,9 @@ class ThreadExecutor:
     def graph_counts(self) -> GraphCounts:
         return self._runner.graph_counts()
 
+    def tend(self) -> bool:
+        return False
+
     def close(self) -> None:
         """Wait for the step under way, drop those behind it, and let go of the model."""
         with contextlib.suppress(queue.Empty):
@@ -56,7 +60,7 @@ class ThreadExecutor:
             plan, future = work
             if future.set_running_or_notify_cancel():
                 try:
-                    future.set_result(self._run(plan))
+                    future.set_result(merged(run_within_memory(plan, self._run, self._runner.refile)))
                 except BaseException as error:
                     future.set_exception(error)
 
@@ -84,13 +88,21 @@ class StreamExecutor:
         self._runner = runner
         self._landings: list[Landing] = []
 
-    def launch(self, plan: StepPlan) -> StreamHandle:
-        sampled = self._runner.run(plan)
-        landing = self._landings.pop() if self._landings else Landing(self._runner.num_slots)
-        return StreamHandle(sampled, landing, self._landings)
+    def launch(self, plan: StepPlan) -> StreamHandle | DividedHandle:
+        parts = run_within_memory(plan, self._queue, self._runner.refile)
+        whole = parts[0][1]
+        return DividedHandle(parts) if whole is None or len(parts) > 1 else whole
 
     def graph_counts(self) -> GraphCounts:
         return self._runner.graph_counts()
+
+    def tend(self) -> bool:
+        return self._runner.capture_more()
+
+    def _queue(self, plan: StepPlan) -> StreamHandle:
+        sampled = self._runner.run(plan)
+        landing = self._landings.pop() if self._landings else Landing(self._runner.num_slots)
+        return StreamHandle(sampled, landing, self._landings)
 
     def close(self) -> None:
         """Wait until the device has nothing left to do, and give its memory back."""
@@ -133,6 +145,18 @@ class StreamHandle:
             result = _to_result(self._sampled, self._tokens, self._logprobs, self._scores)
         self._free.append(self._landing)
         return result
+
+
+class DividedHandle:
+    """A step that did not fit into memory as a whole."""
+
+    def __init__(self, parts: Parts[StreamHandle]) -> None:
+        self._parts = parts
+
+    async def result(self) -> StepResult:
+        return merged(
+            [(rows, None if handle is None else await handle.result()) for rows, handle in self._parts]
+        )
 
 
 def _to_pinned(tensor: torch.Tensor) -> torch.Tensor:

@@ -1,22 +1,43 @@
-"""What a device has and what a step needs of it, in bytes. Decides nothing: the ledger in cache/ divides."""
+"""What a device has and what an engine needs of it, in bytes: reckoned here, measured by rehearsal.py.
+
+Decides nothing: the ledger in cache/ divides.
+"""
 
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
 from .config import ModelConfig
 from .graphs import decode_shapes, mixed_shapes
+from .prompt_scores import MAX_PIECE_ROWS
 
 _WORKSPACE_BYTES = 64 << 20
 """Matrix libraries' own buffers and the allocator's rounding, on a GPU."""
 
-
 _CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
-_GRAPH_BYTES = 8 << 20
-"""A captured decode step beside the buffers that all share: 6.4 MiB, measured on Qwen2.5-1.5B."""
+_GRAPH_BYTES = 4 << 20
+"""A captured step beside the buffers that all share: 3.2 MiB, measured on Qwen2.5-1.5B."""
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryUse:
+    """Bytes of a device, and what an engine uses of them beside its KV cache.
+
+    others_bytes: what other processes hold, and on a GPU the driver for this one.
+    activations_bytes: what the largest step takes beyond weights, and what is kept by slot.
+    step_bytes: of these, what is free again after the step; 0 if nobody measured it.
+    """
+
+    total_bytes: int
+    others_bytes: int
+    weights_bytes: int
+    activations_bytes: int
+    graphs_bytes: int
+    step_bytes: int = 0
 
 
 def device_memory(device: torch.device) -> tuple[int, int]:
@@ -64,12 +85,16 @@ def activation_bytes(
 ) -> int:
     """Upper bound of a step's memory beyond weights and KV.
 
-    Per sampled row: logits in the model's type and twice in float32, for filters and log-probabilities, the
-    history of penalties and the bits of a mask.
+    Per sequence: logits in the model's type, the history of penalties and the bits of a mask. In float32
+    logits are twice in memory, for filters and log-probabilities: on a GPU, which filters in place, of the
+    rows of one piece.
     """
-    per_row = config.vocab_size * (dtype.itemsize + 2 * torch.float32.itemsize + torch.int16.itemsize)
-    per_row += config.vocab_size // 8
-    size = max_num_batched_tokens * _token_bytes(config, dtype) + max_num_seqs * per_row
+    size = max_num_batched_tokens * _token_bytes(config, dtype)
+    size += max_num_seqs * (
+        config.vocab_size * (dtype.itemsize + torch.int16.itemsize) + config.vocab_size // 8
+    )
+    float_rows = min(max_num_seqs, MAX_PIECE_ROWS) if on_gpu else max_num_seqs
+    size += float_rows * config.vocab_size * 2 * torch.float32.itemsize
     return size + (_WORKSPACE_BYTES if on_gpu else 0)
 
 

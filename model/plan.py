@@ -19,6 +19,10 @@ INVALID_TOKEN = -1
 """Stands in `StepResult.tokens` for a row whose logits were not finite."""
 
 
+class DeviceFullError(Exception):
+    """The device ran out of memory at what one request asked for. The message is for whoever asked."""
+
+
 class SequenceSlice(NamedTuple):
     """One row of a step: `length` tokens of the sequence in `slot`, from position `start` on.
 
@@ -134,5 +138,8 @@ class Executor(Protocol):
 
     def graph_counts(self) -> GraphCounts:
         """How steps reached the device, as of now."""
+
+    def tend(self) -> bool:
+        """Do a little of what can wait until nothing is in flight; whether there is more of it."""
 
     def close(self) -> None: ...

@@ -23,7 +23,8 @@ from ..ops.sampling import log_probabilities
 from .plan import StepPlan, TokenLogprobs
 
 _MIN_PIECE_ROWS = 8
-_MAX_PIECE_ROWS = 64
+MAX_PIECE_ROWS = 64
+"""Rows whose logits are in memory as float32 at once, where log-probabilities are told."""
 
 
 class LogprobTensors(NamedTuple):
@@ -92,7 +93,7 @@ class PromptQuestions:
         """hidden: [P, hidden_size], of `tokens`.   head: hidden states -> logits."""
         num_top = max(span.num_top for span in self.spans)
         targets = torch.from_numpy(self.targets).to(hidden.device, non_blocking=True)
-        size = max(_MIN_PIECE_ROWS, min(_MAX_PIECE_ROWS, num_slots))
+        size = max(_MIN_PIECE_ROWS, min(MAX_PIECE_ROWS, num_slots))
         pieces = [
             log_probabilities(head(rows), wanted, num_top)
             for rows, wanted in zip(hidden.split(size), targets.split(size), strict=True)

@@ -7,11 +7,13 @@ on the device, so it can be launched before this one's tokens have reached the h
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from ..cache.storage import KVStorage
+from ..ops.compiler_process import CompilerProcess
 from ..ops.slot_state import begin_step, end_step
 from .batch import ForwardBatch
 from .decoder import DecoderLM
@@ -19,13 +21,17 @@ from .graphs import StepGraphs, decode_shapes, mixed_shapes, varied_shapes
 from .plan import GraphCounts, StepPlan
 from .prompt_scores import PromptQuestions, PromptScores
 from .sampler import Sampled, Sampler
-from .step_inputs import BlockTableMirror, HostBuffer, StepArrays, lay_out, unpack
+from .step_inputs import BlockTableMirror, HostBuffer, StepArrays, host_memory, lay_out, unpack
+
+if TYPE_CHECKING:
+    from ..ops.compile_ahead import CompilingAhead
 
 
 class ModelRunner:
     """One model, its KV pages and `num_slots` sequences on one device.
 
     max_model_len: tokens of the longest sequence; sizes the block tables.
+    weight_bytes: see DecoderLM.
     """
 
     def __init__(
@@ -40,55 +46,85 @@ class ModelRunner:
         block_size: int,
     ) -> None:
         self.device = device
+        self.weight_bytes = model.weight_bytes
         self._model = model
-        self._kv = kv
+        self._pages = kv.layers
         self.num_slots = num_slots
-        self._vocab_size = vocab_size
+        self.vocab_size = vocab_size
         self._dtype = kv.layers[0][0].dtype
         max_blocks = -(-max_model_len // block_size)
         self._mirror = BlockTableMirror(num_slots, max_blocks, block_size)
         self._block_tables = torch.zeros(num_slots + 1, max_blocks, dtype=torch.int32, device=device)
         self._last_token = torch.zeros(num_slots + 1, dtype=torch.int32, device=device)
         self._sampler = Sampler(num_slots + 1, vocab_size, device)
+        # Of every step, also of all graphs: as results of their own, theirs would add up to gigabytes.
+        self._logits = (
+            torch.empty(num_slots, vocab_size, dtype=self._dtype, device=device)
+            if device.type == "cuda"
+            else None
+        )
         self._graphs: StepGraphs | None = None
+        self._untold: dict[int, Exception] = {}
         self._num_replayed = {"decode": 0, "mixed": 0}
         self._num_launched = {"decode": 0, "mixed": 0}
 
     @torch.inference_mode()
-    def compile_kernels(self) -> None:
-        """Have the kernels of all kinds of steps compiled, several at a time; what slots hold is lost."""
+    def compile_kernels(self, compiler: CompilerProcess | None = None) -> CompilingAhead:
+        """Have the kernels of all kinds of steps compiled, several at a time and beside this process, which
+        may launch none until they are; what slots hold is lost. compiler: see CompilingAhead."""
         from ..ops.compile_ahead import kernels_compiled_ahead  # Triton exists for some platforms only
 
-        with kernels_compiled_ahead():
+        with kernels_compiled_ahead(compiler) as ahead:
             for shape in varied_shapes(self.num_slots, self._mirror.block_size):
                 packed = torch.zeros(shape.num_bytes, dtype=torch.uint8, device=self.device)
-                self._whole_step(unpack(packed, shape), None)
+                self._outlined_step(unpack(packed, shape))
         self._block_tables.zero_()
         self._last_token.zero_()
+        return ahead
+
+    def use_pages(self, kv: KVStorage) -> None:
+        """Keep keys and values there from now on; what the pages before held is lost, and so are graphs."""
+        self._pages = kv.layers
+        self._graphs = None
+
+    @torch.inference_mode()
+    def graph_bytes(self, max_num_tokens: int) -> int:
+        """What `capture_graphs` will take of the device's memory; nothing is kept."""
+        return self._new_graphs(max_num_tokens).measure()
 
     @torch.inference_mode()
     def capture_graphs(self, max_num_tokens: int) -> None:
-        """Capture steps of up to `max_num_tokens` tokens as CUDA graphs; until then, every step is launched
-        kernel by kernel."""
+        """Capture a few steps of up to `max_num_tokens` tokens as CUDA graphs; until then, every step is
+        launched kernel by kernel."""
+        graphs = self._new_graphs(max_num_tokens)
+        graphs.capture_first()
+        self._graphs = graphs
+
+    @torch.inference_mode()
+    def capture_more(self) -> bool:
+        """Capture one more step, which takes some 20 ms; whether there are others to be captured."""
+        return self._graphs is not None and self._graphs.capture_next()
+
+    def _new_graphs(self, max_num_tokens: int) -> StepGraphs:
         decodes = decode_shapes(self.num_slots)
         mixed = mixed_shapes(self.num_slots, max_num_tokens, self._mirror.block_size)
-        # All graphs leave their logits here: as results of their own they would add up to gigabytes.
-        num_logits = max(shape.num_sampled for shape in (*decodes, *mixed))
-        logits = torch.empty(num_logits, self._vocab_size, dtype=self._dtype, device=self.device)
-
-        def step(inputs: StepArrays) -> tuple[Tensor, Tensor]:
-            return self._whole_step(inputs, logits[: len(inputs.sample_slots)])
-
-        self._graphs = StepGraphs(self._mirror, decodes, mixed, self.device)
-        self._graphs.capture_all(step)
+        return StepGraphs(self._whole_step, self._outlined_step, self._mirror, decodes, mixed, self.device)
 
     @torch.inference_mode()
     def run(self, plan: StepPlan) -> Sampled | None:
-        """Queue the plan's work on the device; None if there is nothing to tell of it. Raises what launching
-        raises."""
-        errors = self._sampler.start(plan.starts)
+        """Queue the plan's work on the device; None if there is nothing to tell of it.
+
+        Raises what launching raises. After torch.OutOfMemoryError and `refile`, the plan's rows may run
+        again, in pieces and without new blocks.
+        """
+        errors = self._untold | self._sampler.start(plan.starts)
+        self._untold = errors  # until a run gets through
         sampled = self._run(plan)
-        return sampled if not errors else replace(sampled or Sampled.nothing(self.device), errors=errors)
+        self._untold = {}
+        if not errors:
+            return sampled
+        sampled = sampled or Sampled.nothing(self.device)
+        return replace(sampled, errors={**sampled.errors, **errors})
 
     def _run(self, plan: StepPlan) -> Sampled | None:
         self._sampler.mask(plan.masks)
@@ -105,7 +141,8 @@ class ModelRunner:
                 step.logits[:num_sampled], step.tokens[:num_sampled], layout.host_slots
             )
         self._num_launched[kind] += 1
-        packed = HostBuffer(layout.shape, self.device).pack(layout, self._mirror)
+        memory = host_memory(layout.shape.num_bytes, self.device)
+        packed = HostBuffer(layout.shape, memory).pack(layout, self._mirror)
         inputs = unpack(packed.to(self.device, non_blocking=True), layout.shape)
         scores = None
         if questions is None:
@@ -120,23 +157,42 @@ class ModelRunner:
         end_step(self._last_token, inputs.sample_slots, sampled.tokens)
         return sampled if scores is None else replace(sampled, prompt_scores=scores)
 
+    @torch.inference_mode()
+    def refile(self, plan: StepPlan) -> None:
+        """Bring the block tables up to date with a plan whose run broke off before or after it did so."""
+        index, values = self._mirror.entries([row.slot for row in plan.rows])
+        self._block_tables.view(-1)[torch.tensor(index, device=self.device)] = torch.tensor(
+            values, dtype=torch.int32, device=self.device
+        )
+
     def graph_counts(self) -> GraphCounts:
         """How plans reached the device."""
         return GraphCounts(dict(self._num_replayed), dict(self._num_launched))
 
-    def _whole_step(self, inputs: StepArrays, logits: Tensor | None) -> tuple[Tensor, Tensor]:
+    def _whole_step(self, inputs: StepArrays) -> tuple[Tensor, Tensor]:
         """A step without a host decision, for a graph: (logits, tokens) of all rows that may be sampled."""
         max_seq_len = self._block_tables.shape[1] * self._mirror.block_size
-        logits = self._forward(inputs, max_seq_len, logits)
+        logits = self._forward(inputs, max_seq_len)
         tokens = self._sampler.choose_on_gpu(
             logits, inputs.sample_slots, inputs.sample_positions, changes=True, filters=True
         )
         end_step(self._last_token, inputs.sample_slots, tokens)
         return logits, tokens
 
-    def _forward(self, inputs: StepArrays, max_seq_len: int, logits: Tensor | None = None) -> Tensor:
-        """Bring the block tables up to date and run the decoder: [S, vocab_size], in `logits` if given."""
-        return self._model.forward(self._batch(inputs, max_seq_len), self._kv.layers, logits)
+    def _outlined_step(self, inputs: StepArrays) -> tuple[Tensor, Tensor]:
+        """Launches every kernel of `_whole_step`, few of them twice; what it gives is worth nothing."""
+        whole, pages = self._model, self._pages
+        self._model = whole.outline()
+        self._pages = pages[: self._model.num_layers]
+        try:
+            return self._whole_step(inputs)
+        finally:
+            self._model, self._pages = whole, pages
+
+    def _forward(self, inputs: StepArrays, max_seq_len: int) -> Tensor:
+        """Bring the block tables up to date and run the decoder: [S, vocab_size]."""
+        out = None if self._logits is None else self._logits[: len(inputs.sample_slots)]
+        return self._model.forward(self._batch(inputs, max_seq_len), self._pages, out)
 
     def _forward_asked(
         self, inputs: StepArrays, max_seq_len: int, questions: PromptQuestions
@@ -152,11 +208,12 @@ class ModelRunner:
             last_slots=torch.cat([inputs.sample_slots, slots]),
             last_lens=torch.cat([inputs.sample_positions, lens]),
         )
-        hidden = self._model.hidden(batch, self._kv.layers)
+        hidden = self._model.hidden(batch, self._pages)
         num_sampled = len(inputs.last_tokens)
         # First of all, so that no other logits take memory meanwhile.
         scores = questions.answer(hidden[num_sampled:], self._model.logits, self.num_slots)
-        return self._model.logits(hidden[:num_sampled]), scores
+        out = None if self._logits is None else self._logits[:num_sampled]
+        return self._model.logits(hidden[:num_sampled], out), scores
 
     def _batch(self, inputs: StepArrays, max_seq_len: int) -> ForwardBatch:
         """The step as the decoder takes it, once the block tables are up to date."""

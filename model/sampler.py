@@ -5,6 +5,7 @@ Knows slots and which stages their rows need; the arithmetic is in ops/. Does no
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -15,8 +16,8 @@ from torch import Tensor
 
 from ..ops import sampling
 from ..ops.sampling import Column
-from .plan import SlotStart, TokenLogprobs, TokenMasks
-from .prompt_scores import LogprobTensors, PromptScores
+from .plan import DeviceFullError, SlotStart, TokenLogprobs, TokenMasks
+from .prompt_scores import MAX_PIECE_ROWS, LogprobTensors, PromptScores
 from .sampling_state import SamplingState, Stage
 
 _NARROWS = Stage.FILTER | Stage.MIN_P
@@ -29,7 +30,8 @@ class Sampled:
     """What one step chose.
 
     tokens: [S] int32 on the device, INVALID_TOKEN where the largest logit is not finite.
-    logprobs: None if no row asked.   logprob_rows, num_top: [L] on the host, who asked and for how many.
+    logprobs: None if no row asked, or if they did not fit into memory.
+     logprob_rows, num_top: [L] on the host, who asked and for how many.
     slots: [S] on the host, whose the tokens are.
     prompt_scores: what was asked of prompts; None if nothing.
     errors: see StepResult; only what is known when the step is launched.
@@ -109,8 +111,14 @@ class Sampler:
     ) -> Sampled:
         rows = np.flatnonzero(stages & Stage.LOGPROBS)
         num_top = self.state.num_logprobs[np.asarray(host_slots, np.int64)[rows]]
-        logprobs = self._logprobs(logits, tokens, rows, num_top) if len(rows) else None
-        return Sampled(tokens.to(torch.int32), logprobs, rows, num_top, host_slots)
+        logprobs = self._logprobs_within_memory(logits, tokens, rows, num_top) if len(rows) else None
+        errors: dict[int, Exception] = {}
+        if logprobs is None and len(rows):
+            error = DeviceFullError(
+                "the device ran out of memory at this request: its log-probabilities did not fit"
+            )
+            errors = {host_slots[row]: error for row in rows.tolist()}
+        return Sampled(tokens.to(torch.int32), logprobs, rows, num_top, host_slots, errors=errors)
 
     def choose_on_gpu(
         self, logits: Tensor, slots: Tensor, positions: Tensor, changes: bool, filters: bool
@@ -217,9 +225,29 @@ class Sampler:
         keys = sampling.draw_keys(seeds, positions)
         return sampling.choose(logits, keys, floats[:, Column.TEMPERATURE], filters)
 
-    def _logprobs(
+    def _logprobs_within_memory(
         self, logits: Tensor, tokens: Tensor, host_rows: NDArray[np.int64], num_top: NDArray[np.int64]
+    ) -> LogprobTensors | None:
+        """None if not even one row's fit. The tokens are chosen and counted: the step cannot run again."""
+        for max_rows in (MAX_PIECE_ROWS, 1):
+            with contextlib.suppress(torch.OutOfMemoryError):
+                return self._logprobs(logits, tokens, host_rows, num_top, max_rows)
+            if logits.is_cuda:
+                torch.cuda.empty_cache()
+        return None
+
+    def _logprobs(
+        self,
+        logits: Tensor,
+        tokens: Tensor,
+        host_rows: NDArray[np.int64],
+        num_top: NDArray[np.int64],
+        max_rows: int,
     ) -> LogprobTensors:
         rows = torch.from_numpy(host_rows).to(logits.device)
         count = min(int(num_top.max()), logits.shape[1])
-        return LogprobTensors(*sampling.log_probabilities(logits.index_select(0, rows), tokens[rows], count))
+        pieces = [
+            sampling.log_probabilities(logits.index_select(0, part), tokens[part], count)
+            for part in rows.split(max_rows)  # in float32, all rows at once would take gigabytes
+        ]
+        return LogprobTensors(*map(torch.cat, zip(*pieces, strict=True)))

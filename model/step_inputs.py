@@ -127,6 +127,16 @@ class BlockTableMirror:
                 values += blocks
         return index, values
 
+    def entries(self, slots: Iterable[int]) -> tuple[list[int], list[int]]:
+        """Flat positions and ids of all blocks of these slots."""
+        index: list[int] = []
+        values: list[int] = []
+        for slot in slots:
+            begin, num_blocks = slot * self.tables.shape[1], self._num_blocks[slot]
+            index += range(begin, begin + num_blocks)
+            values += self.tables[slot, :num_blocks].tolist()
+        return index, values
+
 
 HostArray = NDArray[np.int32] | NDArray[np.int64]
 
@@ -204,11 +214,16 @@ def _token_ids(
     return token_ids
 
 
-class HostBuffer:
-    """Memory in which a step of one shape is packed; pinned, so that a GPU copies it by itself."""
+def host_memory(num_bytes: int, device: torch.device) -> Tensor:
+    """[num_bytes] uint8, to pack steps in; pinned, so that a GPU copies it by itself."""
+    return torch.empty(num_bytes, dtype=torch.uint8, pin_memory=device.type == "cuda")
 
-    def __init__(self, shape: StepShape, device: torch.device) -> None:
-        self.tensor = torch.empty(shape.num_bytes, dtype=torch.uint8, pin_memory=device.type == "cuda")
+
+class HostBuffer:
+    """Where a step of one shape is packed: the beginning of `memory`, which has room for it."""
+
+    def __init__(self, shape: StepShape, memory: Tensor) -> None:
+        self.tensor = memory[: shape.num_bytes]
         self._shape = shape
         views = unpack(self.tensor, shape)._asdict().items()
         self._views = [(name, view.numpy()) for name, view in views if len(view)]

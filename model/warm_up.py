@@ -17,17 +17,16 @@ _SMALL_CHUNK = 2
 def warm_up(
     runner: ModelRunner, *, max_tokens: int, max_length: int, block_size: int, num_slots: int
 ) -> None:
-    """Run a small chunk and a large one, alone and beside a decode, on the first blocks and two slots.
+    """Run a small chunk and a large one, alone and beside a decode, on block 0 and two slots.
 
-    max_tokens: of one step.   max_length: tokens of one sequence, and at most what the pool holds.
+    max_tokens: of one step.   max_length: tokens of one sequence.
     Nothing is left behind that a new owner of the slots and blocks would see.
     """
     largest = max(1, min(max_tokens - 1, max_length - 1))
     for length in sorted({min(_SMALL_CHUNK, largest), largest}):
-        chunk = SequenceSlice(0, 0, length, [0] * length, range(-(-length // block_size)), True)
+        chunk = SequenceSlice(0, 0, length, [0] * length, [0] * -(-length // block_size), True)
         runner.run(StepPlan((chunk,), (_start(0),)))
         if num_slots > 1:
-            # Both write the same key and value to block 0, so a pool of one block will do.
             decode = SequenceSlice(1, 0, 1, [0], [0], True)
             runner.run(StepPlan((decode, chunk), (_start(0), _start(1))))
     torch.cuda.synchronize(runner.device)

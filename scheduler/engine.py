@@ -207,6 +207,10 @@ class Engine:
             stuck = self._scheduler.request_ids()
             assert not stuck, f"nothing is in flight and nothing can be planned for {stuck}"
         self._wake.clear()
+        while self._executor.tend():
+            await asyncio.sleep(0)  # a request that has come meanwhile is seen
+            if self._wake.is_set():
+                return
         await self._wake.wait()
 
     def _fail_all(self, error: str) -> None:

@@ -18,7 +18,7 @@ from ..cache.block_pool import BlockPool
 from ..cache.block_table import BlockTable
 from ..cache.config import CacheConfig
 from ..cache.prefix_cache import PrefixCache
-from ..model.plan import INVALID_TOKEN, StepPlan, StepResult, TokenLogprobs
+from ..model.plan import INVALID_TOKEN, DeviceFullError, StepPlan, StepResult, TokenLogprobs
 from .cause import OUR_FAULT
 from .config import SchedulerConfig
 from .constraint import Constraint, prepare_masks
@@ -159,7 +159,8 @@ class Scheduler:
         request_id = sequence.request_id
         fields = {"engine_id": request_id}
         log.error("request %s failed", request_id, exc_info=error, extra={"fields": fields})
-        return self._finish(sequence, Ending(FinishReason.ERROR, error=OUR_FAULT))
+        cause = str(error) if isinstance(error, DeviceFullError) else OUR_FAULT
+        return self._finish(sequence, Ending(FinishReason.ERROR, error=cause))
 
     # Filing a step.
 

@@ -24,7 +24,7 @@ def kernels_compiled(with_graphs: bool, cache: str) -> tuple[list[str], list[str
     late: list[str] = []
     knobs.compilation.listener = lambda *, src, cache_hit, **_: None if cache_hit else late.append(src.name)
     runner = make_runner(num_slots=num_slots, num_blocks=512, device=torch.device("cuda", 0))
-    runner.compile_kernels()
+    runner.compile_kernels().wait()
     compiled.clear()
     warm_up(runner, max_tokens=256, max_length=MAX_LENGTH, block_size=BLOCK_SIZE, num_slots=num_slots)
     if with_graphs:

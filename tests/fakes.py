@@ -97,6 +97,10 @@ class FakeExecutor:
         """As if there were no graphs."""
         return GraphCounts({"decode": 0, "mixed": 0}, {"decode": 0, "mixed": len(self.plans)})
 
+    def tend(self) -> bool:
+        """Nothing can wait."""
+        return False
+
     def close(self) -> None:
         """No more launches."""
         self.closed = True

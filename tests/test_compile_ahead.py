@@ -30,11 +30,13 @@ class SomewhereElse:
 
 driver.set_active(SomewhereElse())
 for dtype in (torch.float32, torch.bfloat16):
-    with kernels_compiled_ahead(2) as variants:
+    with kernels_compiled_ahead(num_workers=2) as ahead:
         for _ in range(3):
             launch_rms_norm(torch.zeros(4, 64, dtype=dtype), torch.zeros(64, dtype=dtype), 1e-6)
             launch_silu_mul(torch.zeros(4, 64, dtype=dtype))
-    print(*(variant.name for variant in variants), all(variant.is_cached() for variant in variants))
+    ahead.wait()
+    found = ahead.variants
+    print(*(variant.name for variant in found), all(variant.is_cached() for variant in found))
 """
 
 

@@ -255,3 +255,22 @@ def test_bfloat16_stays_near_float32(tmp_path: Path) -> None:
     assert logits.dtype == torch.bfloat16
     error = (logits.float() - expected).abs().mean() / expected.std()
     assert error < 0.05
+
+
+def test_an_outline_has_one_layer_of_each_kind_and_the_last() -> None:
+    fields: dict[str, Any] = {
+        "architectures": ["Qwen2ForCausalLM"],
+        "vocab_size": 60,
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_hidden_layers": 8,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 64,
+    }
+    windowed = fields | {"use_sliding_window": True, "sliding_window": 6, "max_window_layers": 5}
+    for config, kept in ((fields, [0, 7]), (windowed, [0, 5, 7]), (fields | {"num_hidden_layers": 1}, [0])):
+        model = DecoderLM(ModelConfig.from_hf(config), torch.float32, torch.device("meta"))
+        outline = model.outline()
+        assert outline._layers == [model._layers[i] for i in kept]
+        assert outline.num_layers == len(kept) and model.num_layers == config["num_hidden_layers"]

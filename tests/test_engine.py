@@ -78,6 +78,39 @@ def test_an_idle_engine_sleeps_and_a_request_wakes_it(monkeypatch: pytest.Monkey
     asyncio.run(main())
 
 
+def test_what_can_wait_is_done_while_nothing_runs_and_stops_for_a_request(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def main() -> None:
+        async with serving() as served:
+            in_flight: list[int] = []
+            left = 10_000_000
+
+            def tend() -> bool:
+                nonlocal left
+                left -= 1
+                in_flight.append(served.engine.load()[0])
+                return left > 0
+
+            monkeypatch.setattr(served.executor, "tend", tend)
+            for _ in range(3):
+                await asyncio.sleep(0.01)
+                before = len(in_flight)
+                request_id = served.add([1, 2, 3], 20)
+                await served.ended(request_id)
+                served.check(request_id)
+                await asyncio.sleep(0.01)
+                assert len(in_flight) > before
+            assert set(in_flight) == {0}
+            left = 1
+            await asyncio.sleep(0.01)
+            done = len(in_flight)
+            await asyncio.sleep(0.02)
+            assert len(in_flight) == done, "an engine with nothing to tend sleeps"
+
+    asyncio.run(main())
+
+
 def test_an_abort_is_heard_at_once_and_nothing_after_it() -> None:
     async def main() -> None:
         async with serving(latency_s=0.01) as served:

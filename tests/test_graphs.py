@@ -10,12 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from runner_harness import BLOCK_SIZE, VOCAB_SIZE, PlanMaker, make_runner
 
-from octavo.model.graphs import MAX_CHUNKS, decode_sizes, mixed_shapes
+from octavo.model.graphs import decode_shapes, decode_sizes, first_shapes, max_chunks, mixed_shapes
 from octavo.model.plan import GraphCounts, SequenceSlice, StepPlan
 from octavo.model.runner import ModelRunner
 
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-LARGEST = 1024
+LARGEST = 2048
 
 
 @given(st.integers(1, 3000))
@@ -38,12 +38,18 @@ def test_mixed_graphs_are_ordered_and_hold_what_their_tokens_may_bring(
     shapes = mixed_shapes(max_num_seqs, max_num_tokens, block_size)
     assert shapes == sorted(set(shapes))
     for shape in shapes:
-        assert shape.num_tokens <= min(max_num_tokens, 2048)
-        assert 0 < shape.num_chunks <= min(MAX_CHUNKS, shape.num_decodes)
+        assert shape.num_tokens <= min(max_num_tokens, 8192)
+        assert 0 < shape.num_chunks <= min(max_chunks(shape.num_tokens), shape.num_decodes)
         assert shape.num_decodes == shape.num_sampled <= min(max_num_seqs, shape.num_tokens)
         assert shape.num_updates >= shape.num_decodes + shape.num_tokens // block_size
     if max_num_tokens >= 64:
         assert shapes
+    decodes = decode_shapes(max_num_seqs)
+    first = first_shapes(decodes, shapes)
+    for shape in decodes:
+        assert any(other.holds(shape) and other.num_tokens <= 2 * shape.num_tokens for other in first)
+    for shape in shapes:
+        assert any(other.holds(shape) and other.num_tokens == shape.num_tokens for other in first)
 
 
 def cuda_runner(num_slots: int) -> ModelRunner:
@@ -78,6 +84,21 @@ def test_replayed_steps_give_the_tokens_of_launched_ones(batch: int) -> None:
     counts = replayed.graph_counts()
     assert sum(counts.replayed.values()) == batch + 12 and not any(counts.launched.values())
     assert counts.replayed["decode"] >= 12
+
+
+@needs_gpu
+@pytest.mark.parametrize("captured", ["a few", "those that were missed", "all"])
+def test_tokens_do_not_depend_on_which_graphs_there_are_yet(captured: str) -> None:
+    launched, replayed = cuda_runner(40), cuda_runner(40)
+    replayed.capture_graphs(128)
+    if captured != "a few":
+        tokens_of(replayed, 33, 12)
+    while captured == "all" and replayed.capture_more():
+        pass
+    for batch in (3, 13, 33, 39):
+        assert tokens_of(replayed, batch, 4) == tokens_of(launched, batch, 4)
+    assert not any(replayed.graph_counts().launched.values())
+    assert replayed.capture_more() == (captured != "all")
 
 
 def mixed_tokens_of(runner: ModelRunner, num_slots: int) -> list[list[int]]:

@@ -45,7 +45,7 @@ def free_port() -> int:
 def launcher(fail_at_step: int | None = None) -> Callable[[EngineConfig], Any]:
     """A launch of the real engine on a fake device, a token every `STEP_S`."""
 
-    async def launch(config: EngineConfig, rates: object = None) -> Launched:
+    async def launch(config: EngineConfig, *others: object) -> Launched:
         cache = CacheConfig(num_blocks=200, block_size=16)
         executor = FakeExecutor(
             ToyModel(vocab_size=256),
@@ -233,7 +233,7 @@ def test_an_idle_server_stops_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_ctrl_c_is_heard_while_the_model_loads(monkeypatch: pytest.MonkeyPatch) -> None:
-    async def load_for_long(config: EngineConfig, rates: object = None) -> Launched:
+    async def load_for_long(config: EngineConfig, *others: object) -> Launched:
         time.sleep(20)
         raise AssertionError("the load went on")
 

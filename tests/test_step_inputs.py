@@ -20,6 +20,7 @@ from octavo.model.step_inputs import (
     HostBuffer,
     StepArrays,
     StepShape,
+    host_memory,
     lay_out,
     unpack,
 )
@@ -106,6 +107,10 @@ PADDING: dict[str, int] = dict.fromkeys(StepArrays._fields, 0) | {
 }
 
 
+def buffer(shape: StepShape) -> HostBuffer:
+    return HostBuffer(shape, host_memory(shape.num_bytes, CPU))
+
+
 @given(plans(), st.lists(st.integers(0, 5), min_size=5, max_size=5))
 @settings(max_examples=150, deadline=None)
 def test_every_array_of_every_step_is_what_the_plan_says(steps: list[StepPlan], padding: list[int]) -> None:
@@ -116,7 +121,7 @@ def test_every_array_of_every_step_is_what_the_plan_says(steps: list[StepPlan], 
         layout = lay_out(plan, mirror)
         expected = expected_arrays(plan, tables)
         shape = StepShape(*(have + more for have, more in zip(layout.shape, padding, strict=True)))
-        arrays = unpack(HostBuffer(shape, CPU).pack(layout, mirror), shape)
+        arrays = unpack(buffer(shape).pack(layout, mirror), shape)
         num_tokens = len(expected["token_ids"])
         for name, view in arrays._asdict().items():
             pad = num_tokens if name == "chunk_starts" else PADDING[name]
@@ -179,7 +184,7 @@ def test_every_field_begins_on_16_bytes_and_none_shares_a_byte(
 def test_a_buffer_is_packed_anew_without_a_trace_of_the_step_before() -> None:
     mirror = BlockTableMirror(NUM_SLOTS, MAX_BLOCKS, BLOCK_SIZE)
     shape = StepShape(8, 4, 4, 4, 4)
-    host, fresh = HostBuffer(shape, CPU), HostBuffer(shape, CPU)
+    host, fresh = buffer(shape), buffer(shape)
     host.pack(lay_out(StepPlan((SequenceSlice(0, 0, 8, [7] * 8, [3, 4], True),)), mirror), mirror)
     small = lay_out(StepPlan((SequenceSlice(2, 0, 1, [5], [9], True),)), mirror)
     reused, expected = host.pack(small, mirror), fresh.pack(small, mirror)
@@ -191,4 +196,4 @@ def test_a_step_larger_than_its_buffer_is_an_error_not_a_short_copy() -> None:
     mirror = BlockTableMirror(NUM_SLOTS, MAX_BLOCKS, BLOCK_SIZE)
     layout = lay_out(StepPlan((SequenceSlice(0, 0, 3, [1, 2, 3], [1], True),)), mirror)
     with pytest.raises(AssertionError, match="does not fit"):
-        HostBuffer(layout.shape._replace(num_tokens=2), CPU).pack(layout, mirror)
+        buffer(layout.shape._replace(num_tokens=2)).pack(layout, mirror)

@@ -78,7 +78,6 @@ async def serve(options: argparse.Namespace) -> int:
             edge=EdgeSettings(ssl_certfile=options.cert, ssl_keyfile=options.key),
         ),
         log_level="info",
-        memory_bytes={"weights": 3000, "KV cache": 5000, "total": 8000},
     )
     supervisor = Supervisor(setup, listener, options.frontends)
     executor = FakeExecutor(
@@ -106,7 +105,7 @@ async def serve(options: argparse.Namespace) -> int:
         max_silent_s=options.max_silent,
     )
     server.start()
-    supervisor.serve(server)
+    supervisor.serve(server, {"weights": 3000, "KV cache": 5000, "total": 8000})
     try:
         return await serve_until_signal(
             supervisor,
