@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 from array import array
 from collections import Counter
@@ -10,10 +9,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from simulate import Case, cases, run
 from simulation.engine import TOKEN
 from simulation.fleet import Figures
 from simulation.router import CacheAware, RoundRobin
+from simulation.served import ServedFigures
+from simulation.studies import STUDIES, Case, ServedCase, cases
 from simulation.trace import Trace
 
 from octavo.scheduler.request import Request
@@ -59,7 +59,7 @@ def test_the_router_follows_prefixes_until_a_replica_has_too_much() -> None:
 
 def figures(**changes: object) -> Figures:
     settings: dict[str, object] = {"study": "", "name": "", "num_requests": 300, "rate": 20.0} | changes
-    return run(Case(**settings), LENGTHS)  # type: ignore[arg-type]
+    return Case(**settings).run(LENGTHS)  # type: ignore[arg-type]
 
 
 def test_a_larger_pool_finds_more_and_routing_by_prefix_beats_turns() -> None:
@@ -71,10 +71,29 @@ def test_a_larger_pool_finds_more_and_routing_by_prefix_beats_turns() -> None:
     assert in_turn.num_requests == aware.num_requests == 300 and aware.num_refused == 0
 
 
-@pytest.mark.parametrize("study", ["pool", "chunks", "replicas", "million"])
+@pytest.mark.parametrize("study", STUDIES)
 def test_every_study_has_cases_that_can_run(study: str) -> None:
-    made = list(cases(study, argparse.Namespace(requests=80, shorten=8)))
+    made = list(cases(study, 80, 8))
     assert len({case.name for case in made}) == len(made)
-    last = made[-1]
-    result = run(replace(last, num_requests=40), LENGTHS)
+    result = replace(made[-1], num_requests=40).run(LENGTHS)
     assert result.tokens_per_s > 0 and result.ttft_p50_s > 0 and 0 < result.itl_p50_s <= result.itl_p99_s
+
+
+def served(**changes: object) -> ServedFigures:
+    settings: dict[str, object] = {"study": "", "name": "", "model": "qwen", "num_requests": 60} | changes
+    return ServedCase(**settings).run(LENGTHS)  # type: ignore[arg-type]
+
+
+def test_places_and_open_streams_bound_what_runs_at_once() -> None:
+    """The last to be let in waits for places; a client that holds itself back waits for none."""
+    many, few, patient = served(max_num_seqs=64), served(max_num_seqs=8), served(max_num_seqs=8, max_open=8)
+    assert 3 * many.ttft_p99_s < few.ttft_p99_s
+    assert patient.ttft_p99_s < 0.1 * few.ttft_p99_s
+    assert many.tokens_per_s > few.tokens_per_s == pytest.approx(patient.tokens_per_s, rel=0.1)
+
+
+def test_steps_padded_to_fewer_sizes_take_longer() -> None:
+    tight, loose = (
+        served(model="llama", graphs=sizes) for sizes in (tuple(range(64, 8193, 64)), (4096, 8192))
+    )
+    assert tight.tokens_per_s > 1.1 * loose.tokens_per_s

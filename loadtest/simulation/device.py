@@ -1,14 +1,16 @@
 """How long a device takes for a step: a formula with a few measured constants. Knows no scheduler, no clock.
 
-products     the larger of reading all weights once and computing on every token
+products     reading all weights once and computing on every token; the larger hides most of the other
 attention    KV that decode rows read, at the memory's speed; what prompt tokens attend to, at the kernel's
 the rest     norms, sampler, launches: a constant, larger for a step that carries prompt tokens
 """
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import hypot
 from operator import itemgetter
 
 from octavo.model.plan import SequenceSlice, StepPlan
@@ -24,7 +26,8 @@ class DeviceTimes:
     context_s: a decode row's attention for each token of its context.
     work_s: prompt attention for each pair of a token and one that it attends to.
     rest_s, mixed_s: everything else, in a step of decodes alone and in one with prompt tokens.
-    padding: a step with prompt tokens takes as long as the next multiple of it.
+    sizes: tokens of the steps with prompts that are prepared, ascending; others take as long as the next.
+    padding: beyond the last, as long as the next multiple of it.
     """
 
     weights_s: float
@@ -33,18 +36,24 @@ class DeviceTimes:
     work_s: float
     rest_s: float
     mixed_s: float
+    sizes: tuple[int, ...] = ()
     padding: int = 1
 
     def seconds(self, plan: StepPlan) -> float:
         """How long the step takes."""
         rows = plan.rows
         if rows[-1].length == 1:
-            products_s = max(self.weights_s, self.token_s * len(rows))
+            products_s = hypot(self.weights_s, self.token_s * len(rows))
             return float(products_s + self.rest_s + self.context_s * sum(map(_START, rows)))
         num_tokens, context, work = self._load(rows)
-        num_tokens = -(-num_tokens // self.padding) * self.padding
-        products_s = max(self.weights_s, self.token_s * num_tokens)
+        products_s = hypot(self.weights_s, self.token_s * self._padded(num_tokens))
         return products_s + self.mixed_s + self.context_s * context + self.work_s * work
+
+    def _padded(self, num_tokens: int) -> int:
+        index = bisect_left(self.sizes, num_tokens)
+        if index < len(self.sizes):
+            return self.sizes[index]
+        return -(-num_tokens // self.padding) * self.padding
 
     def _load(self, rows: Sequence[SequenceSlice]) -> tuple[int, int, float]:
         num_tokens = context = 0
@@ -59,22 +68,26 @@ class DeviceTimes:
 
 
 H100 = {
-    # Measured floors (products), 85 % of copy bandwidth for decode attention, 400 TFLOP/s for prompts'.
+    # Measured: products of one row and of many, decode attention of ragged batches, 400 TFLOP/s for prompts'.
     "qwen": DeviceTimes(
-        weights_s=1.47e-3,
+        weights_s=1.5e-3,
         token_s=4.0e-6,
-        context_s=28_672 / 2.55e12,
+        context_s=28_672 / 1.6e12,
         work_s=4 * 28 * 12 * 128 / 400e12,
-        rest_s=0.35e-3,
-        mixed_s=0.9e-3,
+        rest_s=0.45e-3,
+        mixed_s=0.6e-3,
     ),
     "llama": DeviceTimes(
         weights_s=5.55e-3,
         token_s=22.0e-6,
-        context_s=131_072 / 2.55e12,
+        context_s=131_072 / 2.45e12,
         work_s=4 * 32 * 32 * 128 / 400e12,
         rest_s=0.45e-3,
-        mixed_s=1.0e-3,
+        mixed_s=0.6e-3,
     ),
 }
 """One H100 80 GB: Qwen2.5-1.5B and Llama-3.1-8B, bf16."""
+GRAPHS = (64, 128, 192, 256, 320, 384, 512, 640, 768, 1024, 1280, 1536, 2048)
+"""Tokens of the steps with prompts that model/graphs.py captures."""
+FINER_GRAPHS = (*range(64, 512, 64), *range(512, 2049, 128))
+"""What products in tiles of 128 rows leave room for."""

@@ -7,8 +7,9 @@ what the scheduler and the cache do with it is theirs.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import islice
 
 from octavo.cache.config import CacheConfig
 from octavo.model.plan import StepPlan, StepResult
@@ -52,6 +53,17 @@ class SimulatedEngine:
             self.scheduler.add(request)
         while self._step():
             pass
+
+    def follow(self, requests: Iterator[Request], max_open: int) -> None:
+        """Serve requests, `max_open` at a time: as one ends, the next comes."""
+        for request in islice(requests, max_open):
+            self.scheduler.add(request)
+        num_open = max_open
+        while self._step():
+            ended = num_open - len(self.scheduler.request_ids())
+            for request in islice(requests, ended):
+                self.scheduler.add(replace(request, arrival_s=self.now_s))
+            num_open = len(self.scheduler.request_ids())
 
     def advance(self, until_s: float) -> None:
         """Let steps happen until the one under way at `until_s` has ended, or nothing is left to do."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from array import array
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
@@ -27,7 +26,7 @@ class Figures:
     """What a run showed. Times in seconds; rates per simulated second, of all replicas together.
 
     itl: between a replica's steps, weighted by the streams that got a token: what streams wait.
-    device_busy: share of the time until the last arrival that devices worked.   took_s: real time of the run.
+    device_busy: share of the time until the last arrival that devices worked.
     """
 
     num_requests: int
@@ -42,7 +41,6 @@ class Figures:
     preemptions: int
     device_busy: float
     simulated_s: float
-    took_s: float
 
     def as_json(self) -> dict[str, Any]:
         """For files."""
@@ -84,7 +82,6 @@ class Replica:
 
 def simulate(replicas: Sequence[Replica], router: Router, trace: Iterable[Request]) -> Figures:
     """Send the trace through, to the end of its last request."""
-    began = time.perf_counter()
     num_requests = num_refused = 0
     arrival_s = 0.0
     for request in trace:
@@ -117,7 +114,6 @@ def simulate(replicas: Sequence[Replica], router: Router, trace: Iterable[Reques
         preemptions=sum(r.engine.scheduler.counters.num_preemptions for r in replicas),
         device_busy=busy_s / (arrival_s * len(replicas)) if arrival_s else 1.0,
         simulated_s=end_s,
-        took_s=time.perf_counter() - began,
     )
 
 
