@@ -78,7 +78,7 @@ def test_two_long_prompts_and_many_short_ones_share() -> None:
 def test_shortest_first_does_not_starve_the_longest(
     share: float | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """For 12 s more short prompts come than the device can read; the eldest's share is what saves the long."""
+    """For 12 s more short prompts come than the device can read; its share is what saves the long one."""
     if share is not None:
         monkeypatch.setattr(policy, "ELDEST_SHARE", share)
     first = request("first", 30_000, 2, 0.5)
