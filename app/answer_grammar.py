@@ -8,17 +8,14 @@ and tool_stream.py read.
 from __future__ import annotations
 
 import json
-import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..model.grammar import JSON_WHITESPACE, Grammar, GrammarKind
+from .lark_text import SpecialId, json_rule, literal, marked_text, regex
 from .reasoning import ReasoningFormat
 from .tool_formats import ToolFormat
 from .tool_types import ToolUse
-
-SpecialId = Callable[[str], int | None]
-"""The id of the special token with this text, if there is one."""
 
 COMBINABLE = (GrammarKind.JSON, GrammarKind.CHOICE)
 """Kinds of grammars that can be part of another."""
@@ -30,8 +27,6 @@ _OWN_RULES = frozenset(
     ("additionalProperties", "unevaluatedProperties", "patternProperties", "$ref", "allOf", "anyOf", "oneOf")
 )
 _ANY: Mapping[str, Any] = {"type": "object"}
-_JSON_PIECES = re.compile(r'"[^"]*"|[{}\[\]:, ]|[^"{}\[\]:, ]+|"')
-_MARKERS = re.compile(r"(<[^<>\s]+>|\[/?[A-Z_]+\])")
 
 
 class AnswerGrammar:
@@ -70,7 +65,7 @@ class AnswerGrammar:
             return self._grammar(f"{marker}{run} | PROSE?")
         group = f"{self._text(form.before.removeprefix(opening))} {run} {self._text(form.after)}"
         if token is None:
-            marked = f"(?s:.*){_regex(opening)}"
+            marked = f"(?s:.*){regex(opening)}"
             self._rules["said[lazy]"] = f"/{marked}/"
             self._rules["TEXT"] = f"/(?s:.+)/ & ~/{marked}(?s:.*)/"
             return self._grammar(f"(said {group})* TEXT?")
@@ -85,7 +80,7 @@ class AnswerGrammar:
         self._rules["BREAK"] = r"/\n{1,4}/"
         token = self._special_id(thinking.closing)
         if token is None:
-            self._rules["thought[lazy]"] = f"/(?s:.*){_regex(thinking.closing)}/"
+            self._rules["thought[lazy]"] = f"/(?s:.*){regex(thinking.closing)}/"
         else:
             self._rules["THOUGHT"] = "/(?s:.+)/"
             self._rules["thought"] = f"THOUGHT? <[{token}]>"
@@ -96,14 +91,12 @@ class AnswerGrammar:
 
     def _answer(self, answer: Grammar) -> str:
         if answer.kind is GrammarKind.CHOICE:
-            self._rules["answer"] = " | ".join(_literal(text) for text in json.loads(answer.source))
+            self._rules["answer"] = " | ".join(literal(text) for text in json.loads(answer.source))
         else:
             assert answer.kind is GrammarKind.JSON, answer.kind
             schema = json.loads(answer.source)
             pattern = JSON_WHITESPACE if answer.whitespace is None else answer.whitespace
-            self._rules["answer"] = _json(
-                schema if isinstance(schema, dict) else {"anyOf": [schema]}, {"whitespace_pattern": pattern}
-            )
+            self._rules["answer"] = json_rule(schema, {"whitespace_pattern": pattern})
         return "answer"
 
     def _calls(self, use: ToolUse, form: ToolFormat) -> str:
@@ -114,20 +107,14 @@ class AnswerGrammar:
         """Calls in a row, with what the format puts between them."""
         for i, (tool, schema) in enumerate(zip(use.allowed, schemas, strict=True)):
             self._rules[f"call_{i}"] = f"{self._text(form.head(tool.name))} args_{i} {self._text(form.tail)}"
-            self._rules[f"args_{i}"] = _json(_closed(schema), _LIKE_PYTHON)
+            self._rules[f"args_{i}"] = json_rule(_closed(schema), _LIKE_PYTHON)
         self._rules["call"] = " | ".join(f"call_{i}" for i in range(len(schemas)))
         if form.single or not use.parallel:
             return "call"
         return f"call ({self._text(form.between)} call){{0,{_MAX_CALLS - 1}}}"
 
     def _text(self, text: str) -> str:
-        """`text`, special tokens in it as such."""
-        pieces = []
-        for piece in _MARKERS.split(text):
-            token = self._special_id(piece)
-            if piece:
-                pieces += _literals(piece) if token is None else [f"<[{token}]>"]
-        return " ".join(pieces)
+        return marked_text(text, self._special_id)
 
 
 def tools_complaint(message: str) -> str:
@@ -141,21 +128,3 @@ def _closed(schema: Mapping[str, Any]) -> Mapping[str, Any]:
     if "properties" not in schema or _OWN_RULES & schema.keys():
         return schema
     return {**schema, "additionalProperties": False}
-
-
-def _json(schema: Mapping[str, Any], spaces: Mapping[str, Any]) -> str:
-    return f"%json {json.dumps({**schema, 'x-guidance': spaces}, ensure_ascii=False)}"
-
-
-def _literals(text: str) -> list[str]:
-    """`text` in the pieces that JSON is read in: the beginning of a call may be that of another object."""
-    return [_literal(piece) for piece in _JSON_PIECES.findall(text)]
-
-
-def _literal(text: str) -> str:
-    return json.dumps(text, ensure_ascii=False)
-
-
-def _regex(text: str) -> str:
-    """`text` as a part of a regular expression between slashes."""
-    return re.sub(r"[^\w\s<>]", lambda match: f"\\{match[0]}", text)

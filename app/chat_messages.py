@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from msgspec import Struct
@@ -42,6 +42,16 @@ class _TextPart(Struct, kw_only=True):
     text: str
 
 
+class _RefusalPart(Struct, kw_only=True):
+    type: str
+    refusal: str
+
+    @property
+    def text(self) -> str:
+        """What was said in place of an answer."""
+        return self.refusal
+
+
 class _Call(Struct, kw_only=True):
     """index: the place that a call, put together from a stream, had there."""
 
@@ -54,6 +64,11 @@ class _Call(Struct, kw_only=True):
 class _Function(Struct, kw_only=True):
     name: str
     arguments: str = "{}"
+
+
+_Part = _TextPart | _RefusalPart
+_PARTS: Mapping[str, type[_Part]] = {"text": _TextPart}
+_ASSISTANT_PARTS: Mapping[str, type[_Part]] = {**_PARTS, "refusal": _RefusalPart}
 
 
 def read_messages(entries: Sequence[Any], ignored: list[str]) -> list[dict[str, Any]]:
@@ -73,12 +88,13 @@ def _read_message(entry: Any, path: str, ignored: list[str]) -> dict[str, Any]:
         rule = f"must be one of {', '.join(ROLES)}"
         raise RequestError(f"{path}.role {rule}, got {show(message.role)}", param=f"{path}.role")
     extras = _assistant_extras(message, path, ignored) if isinstance(message, _Assistant) else {}
-    if message.content is None and "tool_calls" not in extras:
+    if message.content is None and not extras and not (message.role == "assistant" and "content" in entry):
         name = f"{path}.content"
         raise RequestError(f"{name} is required", param=name, code="missing_required_parameter")
     # Open models are trained on "system"; "developer" is OpenAI's newer word for it.
     role = "system" if message.role == "developer" else message.role
-    content = "" if message.content is None else _read_content(message.content, path, ignored)
+    parts = _ASSISTANT_PARTS if role == "assistant" else _PARTS
+    content = "" if message.content is None else _read_content(message.content, parts, path, ignored)
     rendered: dict[str, Any] = {"role": role, "content": content}
     if message.name is not None:
         rendered["name"] = message.name
@@ -120,7 +136,9 @@ def _read_call(entry: Any, path: str, ignored: list[str]) -> dict[str, Any]:
     return {**({} if call.id is None else {"id": call.id}), "type": "function", "function": named}
 
 
-def _read_content(content: str | list[Any], message_path: str, ignored: list[str]) -> str:
+def _read_content(
+    content: str | list[Any], parts: Mapping[str, type[_Part]], message_path: str, ignored: list[str]
+) -> str:
     if isinstance(content, str):
         return content
     if not content:
@@ -130,10 +148,12 @@ def _read_content(content: str | list[Any], message_path: str, ignored: list[str
     for i, entry in enumerate(content):
         path = f"{message_path}.content[{i}]"
         kind = entry.get("type") if isinstance(entry, dict) else None
-        if isinstance(kind, str) and kind != "text":
-            message = f'{path}.type must be "text", got {show(kind)}'
+        if isinstance(kind, str) and kind not in parts:
+            rule = " or ".join(map(show, parts))
+            message = f"{path}.type must be {rule}, got {show(kind)}"
             raise RequestError(message, param=f"{path}.type", code="unsupported_value")
-        part = convert(entry, _TextPart, path)
-        ignored += check_fields(entry, _TextPart, _PART_REFUSED, path)
+        into = parts.get(kind, _TextPart) if isinstance(kind, str) else _TextPart
+        part = convert(entry, into, path)
+        ignored += check_fields(entry, into, _PART_REFUSED, path)
         texts.append(part.text)
     return "\n".join(texts)

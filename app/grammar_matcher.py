@@ -15,8 +15,10 @@ from numpy.typing import NDArray
 
 from ..model.grammar import JSON_WHITESPACE, Grammar, GrammarKind
 from ..scheduler.constraint import MaskRow
+from .lark_text import SpecialId
 from .mask_workers import MaskWorkers
 from .panics import PANICS_ARE_ERRORS
+from .structural_tag import structural_lark
 from .tokenizer import Tokenizer
 
 _LIMITS = LLParserLimits(
@@ -36,6 +38,7 @@ _IN_WORDS = {
     GrammarKind.REGEX: "regular expression",
     GrammarKind.CHOICE: "choice",
     GrammarKind.EBNF: "grammar",
+    GrammarKind.STRUCTURAL_TAG: "structural tag",
 }
 
 
@@ -80,14 +83,16 @@ class GrammarVocabulary:
             eos_token=sorted(eos_token_ids),
         )
         self._allocate = allocate
+        self._special_id = tokenizer.special_id
         self._pool = LLExecutor()
         self.workers: MaskWorkers[GrammarFollower] = MaskWorkers(self.compute)
 
     def compile(self, grammar: Grammar) -> CompiledGrammar:
         """May take seconds, and lets other threads run meanwhile. Raises GrammarError."""
         try:
+            lark = _lark(grammar, self._special_id)
             with PANICS_ARE_ERRORS:
-                matcher = LLMatcher(self._tokenizer, _lark(grammar), log_level=0, limits=_LIMITS)
+                matcher = LLMatcher(self._tokenizer, lark, log_level=0, limits=_LIMITS)
         except ValueError as error:
             raise GrammarError(grammar.kind, str(error)) from error
         words = np.zeros((1, self.num_words), np.int32)
@@ -104,8 +109,9 @@ class GrammarVocabulary:
     def compute(self, followers: Sequence[GrammarFollower]) -> None:
         """Give each its mask, computed in parallel and without the interpreter's lock. Never raises: a row
         without a mask would wait for ever, so who cannot have one fails, and alone."""
-        words = self._allocate(len(followers), self.num_words)
+        words = in_memory(len(followers), self.num_words)
         try:
+            words = self._allocate(len(followers), self.num_words)
             self._fill(followers, words)
         except Exception:  # of which none is known
             for row, follower in zip(words, followers, strict=True):
@@ -216,7 +222,7 @@ class _Tokens:
         return self._encode(text, False)
 
 
-def _lark(grammar: Grammar) -> str:
+def _lark(grammar: Grammar, special_id: SpecialId) -> str:
     """Raises ValueError."""
     match grammar.kind:
         case GrammarKind.JSON:
@@ -231,6 +237,8 @@ def _lark(grammar: Grammar) -> str:
             return LLMatcher.grammar_from_lark(f"start: {choices}")
         case GrammarKind.EBNF:
             return grammar_from("ebnf", grammar.source)
+        case GrammarKind.STRUCTURAL_TAG:
+            return LLMatcher.grammar_from_lark(structural_lark(grammar.source, special_id))
 
 
 def _bits(tokens: Sequence[int], num_words: int) -> Words:

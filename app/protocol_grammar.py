@@ -11,9 +11,10 @@ from ..model.grammar import Grammar, StructuredOutputsParams
 from .errors import RequestError
 from .validation import Refused, check_fields, show, without_nulls
 
-_TYPES = ("text", "json_object", "json_schema")
-# What vLLM has beside these: grammars by tag, and a choice among its own backends.
-_STRUCTURED_REFUSED: Refused = {"structural_tag": (), "disable_fallback": (False, True)}
+_TYPES = ("text", "json_object", "json_schema", "structural_tag")
+# What vLLM has beside these: a choice among its own backends.
+_STRUCTURED_REFUSED: Refused = {"disable_fallback": (False, True)}
+_STRUCTURAL = ("structures", "triggers", "format")
 
 
 class JsonSchema(Struct, kw_only=True):
@@ -27,10 +28,13 @@ class JsonSchema(Struct, kw_only=True):
 
 
 class ResponseFormat(Struct, kw_only=True):
-    """`response_format`, as in the OpenAI API."""
+    """`response_format`, as in the OpenAI API and, for structural_tag, as in vLLM: see StructuralTag."""
 
     type: str
     json_schema: JsonSchema | None = None
+    structures: list[Any] | None = None
+    triggers: list[str] | None = None
+    format: dict[str, Any] | None = None
 
 
 class StructuredOutputs(Struct, kw_only=True):
@@ -41,6 +45,7 @@ class StructuredOutputs(Struct, kw_only=True):
     choice: list[str] | None = None
     grammar: str | None = None
     json_object: bool | None = None
+    structural_tag: str | dict[str, Any] | None = None
     disable_any_whitespace: bool = False
     disable_additional_properties: bool = False
     whitespace_pattern: str | None = None
@@ -91,6 +96,17 @@ def _from_format(form: ResponseFormat) -> AskedGrammar:
     if form.type not in _TYPES:
         message = f"response_format.type must be one of {', '.join(_TYPES)}, got {show(form.type)}"
         raise RequestError(message, param="response_format.type", code="unsupported_value")
+    tag = {name: value for name in _STRUCTURAL if (value := getattr(form, name)) is not None}
+    if form.type == "structural_tag":
+        try:
+            asked = StructuredOutputsParams(structural_tag={"type": form.type, **tag})
+        except ValueError as error:
+            raise RequestError(f"response_format: {error}", param="response_format") from error
+        return AskedGrammar(asked.to_grammar(), "response_format")
+    for name in tag:
+        field = f"response_format.{name}"
+        message = f'{field} must be left out unless response_format.type is "structural_tag"'
+        raise RequestError(message, param=field)
     if form.type == "text":
         return AskedGrammar(None, "")
     if form.type == "json_object":

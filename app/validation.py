@@ -128,7 +128,9 @@ def _explain(complaint: str, value: Any, path: str) -> RequestError:
     if expected := _EXPECTED.search(complaint):
         kinds = [kind for kind in expected["types"].split(" | ") if kind != "null"]
         rule = " or ".join(_IN_WORDS.get(kind, kind) for kind in kinds)
-        message = f"{field or 'the request body'} must be {rule}, got {show(_at(value, below))}"
+        # Of a mapping's value, the mapping is shown: whoever wrote it sees which entry it is.
+        each = "made of entries that are each " if place and "[...]" in place["path"] else ""
+        message = f"{field or 'the request body'} must be {each}{rule}, got {show(_at(value, below))}"
         return RequestError(message, param=field or None, code="invalid_type")
     return RequestError(f"{field}: {complaint[: place.start()] if place else complaint}", param=field or None)
 

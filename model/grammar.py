@@ -14,7 +14,8 @@ MAX_SOURCE_BYTES = 128 << 10
 JSON_WHITESPACE = r"[\x20\x0A\x0D\x09]{1,40}"
 """Between two tokens of JSON. Bounded: a small model that may write blanks for ever does."""
 
-_KINDS = ("json", "regex", "choice", "grammar", "json_object")
+_KINDS = ("json", "regex", "choice", "grammar", "json_object", "structural_tag")
+_IN_WORDS = {"json": "a JSON schema", "structural_tag": "an object"}
 _ANY_OBJECT = '{"type": "object"}'
 
 
@@ -29,6 +30,8 @@ class GrammarKind(enum.StrEnum):
     """A JSON list of strings, one of which is the answer."""
     EBNF = "grammar"
     """Lark's grammar syntax, whose first rule is `start`, or GBNF, whose first rule is `root`."""
+    STRUCTURAL_TAG = "structural_tag"
+    """JSON that says which parts of a text keep to which form: vLLM's structural tags."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +55,7 @@ class Grammar:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StructuredOutputsParams:
-    """Exactly one of json, regex, choice, grammar and json_object; names as in vLLM.
+    """Exactly one of json, regex, choice, grammar, json_object and structural_tag; names as in vLLM.
 
     Raises ValueError, naming the field, the rule and the value.
     """
@@ -65,6 +68,8 @@ class StructuredOutputsParams:
     """In EBNF: Lark's syntax or GBNF."""
     json_object: bool | None = None
     """True: any JSON object."""
+    structural_tag: str | Mapping[str, Any] | None = None
+    """Which parts of the text keep to which form, as text or as an object; see app/structural_tag.py."""
     disable_any_whitespace: bool = False
     """JSON without any whitespace."""
     disable_additional_properties: bool = False
@@ -81,6 +86,8 @@ class StructuredOutputsParams:
         _require(self.json_object in (None, True), "json_object", "True or left out", self.json_object)
         schema = self.json is None or isinstance(self.json, str | Mapping)
         _require(schema, "json", "a JSON schema, as text or as an object", self.json)
+        tag = self.structural_tag is None or isinstance(self.structural_tag, str | Mapping)
+        _require(tag, "structural_tag", "an object, or one as text", self.structural_tag)
         _check_choice(self.choice)
         given = [name for name in _KINDS if getattr(self, name) is not None]
         if len(given) != 1:
@@ -108,8 +115,10 @@ class StructuredOutputsParams:
             return Grammar(GrammarKind.CHOICE, json.dumps(list(self.choice)))
         if self.grammar is not None:
             return Grammar(GrammarKind.EBNF, self.grammar)
+        if self.structural_tag is not None:
+            return Grammar(GrammarKind.STRUCTURAL_TAG, _as_json(self.structural_tag, "structural_tag"))
         whitespace = "" if self.disable_any_whitespace else self.whitespace_pattern
-        source = _ANY_OBJECT if self.json is None else _schema_text(self.json)
+        source = _ANY_OBJECT if self.json is None else _as_json(self.json, "json")
         if self.disable_additional_properties:
             source = json.dumps(_closed(json.loads(source)))
         return Grammar(GrammarKind.JSON, source, whitespace)
@@ -131,17 +140,17 @@ def _check_choice(choice: Sequence[str] | None) -> None:
         _require(bool(holds), "choice", "a list of at least one string, none of them empty", choice)
 
 
-def _schema_text(schema: str | Mapping[str, Any]) -> str:
-    if not isinstance(schema, str):
+def _as_json(value: str | Mapping[str, Any], field: str) -> str:
+    if not isinstance(value, str):
         try:
-            return json.dumps(schema)
+            return json.dumps(value)
         except (TypeError, ValueError, RecursionError) as error:
-            raise ValueError(f"json must be a JSON schema, but it is no JSON: {error}") from error
+            raise ValueError(f"{field} must be {_IN_WORDS[field]}, but it is no JSON: {error}") from error
     try:
-        json.loads(schema)
+        json.loads(value)
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"json must be a JSON schema, but it is no JSON: {error}") from error
-    return schema
+        raise ValueError(f"{field} must be {_IN_WORDS[field]}, but it is no JSON: {error}") from error
+    return value
 
 
 def _closed(schema: Any) -> Any:

@@ -151,9 +151,9 @@ class SamplingParams:
 
     def _check_stops(self) -> None:
         stop, ids = self.stop, self.stop_token_ids
-        _require(all(stop), "stop", "made of non-empty strings", stop)
+        _require(all(stop), "stop", "made of non-empty strings", list(stop))
         _require(self.detokenize or not stop, "stop", "empty when detokenize is off", stop)
-        _require(all(t >= 0 for t in ids), "stop_token_ids", "token ids, which are not negative", ids)
+        _require(all(t >= 0 for t in ids), "stop_token_ids", "token ids, which are not negative", list(ids))
         most = MAX_BIASES - _RESERVED_BIASES
         _require(len(ids) <= most, "stop_token_ids", f"at most {most} ids", len(ids))
         room, biases = most - len(ids), len(self.logit_bias or ())

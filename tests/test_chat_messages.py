@@ -64,6 +64,26 @@ def test_calls_and_their_results() -> None:
     assert ignored == []
 
 
+def test_what_an_assistant_said_comes_back_though_it_said_nothing() -> None:
+    """An answer that was cut off in its reasoning, or was empty, has no content."""
+    messages: list[Any] = [
+        {"role": "assistant", "content": None, "reasoning": "Hm."},
+        {"role": "assistant", "reasoning": "Hm."},
+        {"role": "assistant", "content": None, "refusal": None, "tool_calls": None},
+        {
+            "role": "assistant",
+            "content": [{"type": "refusal", "refusal": "No."}, {"type": "text", "text": "x"}],
+        },
+    ]
+    thought = {"role": "assistant", "content": "", "reasoning": "Hm.", "reasoning_content": "Hm."}
+    assert read_messages(messages, []) == [
+        thought,
+        thought,
+        {"role": "assistant", "content": ""},
+        {"role": "assistant", "content": "No.\nx"},
+    ]
+
+
 def called(call: Any) -> list[Any]:
     return [{"role": "assistant", "tool_calls": [call]}]
 
@@ -80,6 +100,17 @@ def called(call: Any) -> list[Any]:
         ([*HELLO, {"role": "user"}], "messages[1].content", "is required"),
         ([*HELLO, {"role": "user", "content": None}], "messages[1].content", "is required"),
         ([{"role": "assistant", "tool_calls": []}], "messages[0].content", "is required"),
+        ([{"role": "assistant"}], "messages[0].content", "is required"),
+        (
+            [{"role": "user", "content": [{"type": "refusal", "refusal": "x"}]}],
+            "messages[0].content[0].type",
+            'must be "text", got "refusal"',
+        ),
+        (
+            [{"role": "assistant", "content": [{"type": "image"}]}],
+            "messages[0].content[0].type",
+            'must be "text" or "refusal", got "image"',
+        ),
         ([{"role": "tool", "tool_call_id": "x"}], "messages[0].content", "is required"),
         ([{"role": "user", "content": 3}], "messages[0].content", "must be a string or a list, got 3"),
         ([{"role": "user", "content": []}], "messages[0].content", "at least one part"),

@@ -100,7 +100,18 @@ def test_unknown_fields_inside_are_named(read: Read) -> None:
         ({"response_format": "json"}, "response_format", WRONG_TYPE, "must be an object"),
         ({"response_format": {}}, "response_format.type", MISSING, "is required"),
         ({"response_format": {"type": "xml"}}, "response_format.type", UNSUPPORTED, "one of text"),
-        ({"response_format": {"type": "structural_tag"}}, "response_format.type", UNSUPPORTED, "must be"),
+        (
+            {"response_format": {"type": "json_object", "triggers": ["<"]}},
+            "response_format.triggers",
+            INVALID,
+            'must be left out unless response_format.type is "structural_tag"',
+        ),
+        (
+            {"response_format": {"type": "structural_tag", "format": {"x": "x" * MAX_SOURCE_BYTES}}},
+            "response_format",
+            INVALID,
+            "structural_tag must be at most 131072 bytes",
+        ),
         ({"response_format": {"type": "json_schema"}}, "response_format.json_schema", MISSING, "is required"),
         (form(name="n"), "response_format.json_schema.schema", MISSING, "is required"),
         (form(schema="{}"), "response_format.json_schema.schema", WRONG_TYPE, "must be an object"),
@@ -129,8 +140,8 @@ def test_unknown_fields_inside_are_named(read: Read) -> None:
         (
             {"structured_outputs": {"structural_tag": "x"}},
             "structured_outputs.structural_tag",
-            "unsupported_parameter",
-            "is not supported",
+            INVALID,
+            "structural_tag must be an object, but it is no JSON",
         ),
         (
             {"structured_outputs": {"regex": "a"}, "response_format": {"type": "json_object"}},

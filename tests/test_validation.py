@@ -67,7 +67,7 @@ def test_null_means_the_default() -> None:
         (
             {"inner": [{"text": "", "weights": {"a": "b"}}]},
             "inner[0].weights",
-            'inner[0].weights must be a number, got {"a":"b"}',
+            'inner[0].weights must be made of entries that are each a number, got {"a":"b"}',
         ),
     ],
 )
