@@ -28,6 +28,8 @@ SCHEMA = {"type": "object", "properties": {"a": {"type": "string"}}}
         ({"regex": "a+"}, Grammar(GrammarKind.REGEX, "a+")),
         ({"choice": ["é", 'a"b']}, Grammar(GrammarKind.CHOICE, json.dumps(["é", 'a"b']))),
         ({"grammar": 'start: "a"'}, Grammar(GrammarKind.EBNF, 'start: "a"')),
+        ({"structural_tag": {"format": {}}}, Grammar(GrammarKind.STRUCTURAL_TAG, '{"format": {}}')),
+        ({"structural_tag": "{}"}, Grammar(GrammarKind.STRUCTURAL_TAG, "{}")),
     ],
 )
 def test_each_kind_becomes_a_grammar(given: dict[str, Any], grammar: Grammar) -> None:
@@ -58,8 +60,13 @@ def test_additional_properties_can_be_closed_everywhere() -> None:
 @pytest.mark.parametrize(
     ("given", "complaint"),
     [
-        ({}, "exactly one of json, regex, choice, grammar, json_object must be given, got none"),
+        (
+            {},
+            "exactly one of json, regex, choice, grammar, json_object, structural_tag must be given, got none",
+        ),
         ({"regex": "a", "choice": ["b"]}, "exactly one of .* got regex, choice"),
+        ({"structural_tag": 3}, "structural_tag must be an object, or one as text, got 3"),
+        ({"structural_tag": "{"}, "structural_tag must be an object, but it is no JSON"),
         ({"regex": 3}, "regex must be a string, got 3"),
         ({"regex": "a" * (MAX_SOURCE_BYTES + 1)}, "regex must be at most 131072 bytes, got 131073"),
         ({"choice": "ab"}, "choice must be a list of at least one string, none of them empty, got 'ab'"),

@@ -76,6 +76,16 @@ def form(**json_schema: Any) -> dict[str, Any]:
             "structured_outputs.grammar",
         ),
         (
+            {"response_format": {"type": "structural_tag", "format": {"type": "any_text"}, "triggers": None}},
+            Grammar(GrammarKind.STRUCTURAL_TAG, '{"type": "structural_tag", "format": {"type": "any_text"}}'),
+            "response_format",
+        ),
+        (
+            {"structured_outputs": {"structural_tag": {"structures": [], "triggers": []}}},
+            Grammar(GrammarKind.STRUCTURAL_TAG, '{"structures": [], "triggers": []}'),
+            "structured_outputs.structural_tag",
+        ),
+        (
             {"structured_outputs": {"json": SCHEMA, "whitespace_pattern": " ?"}},
             Grammar(GrammarKind.JSON, json.dumps(SCHEMA), " ?"),
             "structured_outputs.json",
