@@ -23,7 +23,7 @@ from octavo.ops.rope_and_store import rope_and_store_reference
 from octavo.ops.rope_and_store_kernel import launch_rope_and_store
 from octavo.ops.step_memo import StepMemo
 from octavo.ops.thin_linear_kernel import launch_thin_linear
-from octavo.ops.tuning import DecodeTiles, PrefillTiles, ThinTiles
+from octavo.ops.tuning import MAX_SPLIT_PAIRS, DecodeTiles, PrefillTiles, ThinTiles
 
 BF16, CUDA = torch.bfloat16, "cuda"
 OPERAND_BYTES = 256 << 20
@@ -70,9 +70,13 @@ DECODE_SHAPES = [(batch, context) for context in (512, 4096) for batch in (1, 32
 PREFILL_SHAPES = {
     "1 x 1024": ([1024], [1024]),
     "1 x 4096": ([4096], [4096]),
+    "1 x 8192": ([8192], [8192]),
     "1 x 16384": ([16384], [16384]),
     "16 x 220": ([220] * 16, [220] * 16),
     "4 x 512 behind 4096": ([512] * 4, [4608] * 4),
+    "192 behind 100000": ([192], [100192]),
+    "352 behind 100000": ([352], [100352]),
+    "480 behind 30000": ([480], [30480]),
 }
 """Tokens of each row in the chunk, and in all."""
 TOKENS = (1, 256, 8192)
@@ -189,11 +193,14 @@ def prefill_cases(model: Model, block_size: int, sweep: bool) -> Iterator[Varian
             launch_prefill_attention, q, p.k, p.v, p.tables, p.slots, starts, p.seq_lens,
             scale=model.head_dim**-0.5,
         )  # fmt: skip
-        options = {"table": None} | {str(t): PrefillTiles(*t) for t in PREFILL_SWEEP if sweep}
+        counters = {"counters": torch.zeros(MAX_SPLIT_PAIRS, dtype=torch.int32, device=CUDA)}
+        options: dict[str, dict[str, Any]] = {"table": counters, "no splits": {}}
+        if sweep:
+            options |= {str(tiles): counters | {"tiles": PrefillTiles(*tiles)} for tiles in PREFILL_SWEEP}
         error = partial(p.error, q=q, query_starts=ends)
         yield [
-            (name, Case("prefill", shape, [partial(launch, tiles=tiles)], 0, num_flops, error))
-            for name, tiles in options.items()
+            (name, Case("prefill", shape, [partial(launch, **chosen)], 0, num_flops, error))
+            for name, chosen in options.items()
         ]
 
 

@@ -22,7 +22,8 @@ from .targets import WeightTarget
 class AttentionStep:
     """What all layers of a step share.
 
-    split_counters: see decode_attention; None on a CPU.   memo: what the layers' ops compute alike.
+    split_counters: see decode_attention and prefill_attention; None on a CPU.
+    memo: what the layers' ops compute alike.
     """
 
     batch: ForwardBatch
@@ -143,6 +144,7 @@ class Attention:
                 batch.chunk_lens,
                 scale=self._scale,
                 window=self._window,
+                counters=step.split_counters,
                 out=out,
                 memo=step.memo,
             )

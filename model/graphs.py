@@ -106,9 +106,10 @@ def varied_shapes(max_num_seqs: int, block_size: int) -> list[StepShape]:
     """A few steps that between them need every kernel variant that any step needs."""
     *decodes, largest = decode_shapes(max_num_seqs)
     sizes = {1, 2, 3, 8, 16, 32, 64, 128, 256, 512}
-    mixed = mixed_shapes(max_num_seqs, _LARGE_TOKENS, block_size)
+    # Small steps with chunks split prefixes, large ones do not: where, depends on the heads.
+    few, *mixed, many = mixed_shapes(max_num_seqs, _MIXED_TOKENS[-1], block_size)
     every_width = (shape for shape in mixed if shape.num_tokens == _LARGE_TOKENS)
-    return [*(shape for shape in decodes if shape.num_tokens in sizes), largest, *every_width]
+    return [*(shape for shape in decodes if shape.num_tokens in sizes), largest, few, *every_width, many]
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,6 @@ the program that finishes last or by a second kernel; both compute the same.
 
 from __future__ import annotations
 
-import functools
 import math
 
 import torch
@@ -16,7 +15,7 @@ import triton.language as tl
 from torch import Tensor
 
 from .dependent_launch import launch_options, wait_for_inputs
-from .paged_attention_kernel import attend_tile
+from .paged_attention_kernel import attend_tile, merge_splits, num_multiprocessors
 from .tuning import DecodeTiles, decode_splits, decode_tiles
 
 
@@ -35,42 +34,6 @@ def _split_bounds(
     even = tl.cdiv(tl.cdiv(seq_len - first, max_splits), BLOCK_N) * BLOCK_N
     split_size = tl.maximum(even, MIN_SPLIT)
     return first, split_size, tl.cdiv(seq_len - first, split_size)
-
-
-@triton.jit
-def _merge(
-    partials: tl.tensor,
-    lse: tl.tensor,
-    count: tl.tensor,
-    row: tl.tensor,
-    GROUP: tl.constexpr,
-    HEAD_DIM: tl.constexpr,
-    HEAD_PAD: tl.constexpr,
-) -> tl.tensor:
-    """`count` splits of a (sequence, KV head), partials [splits, GROUP, HEAD_DIM] and lse [splits, GROUP]."""
-    column = tl.arange(0, HEAD_PAD)
-    row_inside = row < GROUP
-    inside = row_inside[:, None] & (column < HEAD_DIM)[None, :]
-    maximum = tl.full(row.shape, float("-inf"), dtype=tl.float32)
-    for split in range(count):
-        maximum = tl.maximum(
-            maximum, tl.load(lse + split * GROUP + row, mask=row_inside, other=0.0, cache_modifier=".cg")
-        )
-    total = tl.zeros(row.shape, dtype=tl.float32)
-    merged = tl.zeros((row.shape[0], HEAD_PAD), dtype=tl.float32)
-    for split in tl.range(0, count, loop_unroll_factor=4):
-        here = split * GROUP + row
-        log = tl.load(lse + here, mask=row_inside, other=0.0, cache_modifier=".cg")
-        part = tl.load(
-            partials + here[:, None] * HEAD_DIM + column[None, :],
-            mask=inside,
-            other=0.0,
-            cache_modifier=".cg",
-        )
-        weight = tl.math.exp2(log - maximum)
-        total += weight
-        merged += weight[:, None] * part
-    return merged / total[:, None]
 
 
 @triton.jit
@@ -169,7 +132,7 @@ def _decode_kernel(
             tl.debug_barrier()
             arrived = tl.atomic_add(counters + pair, 1, sem="acq_rel")
             if arrived == num_splits - 1:
-                merged = _merge(own_partials, own_lse, num_splits, row, GROUP, HEAD_DIM, HEAD_PAD)
+                merged = merge_splits(own_partials, own_lse, num_splits, row, GROUP, HEAD_DIM, HEAD_PAD)
                 _store_heads(out, merged, first_head, row, GROUP, HEAD_DIM, HEAD_PAD)
                 tl.store(counters + pair, 0)
 
@@ -201,15 +164,10 @@ def _merge_kernel(
         pair = sequence.to(tl.int64) * NUM_KV_HEADS + head // GROUP
         row = head % GROUP + tl.arange(0, 1)
         own_partials = partials + pair * max_splits * (GROUP * HEAD_DIM)
-        merged = _merge(
+        merged = merge_splits(
             own_partials, lse + pair * max_splits * GROUP, num_splits, row, GROUP, HEAD_DIM, HEAD_PAD
         )
         _store_heads(out, merged, pair * GROUP, row, GROUP, HEAD_DIM, HEAD_PAD)
-
-
-@functools.cache
-def _num_sms(device: torch.device) -> int:
-    return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 1
 
 
 def launch_decode_attention(
@@ -239,7 +197,9 @@ def launch_decode_attention(
     assert out.is_contiguous(), "out must be contiguous"
     group, head_pad = num_heads // num_kv_heads, triton.next_power_of_2(head_dim)
     tiles = tiles or decode_tiles(head_pad, k_cache.element_size())
-    fitting = decode_splits(num_sequences, num_kv_heads, max_seq_len, tiles.min_split, _num_sms(q.device))
+    fitting = decode_splits(
+        num_sequences, num_kv_heads, max_seq_len, tiles.min_split, num_multiprocessors(q.device)
+    )
     splits = min(num_splits or fitting, -(-max_seq_len // tiles.min_split))
     size = num_sequences * num_heads * splits if splits > 1 else 0
     workspace = torch.empty(size * (head_dim + 1), dtype=torch.float32, device=q.device)

@@ -1,11 +1,14 @@
-"""What the attention kernels share: one tile of keys and values taken from pages into a running softmax.
+"""What the attention kernels share: keys and values taken from pages into a running softmax, and merging.
 
 The softmax is kept in base 2 and rescaled as its maximum grows (Milakov and Gimelshein, arXiv 1805.02867;
-Dao et al., arXiv 2205.14135). Knows nothing of splits or of which tiles are visited.
+Dao et al., arXiv 2205.14135). Knows nothing of who is split, and where.
 """
 
 from __future__ import annotations
 
+import functools
+
+import torch
 import triton
 import triton.language as tl
 
@@ -83,3 +86,96 @@ def attend_tile(
     v = tl.load(v_ptrs, mask=loaded, other=0.0) if partial else tl.load(v_ptrs)
     values = tl.dot(weights.to(v.dtype), v, values * rescale[:, None], input_precision="tf32x3")
     return values, denominator, new_maximum
+
+
+@triton.jit
+def attend_range(
+    queries: tl.tensor,
+    k_head: tl.tensor,
+    v_head: tl.tensor,
+    table: tl.tensor,
+    begin: tl.tensor,
+    full_begin: tl.tensor,
+    full_end: tl.tensor,
+    end: tl.tensor,
+    low: tl.tensor,
+    high: tl.tensor,
+    scale_log2e: tl.tensor,
+    HEAD_DIM: tl.constexpr,
+    HEAD_PAD: tl.constexpr,
+    BLOCK_SIZE: tl.constexpr,
+    BLOCK_STRIDE: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    WINDOWED: tl.constexpr,
+) -> tuple[tl.tensor, tl.tensor, tl.tensor]:
+    """Visit keys [begin, end), all but `end` multiples of BLOCK_N; as `attend_tile`, from a fresh softmax.
+
+    Every row sees keys [full_begin, full_end); of the others row i sees those from low[i] to high[i] < end.
+    """
+    values = tl.zeros((BLOCK_M, HEAD_PAD), dtype=tl.float32)
+    denominator = tl.zeros((BLOCK_M,), dtype=tl.float32)
+    maximum = tl.full((BLOCK_M,), float("-inf"), dtype=tl.float32)
+    if WINDOWED:
+        for start in tl.range(begin, tl.minimum(full_begin, end), BLOCK_N):
+            values, denominator, maximum = attend_tile(
+                queries, values, denominator, maximum, k_head, v_head, table, start, end, low, high,
+                scale_log2e, HEAD_DIM, HEAD_PAD, BLOCK_SIZE, BLOCK_STRIDE, BLOCK_N, True, True,
+            )  # fmt: skip
+    first_full = tl.multiple_of(tl.maximum(begin, full_begin), BLOCK_N)
+    for start in tl.range(first_full, full_end, BLOCK_N):
+        values, denominator, maximum = attend_tile(
+            queries, values, denominator, maximum, k_head, v_head, table, start, end, low, high,
+            scale_log2e, HEAD_DIM, HEAD_PAD, BLOCK_SIZE, BLOCK_STRIDE, BLOCK_N, False, False,
+        )  # fmt: skip
+    for start in tl.range(tl.maximum(first_full, full_end), end, BLOCK_N, num_stages=1):
+        values, denominator, maximum = attend_tile(
+            queries, values, denominator, maximum, k_head, v_head, table, start, end, low, high,
+            scale_log2e, HEAD_DIM, HEAD_PAD, BLOCK_SIZE, BLOCK_STRIDE, BLOCK_N, True, WINDOWED,
+        )  # fmt: skip
+    return values, denominator, maximum
+
+
+@triton.jit
+def merge_splits(
+    partials: tl.tensor,
+    lse: tl.tensor,
+    count: tl.tensor,
+    row: tl.tensor,
+    NUM_ROWS: tl.constexpr,
+    HEAD_DIM: tl.constexpr,
+    HEAD_PAD: tl.constexpr,
+) -> tl.tensor:
+    """Rows `row`, merged from `count` splits in their order.
+
+    partials [splits, NUM_ROWS, HEAD_DIM], lse [splits, NUM_ROWS]: float32, each split's softmax on its own.
+    """
+    column = tl.arange(0, HEAD_PAD)
+    row_inside = row < NUM_ROWS
+    inside = row_inside[:, None] & (column < HEAD_DIM)[None, :]
+    maximum = tl.full(row.shape, float("-inf"), dtype=tl.float32)
+    for split in range(count):
+        maximum = tl.maximum(
+            maximum, tl.load(lse + split * NUM_ROWS + row, mask=row_inside, other=0.0, cache_modifier=".cg")
+        )
+    total = tl.zeros(row.shape, dtype=tl.float32)
+    merged = tl.zeros((row.shape[0], HEAD_PAD), dtype=tl.float32)
+    for split in tl.range(0, count, loop_unroll_factor=4):
+        here = split * NUM_ROWS + row
+        log = tl.load(lse + here, mask=row_inside, other=0.0, cache_modifier=".cg")
+        part = tl.load(
+            partials + here[:, None] * HEAD_DIM + column[None, :],
+            mask=inside,
+            other=0.0,
+            cache_modifier=".cg",
+        )
+        weight = tl.math.exp2(log - maximum)
+        total += weight
+        merged += weight[:, None] * part
+    return merged / total[:, None]
+
+
+@functools.cache
+def num_multiprocessors(device: torch.device) -> int:
+    """Of a GPU; 1 for the interpreter's."""
+    return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 1

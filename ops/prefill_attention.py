@@ -108,6 +108,7 @@ def prefill_attention(
     *,
     scale: float,
     window: int | None = None,
+    counters: Tensor | None = None,
     out: Tensor | None = None,
     memo: StepMemo | None = None,
 ) -> Tensor:
@@ -119,6 +120,8 @@ def prefill_attention(
     query_starts: [R + 1] int32, row -> its first query in q, ascending.
     seq_lens: [R] int32, keys of the row, the chunk's own included; 0 for a padding row.
     window: a query at position p sees keys in (p - window, p].   memo: what the step's layers share.
+    counters: int32 zeros, left as zeros, with which long prefixes are split so that few queries fill a GPU;
+    as many partial results as there are counters are kept at most. None is without splits.
     Returns [T, Hq, d] in q's dtype, in `out` if given; where no row's query stands it is left as it is.
     """
     out = torch.empty_like(q) if out is None else out
@@ -135,7 +138,9 @@ def prefill_attention(
             seq_lens,
             scale=scale,
             window=window,
+            counters=counters,
             out=out,
+            memo=memo,
         )
     return prefill_attention_reference(
         q,

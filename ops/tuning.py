@@ -20,12 +20,16 @@ class DecodeTiles:
 
 @dataclass(frozen=True, slots=True)
 class PrefillTiles:
-    """block_m: query rows (tokens x heads of a group) per tile.   block_n: keys per tile."""
+    """block_m: query rows (tokens x heads of a group) per tile.   block_n: keys per tile.
+
+    min_split: keys that a split of a prefix holds at least.
+    """
 
     block_m: int
     block_n: int
     num_warps: int
     num_stages: int
+    min_split: int = 1024
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from octavo.ops.prefill_attention import prefill_attention
 from octavo.ops.prefill_attention_kernel import launch_prefill_attention
+from octavo.ops.prefill_plan_kernel import launch_split_plan
 from octavo.ops.step_memo import StepMemo
 from octavo.ops.tuning import PrefillTiles
 
@@ -21,6 +22,9 @@ RAGGED = [
     ([1, 40, 5, 33], [1, 70, 5, 100]),
     ([0, 7, 0, 64, 0], [0, 7, 0, 64, 0]),
 ]
+
+
+SPLIT_TILES = PrefillTiles(block_m=32, block_n=32, num_warps=4, num_stages=2, min_split=32)
 
 
 def starts(query_lens: list[int], device: torch.device) -> Tensor:
@@ -39,6 +43,17 @@ def run_kernel(q: Tensor, cache: PagedCache, query_lens: list[int], **options: o
         cache.seq_lens,
         **(arguments | options),
     )
+
+
+def plan(
+    query_lens: list[int], seq_lens: list[int], device: torch.device, **options: int
+) -> tuple[int, int, list[int], list[int]]:
+    """Keys of a split, splits in all, each row's first, each row's first place."""
+    arguments = dict(num_programs=132, num_places=528, num_kv_heads=8, tokens=32, block_n=64, min_split=1024)
+    lens = torch.tensor(seq_lens, dtype=torch.int32, device=device)
+    numbers = launch_split_plan(starts(query_lens, device), lens, **(arguments | options)).tolist()
+    num_rows = len(seq_lens)
+    return numbers[0], numbers[1], numbers[2 : 2 + num_rows], numbers[2 + num_rows :]
 
 
 def check(
@@ -119,6 +134,64 @@ def test_kernel_with_any_head_and_block(
     cache = PagedCache.random([77, 40], 1, head_dim, block_size, dtype, kernel_device)
     q = torch.randn(77 + 9, 3, head_dim, dtype=dtype, device=kernel_device)
     check(run_kernel(q, cache, [77, 9], tiles=None), q, cache, [77, 9])
+
+
+@pytest.mark.parametrize(
+    ("query_lens", "seq_lens", "group", "num_walkers"),
+    [
+        ([20], [150], 3, 13),
+        ([20], [150], 4, 13),
+        ([0, 7, 3, 40, 3], [0, 60, 3, 700, 300], 4, 13),
+        ([50], [900], 3, 8),
+    ],
+)
+def test_kernel_with_split_prefixes(
+    kernel_device: torch.device, query_lens: list[int], seq_lens: list[int], group: int, num_walkers: int
+) -> None:
+    cache = PagedCache.random(seq_lens, 2, 32, 16, torch.float32, kernel_device)
+    q = torch.randn(sum(query_lens), 2 * group, 32, device=kernel_device)
+    counters = torch.zeros(64, dtype=torch.int32, device=kernel_device)
+    shape = dict(num_kv_heads=2, tokens=32 // group, block_n=32, min_split=32)
+    options = dict(num_programs=num_walkers, num_places=4 * num_walkers) | shape
+    assert plan(query_lens, seq_lens, kernel_device, **options)[1] > 0
+    for _ in range(2):  # the second call finds the counters as the first left them
+        out = torch.full_like(q, float("nan"))
+        run_kernel(
+            q, cache, query_lens, out=out, counters=counters, tiles=SPLIT_TILES, num_walkers=num_walkers
+        )
+        check(out, q, cache, query_lens)
+
+
+def test_a_long_prefix_is_split_so_that_whole_waves_of_programs_take_it(kernel_device: torch.device) -> None:
+    # 6 tiles by 8 KV heads by 11 pieces are four times 132.
+    split, num_splits, _, _ = plan([192], [100_192], kernel_device)
+    assert split % 64 == 0 and 100_000 // split == 10 and num_splits == 48 * 10
+    # 11 by 8 by 3 are twice 132.
+    split, num_splits, _, _ = plan([352], [100_352], kernel_device)
+    assert 100_000 // split == 2 and num_splits == 88 * 2
+
+
+def test_what_fills_the_card_or_is_short_is_not_split(kernel_device: torch.device) -> None:
+    for query_lens, seq_lens in (
+        ([8192], [8192]),
+        ([220] * 16, [220] * 16),
+        ([8192], [108_192]),
+        ([50], [950]),
+    ):
+        split, num_splits, firsts, places = plan(query_lens, seq_lens, kernel_device)
+        assert num_splits == 0 and split > max(seq_lens) - query_lens[0]
+        assert firsts == places == [0] * len(seq_lens)
+
+
+def test_rows_have_splits_and_places_of_their_own(kernel_device: torch.device) -> None:
+    query_lens, seq_lens = [64, 220, 0, 30] + [10] * 70, [60_000, 220, 0, 30_030] + [10] * 69 + [20_010]
+    split, num_splits, firsts, places = plan(query_lens, seq_lens, kernel_device)
+    first, fourth, last = 59_936 // split, 30_000 // split, 20_000 // split
+    assert last >= 1
+    assert num_splits == 8 * (2 * first + fourth + last)
+    assert firsts == [0, *[16 * first] * 3, *[16 * first + 8 * fourth] * 70]
+    assert places[3] == 16 * (first + 1) and places[-1] == places[3] + 8 * (fourth + 1)
+    assert places[-1] + 8 * (last + 1) <= 528
 
 
 def test_more_query_heads_per_kv_head_than_rows_of_a_tile(kernel_device: torch.device) -> None:
