@@ -167,7 +167,7 @@ def _read_yaml(path: str) -> Mapping[str, Any]:
             content = yaml.safe_load(file)
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"--config must name a readable file, got {path!r} ({error})") from None
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # a date that is none, brackets in brackets
         raise UsageError(
             f"--config must name a YAML file, got {path!r} ({' '.join(str(error).split())})"
         ) from None

@@ -15,7 +15,7 @@ def read_json_object(path: Path) -> dict[str, Any]:
         value = json.loads(path.read_bytes())
     except OSError as error:
         raise StartupError(f"{path} cannot be read: {error.strerror}") from error
-    except ValueError as error:  # JSONDecodeError and UnicodeDecodeError
+    except (ValueError, RecursionError) as error:  # JSONDecodeError, UnicodeDecodeError, brackets in brackets
         raise StartupError(f"{path} is not valid JSON: {error}") from error
     if not isinstance(value, dict):
         raise StartupError(f"{path} must hold a JSON object, got {type(value).__name__}")

@@ -89,11 +89,20 @@ def _first_choices(lines: Iterable[bytes]) -> Generator[dict[str, Any]]:
     for line in lines:
         if not line.startswith(b"data: ") or line.strip() == b"data: [DONE]":
             continue  # an empty line, a comment, or the end
-        chunk = json.loads(line.removeprefix(b"data: "))
-        if "error" in chunk:
+        try:
+            chunk = json.loads(line.removeprefix(b"data: "))
+            error = chunk.get("error")
+            choices = chunk.get("choices", [])
+            choice = choices[0] if choices else {}
+            choice.get("delta", {}).get("content")
+        except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as broken:
+            raise OctavoError(
+                f"the server does not stream as the OpenAI API does: {line[:200]!r}"
+            ) from broken
+        if error is not None:
             raise OctavoError(_message(chunk))
-        if chunk["choices"]:
-            yield chunk["choices"][0]
+        if choices:
+            yield choice
 
 
 def _refusal(body: bytes) -> str:
