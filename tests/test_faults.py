@@ -6,6 +6,7 @@ What kills a front end or the engine at once, without a load, is in test_fronten
 from __future__ import annotations
 
 import os
+import resource
 import subprocess
 import sys
 import time
@@ -15,7 +16,7 @@ from pathlib import Path
 import httpx
 import pytest
 from fault_rounds import flood_body, kill_engine, kill_frontend, run_round
-from toy_server import ToyServer, toy_server
+from toy_server import ToyServer, alive, toy_server, wait_for
 
 
 @pytest.mark.parametrize("fault", [kill_frontend, kill_engine, flood_body], ids=lambda f: f.__name__)
@@ -42,6 +43,42 @@ def test_a_full_disk_under_the_log_stops_nobody(tmp_path: Path) -> None:
             [sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=full, timeout=60, text=True
         )
     assert ended.stdout == "alive\n"
+
+
+@pytest.mark.parametrize(
+    "how", ["the disk is full", "the file may not grow", "nobody reads the pipe any more"]
+)
+def test_a_server_whose_log_fails_serves_on(tmp_path: Path, how: str) -> None:
+    """Two front ends and an engine: requests, probes, a death and a drain, and not one line can be written."""
+    if how == "the disk is full" and not os.path.exists("/dev/full"):
+        pytest.skip("needs /dev/full")
+
+    def limit() -> None:
+        if how == "the file may not grow":
+            resource.setrlimit(resource.RLIMIT_FSIZE, (2048, 2048))
+
+    log = open(tmp_path / "log", "wb") if how == "the file may not grow" else open("/dev/full", "wb")  # noqa: SIM115
+    if how == "nobody reads the pipe any more":
+        log.close()
+        reading, writing = os.pipe()
+        os.close(reading)
+        log = open(writing, "wb")  # noqa: SIM115
+    with log, toy_server(tmp_path, log=log, before=limit) as server:
+        with httpx.Client(base_url=server.url, timeout=60) as http:
+            body = {"prompt": "hello", "max_tokens": 20}
+            for number in range(40):
+                stream = number % 2 == 0
+                answer = http.post("/v1/completions", json=body | {"stream": stream})
+                assert answer.status_code == 200
+                assert answer.text.endswith("[DONE]\n\n") if stream else answer.json()["choices"][0]["text"]
+            assert http.post("/v1/completions", content=b"nonsense").status_code == 400
+            assert http.get("/health").status_code == http.get("/readyz").status_code == 200
+            kill_frontend(server)  # whose end is logged, and another's start
+            wait_for(lambda: len(server.frontends()) == 2)
+        pids = [server.process.pid, *server.frontends()]
+        server.process.terminate()
+        assert server.end() == 0
+    wait_for(lambda: not any(map(alive, pids)))
 
 
 def test_a_clock_that_jumps_disturbs_no_stream(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

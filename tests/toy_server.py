@@ -18,6 +18,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import IO
 
 import uvloop
 from expected import expected_output
@@ -156,15 +157,25 @@ class ToyServer:
 
 
 @contextlib.contextmanager
-def toy_server(folder: Path, **flags: object) -> Iterator[ToyServer]:
-    """Start the program with `--name value` for each of `flags`; killed in the end, if it still runs."""
+def toy_server(
+    folder: Path,
+    *,
+    log: IO[bytes] | None = None,
+    before: Callable[[], None] | None = None,
+    **flags: object,
+) -> Iterator[ToyServer]:
+    """Start the program with `--name value` for each of `flags`; killed in the end, if it still runs.
+
+    log: where standard error goes, with standard output by default.   before: done in the new process first.
+    """
     write_tokenizer(folder)
     words = [word for name, value in flags.items() for word in (f"--{name.replace('_', '-')}", str(value))]
     process = subprocess.Popen(
         [sys.executable, __file__, str(folder), *words],
         stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
+        stderr=subprocess.STDOUT if log is None else log,
         text=True,
+        preexec_fn=before,
     )
     server = None
     try:
