@@ -49,7 +49,7 @@ def test_a_full_disk_under_the_log_stops_nobody(tmp_path: Path) -> None:
     "how", ["the disk is full", "the file may not grow", "nobody reads the pipe any more"]
 )
 def test_a_server_whose_log_fails_serves_on(tmp_path: Path, how: str) -> None:
-    """Two front ends and an engine: requests, probes, a death and a drain, and not one line can be written."""
+    """Two front ends and an engine: requests, probes, a death, a drain, and not one line can be written."""
     if how == "the disk is full" and not os.path.exists("/dev/full"):
         pytest.skip("needs /dev/full")
 
