@@ -57,9 +57,16 @@ def cuda_runner(num_slots: int) -> ModelRunner:
 
 
 def tokens_launched_ahead(runner: ModelRunner, steps: Sequence[StepPlan]) -> list[list[int]]:
-    """The tokens of all steps; none is read before the last is launched, only copied: a graph writes its own
-    over those of the replay before."""
-    copies = [sampled.tokens.clone() for step in steps if (sampled := runner.run(step)) is not None]
+    """The tokens of all steps, launched as the engine does, one ahead of the one that is waited for; a graph
+    writes its own over those of the replay before, so they are copied."""
+    copies, done = [], torch.cuda.Event()
+    for step in steps:
+        sampled = runner.run(step)
+        if sampled is not None:
+            copies.append(sampled.tokens.clone())
+        done.synchronize()  # of the step before; nothing yet at the first
+        done = torch.cuda.Event()
+        done.record()
     return [tokens.tolist() for tokens in copies]
 
 
