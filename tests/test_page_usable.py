@@ -138,6 +138,24 @@ def test_the_keyboard_reaches_everything_in_reading_order(tab: Tab) -> None:
     assert [each for each in met if each in wanted] == wanted, met
 
 
+def test_escape_closes_what_is_open_before_it_stops_an_answer(tab: Tab) -> None:
+    tab.resize(390, 844)
+    tab.click("#prompt")
+    tab.write("slow, and for long")
+    tab.press("Enter")
+    tab.wait(f"!{IDLE} && document.querySelector('{LAST}').innerText.length > 20")
+    for popover in ("settings", "chats"):
+        tab.click(f"[popovertarget={popover}]")
+        tab.wait(f"document.querySelector('#{popover}').matches(':popover-open')")
+        tab.press("Escape")
+        tab.wait(f"!document.querySelector('#{popover}').matches(':popover-open')")
+        assert not tab.evaluate(IDLE), "the answer goes on"
+    tab.click("#prompt")
+    tab.press("Escape")
+    tab.wait(IDLE)
+    assert "stopped" in tab.text(LAST)
+
+
 def test_the_theme_can_be_chosen_and_stays(tab: Tab) -> None:
     tab.prefer("light")
     paper = "getComputedStyle(document.body).backgroundColor"

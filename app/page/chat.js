@@ -74,7 +74,9 @@ export class ChatView {
       this.#send();
     });
     element("chat-view").addEventListener("keydown", (event) => {
-      if (event.key === "Escape" && !event.isComposing) this.answers.stop(this.chat);
+      // What is open on top of the chat is closed by it, and nothing else.
+      if (event.key !== "Escape" || event.isComposing || document.querySelector(":popover-open")) return;
+      this.answers.stop(this.chat);
     });
     this.transcript.addEventListener("scroll", () => this.#onScroll(), { passive: true });
   }
