@@ -193,10 +193,12 @@ def prefill_cases(model: Model, block_size: int, sweep: bool) -> Iterator[Varian
             launch_prefill_attention, q, p.k, p.v, p.tables, p.slots, starts, p.seq_lens,
             scale=model.head_dim**-0.5,
         )  # fmt: skip
-        counters = {"counters": torch.zeros(MAX_SPLIT_PAIRS, dtype=torch.int32, device=CUDA)}
-        options: dict[str, dict[str, Any]] = {"table": counters, "no splits": {}}
+        counters = torch.zeros(MAX_SPLIT_PAIRS, dtype=torch.int32, device=CUDA)
+        # The plan of splits is made once per step, and left out here as from all layers but the first.
+        splits: dict[str, Any] = {"counters": counters, "memo": StepMemo()}
+        options: dict[str, dict[str, Any]] = {"table": splits, "no splits": {}}
         if sweep:
-            options |= {str(tiles): counters | {"tiles": PrefillTiles(*tiles)} for tiles in PREFILL_SWEEP}
+            options |= {str(tiles): splits | {"tiles": PrefillTiles(*tiles)} for tiles in PREFILL_SWEEP}
         error = partial(p.error, q=q, query_starts=ends)
         yield [
             (name, Case("prefill", shape, [partial(launch, **chosen)], 0, num_flops, error))

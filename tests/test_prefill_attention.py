@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -216,22 +218,29 @@ def test_no_token_at_all(kernel_device: torch.device) -> None:
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-def test_kernel_in_a_cuda_graph_follows_rows_that_change() -> None:
+@pytest.mark.parametrize("with_splits", [False, True])
+def test_kernel_in_a_cuda_graph_follows_rows_that_change(with_splits: bool) -> None:
     device = torch.device("cuda")
     cache = PagedCache.random([600, 300, 200], 2, 64, 16, torch.float16, device)
     q = torch.randn(300, 6, 64, dtype=torch.float16, device=device)
     query_starts, full_lens = starts([300, 0, 0], device), cache.seq_lens.clone()
 
+    options: dict[str, Any] = {}
+    if with_splits:
+        options |= dict(counters=torch.zeros(64, dtype=torch.int32, device=device), num_walkers=16)
+        options |= dict(tiles=replace(SPLIT_TILES, block_m=64))
+
     def launch() -> Tensor:
         return launch_prefill_attention(
-            q, cache.k, cache.v, cache.block_tables, cache.slots, query_starts, cache.seq_lens, scale=0.125
-        )
+            q, cache.k, cache.v, cache.block_tables, cache.slots, query_starts, cache.seq_lens, scale=0.125,
+            **options,
+        )  # fmt: skip
 
     launch()
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
         out = launch()
-    for query_lens in ([300, 0, 0], [100, 150, 50], [1, 1, 200]):
+    for query_lens in ([300, 0, 0], [100, 150, 50], [1, 1, 200], [10, 5, 0], [30, 0, 1]):
         query_starts.copy_(starts(query_lens, device))
         cache.seq_lens.copy_(full_lens)
         graph.replay()
