@@ -108,11 +108,12 @@ class Soak:
         if probe is None:
             longest = self._max_length * 3 // 4
             longest = draw.choice((8, min(60, longest), min(300, longest), longest))
-            num_prompt, num_output = draw.randint(1, longest), draw.randint(1, self._max_length // 8)
+            num_prompt = draw.randint(1, longest)
+            num_output = draw.randint(1, min(self._max_length // 2, self._max_length - num_prompt))
             prompt = [draw.randrange(vocab_size) for _ in range(num_prompt)]
             params = SamplingParams(**draw.choice(_SETTINGS), ignore_eos=draw.random() < 0.7)
         else:
-            num_output = 32
+            num_output = 24
             prompt = [random.Random(probe).randrange(vocab_size)] * (10 + 10 * probe)
             params = SamplingParams(temperature=0, ignore_eos=True)
         stream = self._launched.client.submit(

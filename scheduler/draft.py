@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from collections.abc import Sequence as Ids
 from operator import itemgetter
 
@@ -45,11 +46,28 @@ class StepDraft:
         self._chunks: list[SequenceSlice] = []
         self._chunk_owners: list[Sequence] = []
 
+    def add_plain_decodes(self, sequences: Iterable[Sequence]) -> list[Sequence]:
+        """Rows of all that have room, a token left to sample and no grammar. Returns the others."""
+        # Once for every token: the constructor that NamedTuple writes takes twice as long, so does a call.
+        others, rows, owners, new = [], self._rows, self._owners, tuple.__new__
+        for sequence in sequences:
+            position = sequence.num_scheduled
+            if (
+                position < sequence.table.capacity_tokens
+                and position + 1 < sequence.max_length
+                and sequence.constraint is None
+            ):
+                rows.append(new(SequenceSlice, (sequence.slot, position, 1, None, (), True, ())))
+                owners.append(sequence)
+                sequence.num_scheduled = position + 1
+            else:
+                others.append(sequence)
+        self.budget -= len(rows)
+        return others
+
     def add_decode(self, sequence: Sequence, position: int, new_blocks: Ids[int]) -> None:
         """Compute on the token that the device sampled last, and sample the next."""
-        # Once for every token: the constructor that NamedTuple writes takes twice as long.
-        row = tuple.__new__(SequenceSlice, (sequence.slot, position, 1, None, new_blocks, True, ()))
-        self._rows.append(row)
+        self._rows.append(SequenceSlice(sequence.slot, position, 1, None, new_blocks, True))
         self._owners.append(sequence)
         sequence.num_scheduled = position + 1
         self.budget -= 1

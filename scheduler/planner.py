@@ -79,7 +79,7 @@ class Planner:
         return Planned(plan, sequences, draft.load(decodes), left_over)
 
     def _schedule_decodes(self, draft: StepDraft) -> None:
-        for sequence in list(self._running.decoding):
+        for sequence in draft.add_plain_decodes(self._running.decoding):
             position = sequence.num_scheduled
             if position + 1 >= sequence.max_length or sequence.status is not SequenceStatus.RUNNING:
                 continue  # its last token is in flight already, or another took its place in this very step

@@ -199,7 +199,7 @@ class Scheduler:
                     if not samples:
                         pass
                     elif logprobs is None and sequence.extend(token):
-                        # Once for every token, so past NamedTuple's constructor, as in StepDraft.add_decode.
+                        # Once for every token, so past NamedTuple's constructor, as in StepDraft.
                         output = (sequence.request_id, (token,), (), None, None, None, None, ())
                         outputs.append(new(TokenOutput, output))
                         num_plain += 1

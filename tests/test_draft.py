@@ -7,6 +7,7 @@ from array import array
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sequence_maker import make_sequence
+from toy_grammar import ToyConstraint
 
 from octavo.model.plan import SequenceSlice, SlotStart, StepPlan
 from octavo.scheduler.draft import StepDraft
@@ -84,3 +85,17 @@ def test_starts_are_part_of_the_plan() -> None:
     start = SlotStart(2, sequence.request.params, 0, frozenset(), sequence.token_ids, ())
     draft.starts.append(start)
     assert draft.build() == (StepPlan((), (start,)), [])
+
+
+def test_who_only_goes_on_is_planned_in_one_go_and_the_others_are_named() -> None:
+    draft = StepDraft(100)
+    plain, full, last, bound = (running_sequence(slot, 4, 4) for slot in range(4))
+    for sequence in (plain, last, bound):
+        assert sequence.table.ensure(5)
+    last.max_length = 5
+    bound.constraint = ToyConstraint(256, 9)
+    assert draft.add_plain_decodes([full, plain, last, bound]) == [full, last, bound]
+    plan, owners = draft.build()
+    assert owners == [plain] and draft.budget == 99
+    assert plan.rows == (SequenceSlice(0, 4, 1, None, (), True),)
+    assert [s.num_scheduled for s in (plain, full, last, bound)] == [5, 4, 4, 4]
