@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 from browser import Tab, open_tab
 from http_harness import ScriptedClient, make_app, serve
 
+AXE = Path(__file__).parent / "node" / "node_modules" / "axe-core" / "axe.min.js"
 IDLE = "document.querySelector('#send').checkVisibility()"
 LAST = "#messages > li:last-child"
 
@@ -101,6 +104,29 @@ def test_everything_has_a_name_and_can_be_read(tab: Tab, width: int, scheme: str
     roles = {role for role, _ in tab.accessible()}
     assert {"banner", "navigation", "main", "heading", "status"} <= roles
     assert tab.complaints == []
+
+
+@pytest.mark.parametrize("width", [1440, 390])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_axe_finds_nothing(tab: Tab, width: int, scheme: str) -> None:
+    """Somebody else's rules for screen readers, keyboards and contrast."""
+    if not AXE.is_file() and not os.environ.get("CI"):
+        pytest.skip("needs axe-core: (cd tests/node && npm ci)")
+
+    def check() -> None:
+        tab.call("Runtime.evaluate", expression=AXE.read_text())
+        found = "(v) => [v.id, v.help, v.nodes.map((n) => n.html)]"
+        assert tab.evaluate(f"axe.run().then((all) => all.violations.map({found}))") == []
+
+    tab.resize(width, 844)
+    tab.prefer(scheme)
+    check()
+    say(tab, "hello")
+    say(tab, "broken")
+    check()
+    tab.evaluate("location.hash = '#engine'")
+    tab.wait("document.querySelector('#connection').dataset.state === 'live'")
+    check()
 
 
 def test_the_keyboard_reaches_everything_in_reading_order(tab: Tab) -> None:
