@@ -150,5 +150,5 @@ def _fitting(what: str, advice: str) -> Iterator[None]:
     try:
         yield
     except (torch.OutOfMemoryError, MemoryError) as error:
-        cause = str(error).split(". ")[0]
+        cause = ". ".join(str(error).split(". ")[:2])  # what, and how much; the rest is advice on allocators
         raise StartupError(f"out of memory at {what}: {advice} ({cause})") from error
