@@ -23,7 +23,7 @@ from octavo.ops.rope_and_store import rope_and_store_reference
 from octavo.ops.rope_and_store_kernel import launch_rope_and_store
 from octavo.ops.step_memo import StepMemo
 from octavo.ops.thin_linear_kernel import launch_thin_linear
-from octavo.ops.tuning import MAX_SPLIT_PAIRS, DecodeTiles, PrefillTiles, ThinTiles
+from octavo.ops.tuning import NUM_SPLIT_COUNTERS, DecodeTiles, PrefillTiles, ThinTiles
 
 BF16, CUDA = torch.bfloat16, "cuda"
 OPERAND_BYTES = 256 << 20
@@ -43,9 +43,9 @@ MODELS = {
     "qwen2.5-1.5b": Model(1536, 12, 2, 128, 8960),
     "llama-3.1-8b": Model(4096, 32, 8, 128, 14336),
 }
-# Tiles to try, as their classes' fields: block sizes, then warps, then stages.
-DECODE_SWEEP = [(64, 128, 4, 3), (64, 128, 4, 5), (64, 128, 4, 8), (64, 64, 4, 5), (64, 256, 4, 5)]
-DECODE_SWEEP += [(32, 128, 4, 8), (32, 128, 2, 8), (128, 128, 4, 3), (128, 128, 4, 4), (128, 256, 4, 3)]
+# Tiles to try, as their classes' fields: block sizes, warps, stages, programs per multiprocessor.
+DECODE_SWEEP = [(64, 4, 3, 2), (64, 4, 3, 3), (64, 4, 5, 2), (64, 8, 3, 2), (32, 4, 5, 3), (32, 4, 7, 2)]
+DECODE_SWEEP += [(128, 4, 3, 1), (128, 4, 3, 3), (128, 8, 3, 2)]
 PREFILL_SWEEP = [
     (128, 64, 8, 2),
     (128, 64, 8, 5),
@@ -64,7 +64,6 @@ DOT_SWEEP = [
     (16, 512, 8, 4),
     (64, 128, 4, 5),
 ]
-SPLITS_SWEEP = [1, 2, 4, 8, 16, 32]
 
 DECODE_SHAPES = [(batch, context) for context in (512, 4096) for batch in (1, 32, 256)]
 PREFILL_SHAPES = {
@@ -164,15 +163,14 @@ def decode_cases(model: Model, block_size: int, sweep: bool) -> Iterator[Variant
         num_bytes = 4 * model.kv_heads * model.head_dim * sum(lengths)
         layers = [Pages.random(model, lengths, block_size) for _ in copies(num_bytes)]
         q = torch.randn(len(lengths), model.heads, model.head_dim, dtype=BF16, device=CUDA)
-        merging = torch.zeros(len(lengths) * model.kv_heads, dtype=torch.int32, device=CUDA)
-        options: dict[str, dict[str, Any]] = {"table": {}, "second kernel merges": {"counters": None}}
+        counters = torch.zeros(NUM_SPLIT_COUNTERS, dtype=torch.int32, device=CUDA)
+        options: dict[str, dict[str, Any]] = {"table": {}}
         if sweep:
             options |= {str(tiles): {"tiles": DecodeTiles(*tiles)} for tiles in DECODE_SWEEP}
-            options |= {f"{n} splits": {"num_splits": n} for n in SPLITS_SWEEP}
         error = partial(layers[0].error, q=q, query_starts=range(len(q) + 1))
         variants = []
         for name, chosen in options.items():
-            arguments = dict(scale=model.head_dim**-0.5, max_seq_len=max(lengths), counters=merging) | chosen
+            arguments = dict(scale=model.head_dim**-0.5, max_seq_len=max(lengths), counters=counters) | chosen
             calls = [
                 partial(launch_decode_attention, q, p.k, p.v, p.tables, p.slots, p.seq_lens, **arguments)
                 for p in layers
@@ -193,7 +191,7 @@ def prefill_cases(model: Model, block_size: int, sweep: bool) -> Iterator[Varian
             launch_prefill_attention, q, p.k, p.v, p.tables, p.slots, starts, p.seq_lens,
             scale=model.head_dim**-0.5,
         )  # fmt: skip
-        counters = torch.zeros(MAX_SPLIT_PAIRS, dtype=torch.int32, device=CUDA)
+        counters = torch.zeros(NUM_SPLIT_COUNTERS, dtype=torch.int32, device=CUDA)
         # The plan of splits is made once per step, and left out here as from all layers but the first.
         splits: dict[str, Any] = {"counters": counters, "memo": StepMemo()}
         options: dict[str, dict[str, Any]] = {"table": splits, "no splits": {}}

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..ops.step_memo import StepMemo
-from ..ops.tuning import MAX_SPLIT_PAIRS
+from ..ops.tuning import NUM_SPLIT_COUNTERS
 from .attention import Attention, AttentionStep
 from .batch import ForwardBatch
 from .config import ModelConfig
@@ -66,7 +66,9 @@ class DecoderLM:
         self._embedding = Embedding(config, dtype, device)
         self._layers = [DecoderLayer(config, i, method, dtype, device) for i in range(config.num_layers)]
         self._split_counters = (
-            torch.zeros(MAX_SPLIT_PAIRS, dtype=torch.int32, device=device) if device.type == "cuda" else None
+            torch.zeros(NUM_SPLIT_COUNTERS, dtype=torch.int32, device=device)
+            if device.type == "cuda"
+            else None
         )
         self._norm = RMSNorm("model.norm", config.hidden_size, config.rms_norm_eps, dtype, device)
         self._head: Linear | TiedLinear

@@ -1,7 +1,7 @@
 """Attention of one new token per sequence over its pages of keys and values.
 
-Each sequence's context is cut into splits of equal size, so that few long sequences fill the card; partial
-results are merged in index order. Knows nothing of prompts: `prefill_attention` takes rows of many tokens.
+On a GPU, programs share the batch's keys evenly, however they are spread over its sequences. Knows nothing of
+prompts: `prefill_attention` takes rows of many tokens.
 """
 
 from __future__ import annotations
@@ -157,7 +157,6 @@ def decode_attention(
     scale: float,
     window: int | None = None,
     max_seq_len: int,
-    num_splits: int | None = None,
     counters: Tensor | None = None,
     out: Tensor | None = None,
     memo: StepMemo | None = None,
@@ -166,11 +165,11 @@ def decode_attention(
 
     q: [B, Hq, d].   k_cache, v_cache: [num_blocks, Hkv, block_size, d], contiguous.
     block_tables: [num_slots, max_blocks] int32.   slots: [B] int32, sequence -> row of block_tables.
-    seq_lens: [B] int32, keys that the query sees, its own included; 0 for a padding row (result arbitrary).
+    seq_lens: [B] int32, keys that the query sees, its own included; 0 for a padding row, whose result is
+        arbitrary. Padding rows stand behind all others.
+    block_tables, slots and seq_lens must have been there before the kernel in front of this call began.
     window: the query sees its last `window` keys only.   max_seq_len: bound of seq_lens that sizes the grid.
-    num_splits: splits of a sequence at most; None fits them to the batch, a constant makes a sequence's
-        result independent of the rest of the batch.
-    counters: int32 zeros, left as zeros: spare a launch if there is one per (sequence, KV head); one tensor
+    counters: [NUM_SPLIT_COUNTERS] int32 zeros, left as zeros, which spare a launch if given; one tensor
         per stream, shared by all layers.
     memo: what the step's layers share.
     Returns [B, Hq, d] in q's dtype, written to `out` if given.
@@ -188,7 +187,6 @@ def decode_attention(
             scale=scale,
             window=window,
             max_seq_len=max_seq_len,
-            num_splits=num_splits,
             counters=counters,
             out=out,
         )

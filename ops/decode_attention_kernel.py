@@ -1,8 +1,7 @@
-"""Decode attention on a GPU: a program takes a KV head, with all its query heads, and a split of a sequence.
+"""Decode attention on a GPU: programs walk runs of tiles (decode_runs_kernel.py) with all heads of a KV head.
 
-The grid depends on host integers only, so that a CUDA graph can hold it: a sequence's splits grow with its
-length, and programs beyond its last split leave at once. Partial results are merged in the splits' order, by
-the program that finishes last or by a second kernel; both compute the same.
+What a program computed of a row that begins and ends with it is the result; else it is a partial, and the
+program that finishes last of those that share the row merges their partials in order.
 """
 
 from __future__ import annotations
@@ -14,32 +13,70 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .dependent_launch import launch_options, wait_for_inputs
-from .paged_attention_kernel import attend_tile, merge_splits, num_multiprocessors
-from .tuning import DecodeTiles, decode_splits, decode_tiles
+from .decode_runs_kernel import find_run, first_key, num_tiles, run_begin, run_of
+from .dependent_launch import launch_options, let_next_start, wait_for_previous
+from .paged_attention_kernel import num_multiprocessors
+from .tuning import DecodeTiles, decode_programs, decode_tiles
+
+_ROWS_AT_ONCE = 256
+"""Lengths that a program adds up at a time."""
 
 
 @triton.jit
-def _split_bounds(
+def _attend_tile(
+    queries: tl.tensor,
+    values: tl.tensor,
+    denominator: tl.tensor,
+    maximum: tl.tensor,
+    k_head: tl.tensor,
+    v_head: tl.tensor,
+    table: tl.tensor,
+    start: tl.tensor,
     seq_len: tl.tensor,
-    max_splits: tl.tensor,
-    WINDOW: tl.constexpr,
+    scale_log2e: tl.tensor,
+    HEAD_DIM: tl.constexpr,
+    HEAD_PAD: tl.constexpr,
+    BLOCK_SIZE: tl.constexpr,
+    BLOCK_STRIDE: tl.constexpr,
     BLOCK_N: tl.constexpr,
-    MIN_SPLIT: tl.constexpr,
+    WINDOW: tl.constexpr,
 ) -> tuple[tl.tensor, tl.tensor, tl.tensor]:
-    """First key that counts and keys per split, both multiples of BLOCK_N, and the number of splits."""
-    first = 0
+    """Visit keys [start, start + BLOCK_N), one of which counts at least; (values, denominator, maximum).
+
+    Behind the row's end its last key is loaded again and hidden: every load is of a real key, without a mask,
+    and a weight of 0 makes up for anything but what is not a number.
+    """
+    column = tl.arange(0, HEAD_PAD)
+    keys = start + tl.arange(0, BLOCK_N)
+    loaded = tl.minimum(keys, seq_len - 1)
+    # Block ids are widened first: a cache may have more than 2^31 elements.
+    blocks = tl.load(table + loaded // BLOCK_SIZE).to(tl.int64)
+    offsets = (blocks * BLOCK_STRIDE + (loaded % BLOCK_SIZE) * HEAD_DIM)[:, None] + column[None, :]
+    if HEAD_DIM == HEAD_PAD:
+        k = tl.load(k_head + offsets)
+    else:
+        k = tl.load(k_head + offsets, mask=(column < HEAD_DIM)[None, :], other=0.0)
+    scores = tl.dot(queries, tl.trans(k), input_precision="tf32x3")
+    visible = keys < seq_len
     if WINDOW > 0:
-        first = tl.maximum(seq_len - WINDOW, 0) // BLOCK_N * BLOCK_N
-    even = tl.cdiv(tl.cdiv(seq_len - first, max_splits), BLOCK_N) * BLOCK_N
-    split_size = tl.maximum(even, MIN_SPLIT)
-    return first, split_size, tl.cdiv(seq_len - first, split_size)
+        visible = visible & (keys >= seq_len - WINDOW)
+    scores = tl.where(visible[None, :], scores, float("-inf"))
+    new_maximum = tl.maximum(maximum, tl.max(scores, axis=1) * scale_log2e)
+    weights = tl.math.exp2(scores * scale_log2e - new_maximum[:, None])
+    rescale = tl.math.exp2(maximum - new_maximum)
+    denominator = denominator * rescale + tl.sum(weights, axis=1)
+    if HEAD_DIM == HEAD_PAD:
+        v = tl.load(v_head + offsets)
+    else:
+        v = tl.load(v_head + offsets, mask=(column < HEAD_DIM)[None, :], other=0.0)
+    values = tl.dot(weights.to(v.dtype), v, values * rescale[:, None], input_precision="tf32x3")
+    return values, denominator, new_maximum
 
 
 @triton.jit
 def _store_heads(
     out: tl.tensor,
-    merged: tl.tensor,
+    values: tl.tensor,
     first_head: tl.tensor,
     row: tl.tensor,
     GROUP: tl.constexpr,
@@ -49,12 +86,71 @@ def _store_heads(
     column = tl.arange(0, HEAD_PAD)
     inside = (row < GROUP)[:, None] & (column < HEAD_DIM)[None, :]
     pointers = out + (first_head + row)[:, None] * HEAD_DIM + column[None, :]
-    tl.store(pointers, merged.to(out.dtype.element_ty), mask=inside)
+    tl.store(pointers, values.to(out.dtype.element_ty), mask=inside)
+
+
+@triton.jit
+def _merge_row(
+    out: tl.tensor,
+    partials: tl.tensor,
+    lse: tl.tensor,
+    counters: tl.tensor,
+    row: tl.tensor,
+    row_begin: tl.tensor,
+    begin: tl.tensor,
+    end: tl.tensor,
+    total: tl.tensor,
+    seq_len: tl.tensor,
+    NUM_KV_HEADS: tl.constexpr,
+    GROUP: tl.constexpr,
+    GROUP_PAD: tl.constexpr,
+    HEAD_DIM: tl.constexpr,
+    HEAD_PAD: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    WINDOW: tl.constexpr,
+) -> None:
+    """Count a program that is done with its part of a row; the last one merges, and clears the counter.
+
+    partials [programs, 2, GROUP, HEAD_DIM] and lse [programs, 2, GROUP] of a KV head: of a program's first
+    row, and of its last if that is another.
+    """
+    num_programs = tl.minimum(tl.num_programs(1), total)
+    row_end = row_begin + num_tiles(seq_len, WINDOW, BLOCK_N)
+    if (row_begin < begin) | (row_end > end):
+        pair = row * NUM_KV_HEADS + tl.program_id(0)
+        first = run_of(row_begin, num_programs, total)
+        count = run_of(row_end - 1, num_programs, total) - first + 1
+        # The row is the last of the program in which it begins, unless it is the first there, too.
+        first_part = 2 * first + (run_begin(first, num_programs, total) < row_begin).to(tl.int32)
+        # One row at most goes on beyond a program, so the program in which a row begins has its counter.
+        counter = counters + tl.program_id(0) * tl.num_programs(1) + first
+        arrived = tl.atomic_add(counter, 1, sem="acq_rel")
+        if arrived == count - 1:
+            head, column = tl.arange(0, GROUP_PAD), tl.arange(0, HEAD_PAD)
+            inside = (head < GROUP)[:, None] & (column < HEAD_DIM)[None, :]
+            maximum = tl.full((GROUP_PAD,), float("-inf"), dtype=tl.float32)
+            denominator = tl.zeros((GROUP_PAD,), dtype=tl.float32)
+            merged = tl.zeros((GROUP_PAD, HEAD_PAD), dtype=tl.float32)
+            for i in tl.range(0, count, loop_unroll_factor=4):
+                part = tl.where(i == 0, first_part, 2 * (first + i))
+                here = part * GROUP + head
+                log = tl.load(lse + here, mask=head < GROUP, other=0.0, cache_modifier=".cg")
+                values = tl.load(
+                    partials + here[:, None] * HEAD_DIM + column[None, :],
+                    mask=inside, other=0.0, cache_modifier=".cg",
+                )  # fmt: skip
+                new_maximum = tl.maximum(maximum, log)
+                rescale, weight = tl.math.exp2(maximum - new_maximum), tl.math.exp2(log - new_maximum)
+                denominator = denominator * rescale + weight
+                merged = merged * rescale[:, None] + weight[:, None] * values
+                maximum = new_maximum
+            _store_heads(out, merged / denominator[:, None], pair * GROUP, head, GROUP, HEAD_DIM, HEAD_PAD)
+            tl.store(counter, 0)
 
 
 @triton.jit(
-    do_not_specialize=["slots", "seq_lens", "table_stride"],
-    do_not_specialize_on_alignment=["slots", "seq_lens", "table_stride"],
+    do_not_specialize=["slots", "seq_lens", "num_rows", "table_stride"],
+    do_not_specialize_on_alignment=["slots", "seq_lens", "num_rows", "table_stride"],
 )
 def _decode_kernel(
     q: tl.tensor,
@@ -67,6 +163,7 @@ def _decode_kernel(
     partials: tl.tensor,
     lse: tl.tensor,
     counters: tl.tensor,
+    num_rows: tl.tensor,
     table_stride: tl.tensor,
     scale_log2e: tl.tensor,
     NUM_KV_HEADS: tl.constexpr,
@@ -76,98 +173,81 @@ def _decode_kernel(
     HEAD_PAD: tl.constexpr,
     BLOCK_SIZE: tl.constexpr,
     BLOCK_N: tl.constexpr,
-    MIN_SPLIT: tl.constexpr,
     WINDOW: tl.constexpr,
-    LAST_MERGES: tl.constexpr,
+    ROWS: tl.constexpr,
     DEPENDENT: tl.constexpr,
 ) -> None:
-    kv_head, sequence, split = tl.program_id(0), tl.program_id(1), tl.program_id(2)
-    max_splits = tl.num_programs(2)
-    wait_for_inputs(DEPENDENT)
-    seq_len = tl.load(seq_lens + sequence)
-    first, split_size, num_splits = _split_bounds(seq_len, max_splits, WINDOW, BLOCK_N, MIN_SPLIT)
-    begin = first + split * split_size
-    if begin >= seq_len:
-        return
-    end = tl.minimum(begin + split_size, seq_len)
-
-    row, column = tl.arange(0, GROUP_PAD), tl.arange(0, HEAD_PAD)
-    pair = sequence.to(tl.int64) * NUM_KV_HEADS + kv_head
-    first_head = pair * GROUP
-    q_mask = (row < GROUP)[:, None] & (column < HEAD_DIM)[None, :]
-    queries = tl.load(q + (first_head + row)[:, None] * HEAD_DIM + column[None, :], mask=q_mask, other=0.0)
-    table = block_tables + tl.load(slots + sequence).to(tl.int64) * table_stride
+    kv_head, program, num_programs = tl.program_id(0), tl.program_id(1), tl.num_programs(1)
+    let_next_start(DEPENDENT)
+    # The step's first kernels wrote the lengths, long ago.
+    begin, end, total, first_row, first_begin = find_run(
+        seq_lens, num_rows, program, num_programs, WINDOW, BLOCK_N, ROWS
+    )
+    head, column = tl.arange(0, GROUP_PAD), tl.arange(0, HEAD_PAD)
+    inside = (head < GROUP)[:, None] & (column < HEAD_DIM)[None, :]
     block_stride: tl.constexpr = NUM_KV_HEADS * BLOCK_SIZE * HEAD_DIM
     k_head = k_cache + kv_head * (BLOCK_SIZE * HEAD_DIM)
     v_head = v_cache + kv_head * (BLOCK_SIZE * HEAD_DIM)
-    low = tl.zeros((GROUP_PAD,), dtype=tl.int32) + (seq_len - WINDOW)
-    high = tl.zeros((GROUP_PAD,), dtype=tl.int32) + (end - 1)
-    windowed: tl.constexpr = WINDOW > 0
+    own_partials = partials + kv_head * num_programs * (2 * GROUP * HEAD_DIM)
+    own_lse = lse + kv_head * num_programs * (2 * GROUP)
+
+    row, row_begin = tl.minimum(first_row, num_rows - 1), first_begin
+    seq_len = tl.load(seq_lens + row)
+    slot = tl.load(slots + row)
+    start = first_key(seq_len, WINDOW, BLOCK_N) + (begin - first_begin) * BLOCK_N
+    next_row = tl.minimum(row + 1, num_rows - 1)
+    next_len, next_slot = tl.load(seq_lens + next_row), tl.load(slots + next_row)
+    first_len = seq_len
+    wait_for_previous(DEPENDENT)
+    if begin == end:
+        return
 
     values = tl.zeros((GROUP_PAD, HEAD_PAD), dtype=tl.float32)
     denominator = tl.zeros((GROUP_PAD,), dtype=tl.float32)
     maximum = tl.full((GROUP_PAD,), float("-inf"), dtype=tl.float32)
-    full_end = begin + (end - begin) // BLOCK_N * BLOCK_N
-    for start in tl.range(begin, full_end, BLOCK_N):
-        values, denominator, maximum = attend_tile(
-            queries, values, denominator, maximum, k_head, v_head, table, start, end, low, high,
-            scale_log2e, HEAD_DIM, HEAD_PAD, BLOCK_SIZE, block_stride, BLOCK_N, windowed, windowed,
-        )  # fmt: skip
-    if full_end < end:
-        values, denominator, maximum = attend_tile(
-            queries, values, denominator, maximum, k_head, v_head, table, full_end, end, low, high,
-            scale_log2e, HEAD_DIM, HEAD_PAD, BLOCK_SIZE, block_stride, BLOCK_N, True, windowed,
-        )  # fmt: skip
-    values = values / denominator[:, None]
-
-    if num_splits == 1:
-        _store_heads(out, values, first_head, row, GROUP, HEAD_DIM, HEAD_PAD)
-    else:
-        own_partials = partials + pair * max_splits * (GROUP * HEAD_DIM)
-        own_lse = lse + pair * max_splits * GROUP
-        _store_heads(own_partials, values, split * GROUP, row, GROUP, HEAD_DIM, HEAD_PAD)
-        tl.store(own_lse + split * GROUP + row, maximum + tl.math.log2(denominator), mask=row < GROUP)
-        if LAST_MERGES:
-            # All threads' stores come before the count, and its acquire before the others' are read.
-            tl.debug_barrier()
-            arrived = tl.atomic_add(counters + pair, 1, sem="acq_rel")
-            if arrived == num_splits - 1:
-                merged = merge_splits(own_partials, own_lse, num_splits, row, GROUP, HEAD_DIM, HEAD_PAD)
-                _store_heads(out, merged, first_head, row, GROUP, HEAD_DIM, HEAD_PAD)
-                tl.store(counters + pair, 0)
-
-
-@triton.jit(
-    do_not_specialize=["seq_lens", "max_splits"], do_not_specialize_on_alignment=["seq_lens", "max_splits"]
-)
-def _merge_kernel(
-    seq_lens: tl.tensor,
-    out: tl.tensor,
-    partials: tl.tensor,
-    lse: tl.tensor,
-    max_splits: tl.tensor,
-    NUM_KV_HEADS: tl.constexpr,
-    GROUP: tl.constexpr,
-    HEAD_DIM: tl.constexpr,
-    HEAD_PAD: tl.constexpr,
-    BLOCK_N: tl.constexpr,
-    MIN_SPLIT: tl.constexpr,
-    WINDOW: tl.constexpr,
-    DEPENDENT: tl.constexpr,
-) -> None:
-    """One program per (query head, sequence); a sequence of one split has its result already."""
-    head, sequence = tl.program_id(0), tl.program_id(1)
-    wait_for_inputs(DEPENDENT)
-    seq_len = tl.load(seq_lens + sequence)
-    _, _, num_splits = _split_bounds(seq_len, max_splits, WINDOW, BLOCK_N, MIN_SPLIT)
-    if num_splits > 1:
-        pair = sequence.to(tl.int64) * NUM_KV_HEADS + head // GROUP
-        row = head % GROUP + tl.arange(0, 1)
-        own_partials = partials + pair * max_splits * (GROUP * HEAD_DIM)
-        merged = merge_splits(
-            own_partials, lse + pair * max_splits * GROUP, num_splits, row, GROUP, HEAD_DIM, HEAD_PAD
+    for tile in tl.range(begin, end):
+        first_head = (row * NUM_KV_HEADS + kv_head) * GROUP
+        queries = tl.load(
+            q + (first_head + head)[:, None] * HEAD_DIM + column[None, :], mask=inside, other=0.0
         )
-        _store_heads(out, merged, pair * GROUP, row, GROUP, HEAD_DIM, HEAD_PAD)
+        table = block_tables + slot.to(tl.int64) * table_stride
+        values, denominator, maximum = _attend_tile(
+            queries, values, denominator, maximum, k_head, v_head, table, start, seq_len, scale_log2e,
+            HEAD_DIM, HEAD_PAD, BLOCK_SIZE, block_stride, BLOCK_N, WINDOW,
+        )  # fmt: skip
+        row_ends = start + BLOCK_N >= seq_len
+        if row_ends | (tile == end - 1):
+            result = values / denominator[:, None]
+            if row_ends & (row_begin >= begin):
+                _store_heads(out, result, first_head, head, GROUP, HEAD_DIM, HEAD_PAD)
+            else:
+                part = (2 * program + (row != first_row).to(tl.int32)) * GROUP
+                _store_heads(own_partials, result, part, head, GROUP, HEAD_DIM, HEAD_PAD)
+                tl.store(own_lse + part + head, maximum + tl.math.log2(denominator), mask=head < GROUP)
+        # Selected, not branched: loads of the tiles ahead depend on where they are, and on nothing computed.
+        values = tl.where(row_ends, 0.0, values)
+        denominator = tl.where(row_ends, 0.0, denominator)
+        maximum = tl.where(row_ends, float("-inf"), maximum)
+        turns = row_ends & (tile < end - 1)
+        row += turns.to(tl.int32)
+        row_begin = tl.where(turns, tile + 1, row_begin)
+        seq_len = tl.where(turns, next_len, seq_len)
+        slot = tl.where(turns, next_slot, slot)
+        start = tl.where(turns, first_key(seq_len, WINDOW, BLOCK_N), start + BLOCK_N)
+        next_row = tl.minimum(row + 1, num_rows - 1)
+        next_len, next_slot = tl.load(seq_lens + next_row), tl.load(slots + next_row)
+
+    # All threads' stores come before the counts, and a count's acquire before the others' are read.
+    tl.debug_barrier()
+    _merge_row(
+        out, own_partials, own_lse, counters, first_row, first_begin, begin, end, total, first_len,
+        NUM_KV_HEADS, GROUP, GROUP_PAD, HEAD_DIM, HEAD_PAD, BLOCK_N, WINDOW,
+    )  # fmt: skip
+    if row != first_row:
+        _merge_row(
+            out, own_partials, own_lse, counters, row, row_begin, begin, end, total, seq_len,
+            NUM_KV_HEADS, GROUP, GROUP_PAD, HEAD_DIM, HEAD_PAD, BLOCK_N, WINDOW,
+        )  # fmt: skip
 
 
 def launch_decode_attention(
@@ -181,12 +261,12 @@ def launch_decode_attention(
     scale: float,
     window: int | None = None,
     max_seq_len: int,
-    num_splits: int | None = None,
     counters: Tensor | None = None,
     out: Tensor | None = None,
     tiles: DecodeTiles | None = None,
+    num_programs: int | None = None,
 ) -> Tensor:
-    """As `decode_attention`; tiles: other than the table's, to measure them."""
+    """As `decode_attention`; tiles, num_programs per KV head: other than the table's, to measure them."""
     num_sequences, num_heads, head_dim = q.shape
     _, num_kv_heads, block_size, _ = k_cache.shape
     assert q.is_contiguous() and k_cache.is_contiguous() and v_cache.is_contiguous(), "must be contiguous"
@@ -197,39 +277,20 @@ def launch_decode_attention(
     assert out.is_contiguous(), "out must be contiguous"
     group, head_pad = num_heads // num_kv_heads, triton.next_power_of_2(head_dim)
     tiles = tiles or decode_tiles(head_pad, k_cache.element_size())
-    fitting = decode_splits(
-        num_sequences, num_kv_heads, max_seq_len, tiles.min_split, num_multiprocessors(q.device)
+    num_programs = num_programs or decode_programs(
+        tiles, num_sequences, num_kv_heads, max_seq_len, num_multiprocessors(q.device)
     )
-    splits = min(num_splits or fitting, -(-max_seq_len // tiles.min_split))
-    size = num_sequences * num_heads * splits if splits > 1 else 0
+    if counters is None:
+        counters = torch.zeros(num_kv_heads * num_programs, dtype=torch.int32, device=q.device)
+    assert len(counters) >= num_kv_heads * num_programs, "there must be a counter for every program"
+    size = 2 * num_programs * num_heads
     workspace = torch.empty(size * (head_dim + 1), dtype=torch.float32, device=q.device)
-    shape = dict(GROUP=group, HEAD_DIM=head_dim, HEAD_PAD=head_pad, NUM_KV_HEADS=num_kv_heads)
-    if counters is not None and num_sequences * num_kv_heads > len(counters):
-        counters = None
-    split = dict(BLOCK_N=tiles.block_n, MIN_SPLIT=tiles.min_split, WINDOW=window or 0, **launch_options(q))
-    _decode_kernel[(num_kv_heads, num_sequences, splits)](
-        q,
-        k_cache,
-        v_cache,
-        block_tables,
-        slots,
-        seq_lens,
-        out,
-        workspace,
-        workspace[size * head_dim :],
-        seq_lens if counters is None else counters,
-        block_tables.stride(0),
-        scale * math.log2(math.e),
-        GROUP_PAD=max(16, triton.next_power_of_2(group)),
-        BLOCK_SIZE=block_size,
-        LAST_MERGES=counters is not None,
-        num_warps=tiles.num_warps,
-        num_stages=tiles.num_stages,
-        **shape,
-        **split,
-    )
-    if splits > 1 and counters is None:
-        _merge_kernel[(num_heads, num_sequences)](
-            seq_lens, out, workspace, workspace[size * head_dim :], splits, num_warps=1, **shape, **split
-        )
+    _decode_kernel[(num_kv_heads, num_programs)](
+        q, k_cache, v_cache, block_tables, slots, seq_lens, out, workspace, workspace[size * head_dim :],
+        counters, num_sequences, block_tables.stride(0), scale * math.log2(math.e),
+        NUM_KV_HEADS=num_kv_heads, GROUP=group, GROUP_PAD=max(16, triton.next_power_of_2(group)),
+        HEAD_DIM=head_dim, HEAD_PAD=head_pad, BLOCK_SIZE=block_size, BLOCK_N=tiles.block_n,
+        WINDOW=window or 0, ROWS=_ROWS_AT_ONCE, num_warps=tiles.num_warps, num_stages=tiles.num_stages,
+        **launch_options(q),
+    )  # fmt: skip
     return out

@@ -1,7 +1,9 @@
 """Programmatic dependent launch (Hopper and later): a kernel starts while the one before it still runs.
 
-A kernel that is launched so may load weights, which nobody writes, at once; before it touches anything else,
-and on every path, it must call `wait_for_inputs`. Source: CUDA programming guide, section of the same name.
+A kernel that is launched so may load at once what nobody writes (weights) and what was there before the
+kernel in front of it began. Before it touches anything else, and on every path, it must have called
+`wait_for_inputs`, or `let_next_start` and then `wait_for_previous`.
+Source: CUDA programming guide, section of the same name.
 """
 
 from __future__ import annotations
@@ -19,8 +21,21 @@ _HOPPER = 9
 @triton.jit
 def wait_for_inputs(DEPENDENT: tl.constexpr) -> None:
     """Let the next kernel start, then wait until all before this one have finished."""
+    let_next_start(DEPENDENT)
+    wait_for_previous(DEPENDENT)
+
+
+@triton.jit
+def let_next_start(DEPENDENT: tl.constexpr) -> None:
+    """Early rather than late: the next kernel starts when all programs of this one have called this."""
     if DEPENDENT:
         tl.extra.cuda.gdc_launch_dependents()
+
+
+@triton.jit
+def wait_for_previous(DEPENDENT: tl.constexpr) -> None:
+    """Until all kernels before this one have finished."""
+    if DEPENDENT:
         tl.extra.cuda.gdc_wait()
 
 

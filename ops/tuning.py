@@ -7,15 +7,15 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class DecodeTiles:
-    """block_n: keys per tile.   min_split: keys that a split holds at least, a multiple of block_n.
+    """block_n: keys per tile.   programs_per_sm: of all KV heads together, on one multiprocessor.
 
     num_stages: block ids are loaded a stage before their keys, so of 3 one holds the next tile's keys.
     """
 
     block_n: int
-    min_split: int
     num_warps: int
     num_stages: int
+    programs_per_sm: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,33 +42,34 @@ class ThinTiles:
     num_stages: int
 
 
-MAX_SPLITS = 32
-"""Splits of one sequence at most: beyond it the merge costs more than the parallelism brings."""
+MAX_SHARERS = 32
+"""Programs per sequence and KV head at most: beyond it the merge costs more than the parallelism brings."""
 
-MAX_SPLIT_PAIRS = 1024
-"""Pairs of sequence and KV head for which decode attention merges splits in the program that ends last."""
+NUM_SPLIT_COUNTERS = 1024
+"""Counters by which attention's programs learn who ends last; decode has no more programs than that."""
 
 MAX_THIN_ROWS = 8
 """Rows that `thin_linear` takes."""
-
-PROGRAMS_PER_SM = 2
-"""Decode programs at most per multiprocessor for which sequences are split: beyond it, merging costs more."""
 
 
 def decode_tiles(head_dim: int, element_size: int) -> DecodeTiles:
     """For a padded head_dim (a power of two) and the cache's bytes per element."""
     if head_dim * element_size > 256:
-        return DecodeTiles(block_n=32, min_split=128, num_warps=4, num_stages=2)
-    return DecodeTiles(block_n=128, min_split=128, num_warps=4, num_stages=3)
+        return DecodeTiles(block_n=32, num_warps=4, num_stages=2, programs_per_sm=2)
+    return DecodeTiles(block_n=128, num_warps=4, num_stages=3, programs_per_sm=2)
 
 
-def decode_splits(
-    num_sequences: int, num_kv_heads: int, max_seq_len: int, min_split: int, num_sms: int
+def decode_programs(
+    tiles: DecodeTiles, num_sequences: int, num_kv_heads: int, max_seq_len: int, num_sms: int
 ) -> int:
-    """Splits per sequence that fill the card, from what the host knows; 1 if the batch alone fills it."""
-    wanted = PROGRAMS_PER_SM * num_sms // (num_sequences * num_kv_heads)
-    useful = -(-max_seq_len // min_split)
-    return max(1, min(wanted, useful, MAX_SPLITS))
+    """Programs per KV head: about what the card holds at once, in whole numbers per sequence or the other way
+    round, so that sequences of equal length are shared alike or not at all; fewer if there is less to do."""
+    resident = max(1, min(tiles.programs_per_sm * num_sms, NUM_SPLIT_COUNTERS) // num_kv_heads)
+    if num_sequences <= resident:
+        sharers = min(resident // num_sequences, MAX_SHARERS, -(-max_seq_len // tiles.block_n))
+        return num_sequences * sharers
+    even = -(-num_sequences // -(-num_sequences // resident))
+    return even if 10 * even >= 9 * resident else resident
 
 
 def prefill_tiles(head_dim: int, element_size: int) -> PrefillTiles:

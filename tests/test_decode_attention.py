@@ -1,4 +1,4 @@
-"""Decode attention against its definition: reference and kernel, splits, windows, padding, invariance."""
+"""Decode attention against its definition: reference and kernel, divisions of the work, windows."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from torch import Tensor
 from octavo.ops.decode_attention import decode_attention
 from octavo.ops.decode_attention_kernel import launch_decode_attention
 from octavo.ops.step_memo import StepMemo
-from octavo.ops.tuning import DecodeTiles, decode_splits
+from octavo.ops.tuning import NUM_SPLIT_COUNTERS, DecodeTiles, decode_programs
 
-TILES = DecodeTiles(block_n=32, min_split=32, num_warps=4, num_stages=2)
+TILES = DecodeTiles(block_n=32, num_warps=4, num_stages=2, programs_per_sm=2)
 
 
 def run_kernel(q: Tensor, cache: PagedCache, **options: object) -> Tensor:
@@ -62,28 +62,25 @@ def test_reference_splits_large_batches_into_groups() -> None:
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("merge", ["last program", "second kernel"])
-@pytest.mark.parametrize("num_splits", [1, 3])
-def test_kernel_with_splits(
-    kernel_device: torch.device, dtype: torch.dtype, merge: str, num_splits: int
+@pytest.mark.parametrize("lengths", [[100, 1, 64, 65, 0], [200, 1, 1, 5, 70, 0, 0], [64, 64, 64]])
+def test_work_is_shared_by_any_number_of_programs(
+    kernel_device: torch.device, lengths: list[int], dtype: torch.dtype
 ) -> None:
-    lengths = [100, 0, 1, 64, 65]
     cache = PagedCache.random(lengths, 2, 32, 16, dtype, kernel_device)
     q = torch.randn(len(lengths), 6, 32, dtype=dtype, device=kernel_device)
-    counters = torch.zeros(len(lengths) * 2, dtype=torch.int32, device=kernel_device)
-    for _ in range(2):  # counters must be as before
-        out = run_kernel(
-            q, cache, num_splits=num_splits, counters=counters if merge == "last program" else None
-        )
-        check(out, q, cache)
-    assert not counters.any()
+    counters = torch.zeros(2 * 9, dtype=torch.int32, device=kernel_device)
+    for num_programs in (1, 3, 9):
+        for _ in range(2):  # counters must be as before
+            out = run_kernel(q, cache, counters=counters, num_programs=num_programs)
+            check(out, q, cache)
+        assert not counters.any()
 
 
 @pytest.mark.parametrize("group", [1, 3, 6, 7, 9, 17])
 def test_kernel_with_any_group(kernel_device: torch.device, group: int) -> None:
     cache = PagedCache.random([45, 70], 2, 32, 16, torch.float32, kernel_device)
     q = torch.randn(2, 2 * group, 32, device=kernel_device)
-    check(run_kernel(q, cache, num_splits=2), q, cache)
+    check(run_kernel(q, cache, num_programs=3), q, cache)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -94,28 +91,22 @@ def test_kernel_with_any_head_and_block(
 ) -> None:
     cache = PagedCache.random([77, 40], 2, head_dim, block_size, dtype, kernel_device)
     q = torch.randn(2, 4, head_dim, dtype=dtype, device=kernel_device)
-    check(run_kernel(q, cache, num_splits=2, tiles=None), q, cache)
+    check(run_kernel(q, cache, num_programs=2, tiles=None), q, cache)
 
 
 @pytest.mark.parametrize("window", [1, 33, 64])
-@pytest.mark.parametrize("num_splits", [1, 4])
-def test_kernel_with_window(kernel_device: torch.device, window: int | None, num_splits: int) -> None:
+@pytest.mark.parametrize("num_programs", [1, 4])
+def test_kernel_with_window(kernel_device: torch.device, window: int | None, num_programs: int) -> None:
     cache = PagedCache.random([150, 20, 64, 0], 2, 32, 16, torch.float32, kernel_device)
     q = torch.randn(4, 4, 32, device=kernel_device)
-    check(run_kernel(q, cache, window=window, num_splits=num_splits), q, cache, window)
+    check(run_kernel(q, cache, window=window, num_programs=num_programs), q, cache, window)
 
 
-def test_a_constant_number_of_splits_makes_the_result_independent_of_the_batch(
-    kernel_device: torch.device,
-) -> None:
-    cache = PagedCache.random([150, 20, 300, 65], 2, 32, 16, torch.float16, kernel_device)
-    q = torch.randn(4, 4, 32, dtype=torch.float16, device=kernel_device)
-    together = run_kernel(q, cache, num_splits=4, max_seq_len=4096)
-    for row in range(4):
-        alone = PagedCache(
-            cache.k, cache.v, cache.block_tables, cache.slots[row : row + 1], cache.seq_lens[row : row + 1]
-        )
-        assert torch.equal(run_kernel(q[row : row + 1], alone, num_splits=4)[0], together[row])
+def test_more_rows_than_are_added_up_at_a_time(kernel_device: torch.device) -> None:
+    lengths = [1 + 37 * row % 41 for row in range(300)]
+    cache = PagedCache.random(lengths, 1, 16, 16, torch.float32, kernel_device)
+    q = torch.randn(300, 2, 16, device=kernel_device)
+    check(run_kernel(q, cache, num_programs=7), q, cache)
 
 
 def test_no_sequence_at_all(kernel_device: torch.device) -> None:
@@ -128,12 +119,15 @@ def test_no_sequence_at_all(kernel_device: torch.device) -> None:
     assert out.shape == (0, 4, 32)
 
 
-def test_splits_fill_the_card_and_no_more() -> None:
-    assert decode_splits(256, 8, 4096, 128, 132) == 1
-    assert decode_splits(1, 8, 128, 128, 132) == 1
-    assert decode_splits(1, 2, 100_000, 128, 132) == 32
-    assert decode_splits(32, 8, 4096, 128, 132) == 1
-    assert decode_splits(32, 2, 4096, 128, 132) == 4
+def test_programs_fill_the_card_and_no_more() -> None:
+    tiles = DecodeTiles(block_n=64, num_warps=4, num_stages=3, programs_per_sm=2)
+    assert decode_programs(tiles, 256, 8, 4096, 132) == 32, "eight sequences each"
+    assert decode_programs(tiles, 448, 2, 4096, 132) == 132, "four each would leave too many places empty"
+    assert decode_programs(tiles, 1, 8, 128, 132) == 2
+    assert decode_programs(tiles, 1, 2, 100_000, 132) == 32
+    assert decode_programs(tiles, 32, 2, 4096, 132) == 128
+    assert decode_programs(tiles, 9, 2000, 4096, 132) == 1
+    assert decode_programs(tiles, 8192, 8, 4096, 1000) * 8 <= NUM_SPLIT_COUNTERS
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
@@ -141,7 +135,7 @@ def test_kernel_in_a_cuda_graph_follows_lengths_that_grow() -> None:
     device = torch.device("cuda")
     cache = PagedCache.random([600, 300, 0], 2, 64, 16, torch.float16, device)
     q = torch.randn(3, 4, 64, dtype=torch.float16, device=device)
-    counters = torch.zeros(6, dtype=torch.int32, device=device)
+    counters = torch.zeros(NUM_SPLIT_COUNTERS, dtype=torch.int32, device=device)
     lengths = cache.seq_lens.clone()
     cache.seq_lens.copy_(torch.tensor([10, 1, 0]))
     run_kernel(q, cache, max_seq_len=600, tiles=None, counters=counters)
