@@ -4,7 +4,7 @@ A captured step reads its inputs from one buffer at a fixed address and leaves i
 so a launch is one copy and one replay. There are two families of shapes: steps of decodes alone, and mixed
 ones, whose rows are decodes and chunks in any proportion. Graphs share one memory pool and are captured from
 large to small: the smaller ones live in what the largest needs. A few come first; the others when there is
-nothing else to do, or when steps have made do with a larger one for some times.
+nothing else to do, or when steps have lost more by making do with a larger one than a capture costs.
 """
 
 from __future__ import annotations
@@ -128,6 +128,11 @@ class CapturedStep:
     tokens: Tensor
 
 
+def _padding_of(larger: StepShape, best: StepShape) -> int:
+    """Tokens that a step of shape `best` computes in vain in a larger one; a sampled row is worth a few."""
+    return larger.num_tokens - best.num_tokens + (larger.num_sampled - best.num_sampled) // 4
+
+
 class StepGraphs:
     """Graphs of the shapes given, which are ascending. The kernels must have been compiled, or captures fail.
 
@@ -154,7 +159,7 @@ class StepGraphs:
         self._device = device
         self._captured: dict[StepShape, CapturedStep] = {}
         self._left = {*decodes, *mixed}
-        self._detours: Counter[StepShape] = Counter()
+        self._wasted: Counter[StepShape] = Counter()  # tokens, by the shape that would have saved them
         num_bytes = max(shape.num_bytes for shape in self._left)
         self._inputs = torch.zeros(num_bytes, dtype=torch.uint8, device=device)
         # Used in turn: one is still being read when the next step is packed.
@@ -169,9 +174,9 @@ class StepGraphs:
             self._capture(shape)
 
     def capture_next(self) -> bool:
-        """Capture the shape that was missed most; whether any are left."""
+        """Capture the shape that was missed most, or else the smallest; whether any are left."""
         if self._left:
-            self._try_to_capture(max(self._left, key=lambda shape: (self._detours[shape], shape)))
+            self._try_to_capture(min(self._left, key=lambda shape: (-self._wasted[shape], shape)))
         return bool(self._left)
 
     def measure(self) -> int:
@@ -209,14 +214,13 @@ class StepGraphs:
         best = next(fitting, None)
         if best is None:
             return None
-        if best in self._left:
-            self._detours[best] += 1
-            if self._detours[best] > _MAX_DETOURS:
-                self._try_to_capture(best)
-        for shape in itertools.chain((best,), fitting):
-            if captured := self._captured.get(shape):
-                return captured
-        return None
+        if best in self._captured:
+            return self._captured[best]
+        stand_in = next((shape for shape in fitting if shape in self._captured), None)
+        self._wasted[best] += _LAUNCHED_TOKENS if stand_in is None else _padding_of(stand_in, best)
+        if best in self._left and self._wasted[best] > _MAX_WASTED_TOKENS:
+            self._try_to_capture(best)
+        return self._captured.get(best) or (None if stand_in is None else self._captured[stand_in])
 
     def _try_to_capture(self, shape: StepShape) -> None:
         try:
@@ -252,5 +256,8 @@ class StepGraphs:
 _NUM_STAGING = 3
 _NUM_MEASURED = 6
 _CAUTION = 1.1
-_MAX_DETOURS = 8
+_MAX_WASTED_TOKENS = 4096
+"""Of one shape. Their computation takes about as long as its capture, in which streams wait."""
+_LAUNCHED_TOKENS = 1024
+"""What a step without any graph loses, in tokens."""
 _EMPTY = StepLayout(StepShape(0, 0, 0, 0, 0), 0, [], dict.fromkeys(StepArrays._fields, np.zeros(0, np.int32)))
