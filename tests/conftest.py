@@ -10,6 +10,8 @@ import pytest
 import torch
 from server_process import CLIENT_KEY, CLIENT_MODEL, serve_demo
 
+from octavo import LLM
+
 if not torch.cuda.is_available():
     # Read when a kernel is defined: from here on, kernels are interpreted and take tensors in host memory.
     os.environ["TRITON_INTERPRET"] = "1"
@@ -47,6 +49,13 @@ def _seed() -> None:
 def _interruptible() -> None:
     """A shell starts background jobs with interrupts ignored, and processes inherit that; tests send them."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(scope="session")
+def demo_llm() -> Iterator[LLM]:
+    """The demo model in this process, for all tests that only ask it."""
+    with LLM(model="demo", max_model_len=512, kv_cache_memory_bytes="256MiB", max_num_seqs=16) as llm:
+        yield llm
 
 
 @pytest.fixture(scope="session")

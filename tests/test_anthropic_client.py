@@ -71,7 +71,10 @@ def test_a_call_that_must_be_made(client: Anthropic, stream: bool) -> None:
         **ASKED,
         "max_tokens": 100,
         "tools": [tool],
-        "tool_choice": {"type": "tool", "name": "look"},
+        "tool_choice": {
+            "disable_parallel_tool_use": True,
+            **({"type": "tool", "name": "look"} if stream else {"type": "any"}),
+        },
     }
     if stream:
         with client.messages.stream(extra_body=GREEDY, **asked) as events:

@@ -3,13 +3,27 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+from typing import Any, Literal
 
 import openai
 import pytest
+from langchain_core.messages import HumanMessage, ToolMessage
 from langchain_openai import ChatOpenAI, OpenAI
+from pydantic import BaseModel
 from server_process import CLIENT_KEY, CLIENT_MODEL
 
+LOOK = {
+    "type": "function",
+    "function": {
+        "name": "look",
+        "parameters": {
+            "type": "object",
+            "properties": {"city": {"enum": ["Rome", "Paris"]}},
+            "required": ["city"],
+            "additionalProperties": False,
+        },
+    },
+}
 QUESTION = "What is the capital of France?"
 
 
@@ -59,6 +73,31 @@ def test_completion(demo_url: str) -> None:
     )
     assert "Paris" in llm.invoke("The capital of France is")
     assert "Paris" in "".join(llm.stream("The capital of France is"))
+
+
+@pytest.mark.parametrize("use_responses_api", [False, True])
+def test_a_call_that_must_be_made(demo_url: str, use_responses_api: bool) -> None:
+    """`required`, one call of what is bound, and what the conversation is then."""
+    asked = model(demo_url, use_responses_api=use_responses_api, max_tokens=60)
+    bound = asked.bind_tools([LOOK], tool_choice="required", parallel_tool_calls=False)
+    answer = bound.invoke(QUESTION)
+    (call,) = answer.tool_calls
+    assert call["name"] == "look" and call["args"]["city"] in ("Rome", "Paris") and call["id"]
+    result = ToolMessage("It rains.", tool_call_id=call["id"])
+    last = asked.bind_tools([LOOK], tool_choice="none").invoke([HumanMessage(QUESTION), answer, result])
+    assert last.text and not last.tool_calls
+
+
+def test_structured_output(demo_url: str) -> None:
+    class Capital(BaseModel):
+        """A city."""
+
+        city: Literal["Rome", "Paris"]
+
+    for method in ("json_schema", "function_calling"):
+        asked = model(demo_url, max_tokens=60).with_structured_output(Capital, method=method)
+        answer = asked.invoke(QUESTION)
+        assert isinstance(answer, Capital)
 
 
 @pytest.mark.parametrize("use_responses_api", [False, True])

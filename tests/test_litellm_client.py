@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 from collections.abc import Iterator
 from typing import Any
@@ -55,6 +56,25 @@ def test_chat_streamed_keeps_the_usage_chunk(asked: dict[str, Any]) -> None:
     assert "Paris" in built.choices[0].message.content
     assert built.choices[0].finish_reason == "stop"
     assert chunks[-1].usage.completion_tokens == built.usage.completion_tokens > 1
+
+
+@pytest.mark.parametrize("provider", ["openai", "anthropic"])
+def test_a_call_that_must_be_made(asked: dict[str, Any], demo_url: str, provider: str) -> None:
+    schema = {"type": "object", "properties": {"city": {"enum": ["Rome", "Paris"]}}, "required": ["city"]}
+    tool = {"name": "look", "parameters": {**schema, "additionalProperties": False}}
+    settings = {**asked, "api_base": demo_url if provider == "anthropic" else asked["api_base"]}
+    answer: Any = litellm.completion(
+        f"{provider}/{CLIENT_MODEL}",
+        MESSAGES,
+        max_tokens=60,
+        tools=[{"type": "function", "function": tool}],
+        tool_choice="required",
+        parallel_tool_calls=False,
+        **settings,
+    )
+    (call,) = answer.choices[0].message.tool_calls
+    assert call.function.name == "look" and answer.choices[0].finish_reason == "tool_calls"
+    assert json.loads(call.function.arguments)["city"] in ("Rome", "Paris")
 
 
 @pytest.mark.parametrize("stream", [False, True])

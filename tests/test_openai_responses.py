@@ -75,8 +75,9 @@ def test_cut_off(client: OpenAI) -> None:
 def test_a_call_that_must_be_made(client: OpenAI, stream: bool) -> None:
     schema = {"type": "object", "properties": {"city": {"enum": ["Rome", "Paris"]}}, "required": ["city"]}
     tool: Any = {"type": "function", "name": "look", "parameters": {**schema, "additionalProperties": False}}
-    choice = {"type": "function", "name": "look"}
-    asked = {**ASKED, "max_output_tokens": 100, "tools": [tool], "tool_choice": choice}
+    choice = {"type": "function", "name": "look"} if stream else "required"
+    asked = {**ASKED, "max_output_tokens": 60, "tools": [tool], "tool_choice": choice}
+    asked["parallel_tool_calls"] = False
     if stream:
         with client.responses.stream(input=QUESTION, **asked) as events:
             response: Any = events.get_final_response()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -14,10 +13,9 @@ from octavo.app.request_checks import token_limits
 PROMPT = "The capital of France is"
 
 
-@pytest.fixture(scope="module")
-def llm() -> Iterator[LLM]:
-    with LLM("demo", max_model_len=256, num_gpu_blocks_override=64, max_num_seqs=4) as llm:
-        yield llm
+@pytest.fixture(name="llm")
+def _llm(demo_llm: LLM) -> LLM:
+    return demo_llm
 
 
 def text(llm: LLM, **settings: Any) -> str:

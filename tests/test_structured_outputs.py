@@ -15,7 +15,7 @@ import openai
 import pytest
 from openai import OpenAI
 from pydantic import BaseModel, Field
-from server_process import serve_demo
+from server_process import CLIENT_KEY, CLIENT_MODEL, serve_demo
 
 from octavo import LLM, RequestOutput, SamplingParams, StructuredOutputsParams
 from octavo.app.errors import RequestError
@@ -34,10 +34,9 @@ SCHEMA: dict[str, Any] = {
 MESSAGES: list[Any] = [{"role": "user", "content": "Describe a pet."}]
 
 
-@pytest.fixture(scope="module")
-def llm() -> Iterator[LLM]:
-    with LLM(model="demo", max_model_len=512, kv_cache_memory_bytes="256MiB", max_num_seqs=16) as llm:
-        yield llm
+@pytest.fixture(name="llm")
+def _llm(demo_llm: LLM) -> LLM:
+    return demo_llm
 
 
 def ask(llm: LLM, *params: SamplingParams) -> list[RequestOutput]:
@@ -45,7 +44,7 @@ def ask(llm: LLM, *params: SamplingParams) -> list[RequestOutput]:
 
 
 def bound(asked: dict[str, Any], **params: Any) -> SamplingParams:
-    defaults = {"temperature": 1.5, "seed": 1, "max_tokens": 200}
+    defaults = {"temperature": 1.0, "seed": 1, "max_tokens": 200}  # hotter, it writes blanks
     return SamplingParams(structured_outputs=StructuredOutputsParams(**asked), **(defaults | params))
 
 
@@ -112,19 +111,24 @@ class Pet(BaseModel):
     friend: str | None = Field(max_length=5)
 
 
-@pytest.fixture(scope="module", params=["0", "1"], ids=["in_process", "front_end"])
-def client(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[OpenAI]:
-    folder = tmp_path_factory.mktemp("server")
-    with (
-        serve_demo(folder, "--frontends", request.param) as url,
-        OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0, timeout=120) as client,
-    ):
+@pytest.fixture(scope="module")
+def front_end_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    flags = ("--frontends", "1", "--api-key", CLIENT_KEY, "--served-model-name", CLIENT_MODEL)
+    with serve_demo(tmp_path_factory.mktemp("server"), *flags) as url:
+        yield url
+
+
+@pytest.fixture(scope="module", params=["demo_url", "front_end_url"])
+def client(request: pytest.FixtureRequest) -> Iterator[OpenAI]:
+    """Of a server whose grammars are compiled in its only process, and of one with a front end."""
+    url = request.getfixturevalue(request.param)
+    with OpenAI(base_url=f"{url}/v1", api_key=CLIENT_KEY, max_retries=0, timeout=120) as client:
         yield client
 
 
 def test_parse_gives_an_object(client: OpenAI) -> None:
     answer = client.chat.completions.parse(
-        model="demo", messages=MESSAGES, response_format=Pet, temperature=1.3, seed=2, n=2
+        model=CLIENT_MODEL, messages=MESSAGES, response_format=Pet, temperature=0.7, seed=1, n=2
     )
     pets = [choice.message.parsed for choice in answer.choices]
     assert all(isinstance(pet, Pet) for pet in pets)
@@ -132,7 +136,7 @@ def test_parse_gives_an_object(client: OpenAI) -> None:
 
 
 def test_parse_of_a_stream_gives_an_object(client: OpenAI) -> None:
-    settings: dict[str, Any] = {"model": "demo", "messages": MESSAGES, "temperature": 1, "seed": 3}
+    settings: dict[str, Any] = {"model": CLIENT_MODEL, "messages": MESSAGES, "temperature": 0}
     with client.chat.completions.stream(response_format=Pet, **settings) as stream:
         kinds = {event.type for event in stream}
         streamed = stream.get_final_completion().choices[0].message
@@ -142,7 +146,7 @@ def test_parse_of_a_stream_gives_an_object(client: OpenAI) -> None:
 
 def test_any_object_and_extensions(client: OpenAI) -> None:
     answer = client.chat.completions.create(
-        model="demo",
+        model=CLIENT_MODEL,
         messages=MESSAGES,
         response_format={"type": "json_object"},
         temperature=0,
@@ -151,7 +155,7 @@ def test_any_object_and_extensions(client: OpenAI) -> None:
     assert answer.choices[0].finish_reason == "stop"
     assert isinstance(json.loads(answer.choices[0].message.content or ""), dict)
     text = client.completions.create(
-        model="demo",
+        model=CLIENT_MODEL,
         prompt="A pet: ",
         max_tokens=9,
         extra_body={"structured_outputs": {"choice": ["ox", "cow"]}},
@@ -162,7 +166,7 @@ def test_any_object_and_extensions(client: OpenAI) -> None:
 @pytest.mark.parametrize("stream", [False, True])
 def test_a_schema_that_cannot_be_kept_to_is_a_bad_request(client: OpenAI, stream: bool) -> None:
     schema: Any = {"name": "x", "schema": {"type": "array", "uniqueItems": True}}
-    settings: dict[str, Any] = {"model": "demo", "messages": MESSAGES, "stream": stream}
+    settings: dict[str, Any] = {"model": CLIENT_MODEL, "messages": MESSAGES, "stream": stream}
     with pytest.raises(openai.BadRequestError, match="uniqueItems") as caught:
         client.chat.completions.create(
             response_format={"type": "json_schema", "json_schema": schema}, **settings

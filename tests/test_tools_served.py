@@ -9,7 +9,7 @@ import msgspec
 import openai
 import pytest
 from openai import OpenAI
-from server_process import serve_demo
+from server_process import CLIENT_KEY, CLIENT_MODEL
 
 MESSAGES: list[Any] = [{"role": "user", "content": "Paint the door, then wait."}]
 
@@ -34,24 +34,21 @@ WAIT: Any = {"type": "function", "function": {"name": "wait"}}
 PAINT_CHOICE: Any = {"type": "function", "function": {"name": "paint"}}
 
 
-@pytest.fixture(scope="module")
-def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OpenAI]:
-    with (
-        serve_demo(tmp_path_factory.mktemp("server")) as url,
-        OpenAI(base_url=f"{url}/v1", api_key="x", max_retries=0, timeout=120) as client,
-    ):
+@pytest.fixture
+def client(demo_url: str) -> Iterator[OpenAI]:
+    with OpenAI(base_url=f"{demo_url}/v1", api_key=CLIENT_KEY, max_retries=0, timeout=120) as client:
         yield client
 
 
 @pytest.mark.parametrize("choice, reason", [("required", "tool_calls"), (PAINT_CHOICE, "stop")])
 def test_arguments_keep_to_their_schema(client: OpenAI, choice: Any, reason: str) -> None:
     answer = client.chat.completions.create(
-        model="demo",
+        model=CLIENT_MODEL,
         messages=MESSAGES,
         tools=[paint(), WAIT],
         tool_choice=choice,
         parallel_tool_calls=False,
-        temperature=1.8,
+        temperature=1.2,
         seed=3,
         n=2,
         max_tokens=100,
@@ -69,12 +66,12 @@ def test_arguments_keep_to_their_schema(client: OpenAI, choice: Any, reason: str
 
 def test_streamed_is_whole(client: OpenAI) -> None:
     settings: dict[str, Any] = {
-        "model": "demo",
+        "model": CLIENT_MODEL,
         "messages": MESSAGES,
         "tools": [paint(), WAIT],
         "tool_choice": "required",
         "temperature": 0,
-        "max_tokens": 40,
+        "max_tokens": 30,
     }
     whole = client.chat.completions.create(**settings).choices[0].message.tool_calls or []
     told: list[list[str]] = []
@@ -91,7 +88,12 @@ def test_streamed_is_whole(client: OpenAI) -> None:
 def test_strict_and_structured_beside_tools(client: OpenAI) -> None:
     strict = paint(additionalProperties=False)
     strict["function"]["strict"] = True
-    settings: dict[str, Any] = {"model": "demo", "messages": MESSAGES, "tools": [strict], "max_tokens": 12}
+    settings: dict[str, Any] = {
+        "model": CLIENT_MODEL,
+        "messages": MESSAGES,
+        "tools": [strict],
+        "max_tokens": 12,
+    }
     assert client.chat.completions.create(**settings).choices[0].finish_reason in ("stop", "length")
     schema = {"type": "object", "properties": {"done": {"type": "boolean"}}, "required": ["done"]}
     form = {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}
@@ -104,7 +106,7 @@ def test_a_schema_that_cannot_be_kept_to_is_named(client: OpenAI) -> None:
     for stream in (False, True):
         with pytest.raises(openai.BadRequestError) as caught:
             client.chat.completions.create(
-                model="demo",
+                model=CLIENT_MODEL,
                 messages=MESSAGES,
                 tools=[paint(properties={"colour": {"type": "color"}})],
                 tool_choice="required",

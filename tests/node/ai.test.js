@@ -3,10 +3,22 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { createOpenAICompatible } from "@ai-sdk/openai-compatible";
-import { APICallError, generateText, jsonSchema, streamText, tool } from "ai";
+import { APICallError, generateObject, generateText, jsonSchema, streamObject, streamText, tool } from "ai";
 import { apiKey, baseURL, model, question } from "./server.js";
 
-const provider = createOpenAICompatible({ name: "octavo", baseURL, apiKey, includeUsage: true });
+const provider = createOpenAICompatible({
+  name: "octavo",
+  baseURL,
+  apiKey,
+  includeUsage: true,
+  supportsStructuredOutputs: true,
+});
+const capital = jsonSchema({
+  type: "object",
+  properties: { city: { enum: ["Rome", "Paris"] } },
+  required: ["city"],
+  additionalProperties: false,
+});
 const settings = { prompt: question, temperature: 0, maxOutputTokens: 12, maxRetries: 0 };
 
 test("text, whole and streamed, is the same", async () => {
@@ -43,21 +55,31 @@ test("completions", async () => {
 });
 
 test("a call that must be made", async () => {
-  const properties = { city: { enum: ["Rome", "Paris"] } };
-  const inputSchema = jsonSchema({ type: "object", properties, required: ["city"], additionalProperties: false });
   const asked = {
     ...settings,
     model: provider(model),
-    tools: { look: tool({ inputSchema }) },
-    toolChoice: { type: "tool", toolName: "look" },
-    maxOutputTokens: 100,
+    tools: { look: tool({ inputSchema: capital }) },
+    providerOptions: { octavo: { parallel_tool_calls: false } },
+    maxOutputTokens: 60,
   };
-  const { toolCalls } = await generateText(asked);
+  const { toolCalls } = await generateText({ ...asked, toolChoice: "required" });
   assert.equal(toolCalls[0].toolName, "look");
   assert.ok(["Rome", "Paris"].includes(toolCalls[0].input.city));
-  const stream = streamText(asked);
+  const stream = streamText({ ...asked, toolChoice: { type: "tool", toolName: "look" } });
   await stream.consumeStream();
   assert.deepEqual((await stream.toolCalls)[0].input, toolCalls[0].input);
+});
+
+test("an object, whole and streamed", async () => {
+  const asked = { ...settings, model: provider(model), schema: capital, maxOutputTokens: 60 };
+  const { object, finishReason } = await generateObject(asked);
+  assert.ok(["Rome", "Paris"].includes(object.city));
+  assert.equal(finishReason, "stop");
+  const stream = streamObject(asked);
+  let last;
+  for await (const part of stream.partialObjectStream) last = part;
+  assert.deepEqual(last, object);
+  assert.deepEqual(await stream.object, object);
 });
 
 test("errors become the client's own", async () => {

@@ -62,6 +62,24 @@ test("responses, whole and streamed, say the same", async () => {
   assert.ok(kinds.has("response.created") && kinds.has("response.completed"));
 });
 
+test("a call that must be made, of a helper that runs it", async () => {
+  const properties = { city: { enum: ["Rome", "Paris"] } };
+  const parameters = { type: "object", properties, required: ["city"], additionalProperties: false };
+  const seen = [];
+  const tool = { name: "look", parameters, parse: JSON.parse, function: ({ city }) => seen.push(city) && "Rain." };
+  const runner = client.chat.completions.runTools({
+    ...chat,
+    max_tokens: 60,
+    tools: [{ type: "function", function: tool }],
+    tool_choice: "required",
+    parallel_tool_calls: false,
+  }, { maxChatCompletions: 1 });
+  await runner.done();
+  assert.equal(seen.length, 1);
+  assert.ok(["Rome", "Paris"].includes(seen[0]));
+  assert.equal(runner.messages.at(-1).role, "tool");
+});
+
 test("a stream that is left early is aborted", async () => {
   const stream = await client.chat.completions.create({ ...chat, max_tokens: 900, stream: true });
   for await (const _ of stream) break;
