@@ -84,6 +84,8 @@ def _on_gpu(
         start.mark("KV cache")
         if not config.enforce_eager:
             runner.capture_graphs(max_tokens)
+            while start.patient and runner.capture_more():
+                pass
             start.mark("graphs")
     if config.kv_cache_memory_bytes is None and config.num_gpu_blocks_override is None:
         _keep_within(config.gpu_memory_utilization, use, plan.device, strangers_bytes)

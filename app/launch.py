@@ -63,7 +63,7 @@ async def launch(
 
     rates: see HostOptions.   start: is told what took how long.
     """
-    start = start or Start()
+    start = start or Start(patient=True)
     source, plan = plan_launch(config, start)
     defaults = default_params(source.generation_config)
     executor, plan, options = build(config, source, plan, rates, start)

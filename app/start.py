@@ -13,10 +13,12 @@ class Start:
     """Spans that follow each other, the first from the start of this process to the first `mark`.
 
     compiler: waits for kernels to compile; None if nobody started it.
+    patient: all that could be done later is done now, since work will follow at once.
     """
 
-    def __init__(self, compiler: CompilerProcess | None = None) -> None:
+    def __init__(self, compiler: CompilerProcess | None = None, *, patient: bool = False) -> None:
         self.compiler = compiler
+        self.patient = patient
         self._began_s = _process_began_s()
         self._spans: list[tuple[str, float]] = []
 

@@ -15,6 +15,7 @@ import os
 import random
 import sys
 import tempfile
+import time
 from collections.abc import Mapping
 from contextlib import nullcontext
 from pathlib import Path
@@ -33,6 +34,8 @@ from streamload.report import latency_table, page, remarks, run_sections, text_t
 from streamload.verify import FAULTS, verify
 from streamload.workload import Style, made_up, with_texts_kept
 
+_SETTLE_S = 5.0
+"""After the start: a server with a GPU captures most of its graphs when it has nothing else to do."""
 _HEADING = ["load", "figure", "octavo", "vLLM", "must", "aim", ""]
 _NOT_AS_UNSTREAMED = Goal("tokens lost or moved (of texts compared)", lambda groups: None, must=0, aim=0)
 
@@ -110,6 +113,8 @@ class Bench:
         """A few short answers, so that nothing is done for the first time under the clock."""
         asks = made_up([(32, 16)] * 32, self._make, self._style, random.Random("warm-up"))
         run(Load(self._target, asks, max_open=16))
+        if self._options.scale == "full":
+            time.sleep(_SETTLE_S)
 
     def measure(self, name: str, wanted: PresetLoad, table: Table) -> int:
         """One load: its rows, then all that is known of it. Gives the number of streams sent at once."""

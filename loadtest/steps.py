@@ -169,7 +169,7 @@ def main(argv: Iterable[str] | None = None) -> None:
     )
     source = find_model(config.model, load_format="dummy", with_tokenizer=False)
     plan = plan_engine(config, source)
-    start = Start()
+    start = Start(patient=True)
     start.mark("imports and plan")
     executor, plan = build_executor(config, source, plan, start)
     print(start.table())
