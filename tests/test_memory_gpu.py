@@ -149,8 +149,8 @@ def test_what_cannot_fit_is_refused_with_what_to_change(
     assert flag in str(refusal.value) and "\n" not in str(refusal.value)
 
 
-def test_a_cache_as_large_as_the_refusal_allows_starts(model: str) -> None:
-    """The number that the sentence names is true: the next start takes it."""
+def test_a_cache_hardly_smaller_than_the_refusal_allows_starts(model: str) -> None:
+    """The refusal reckons, the start measures: what the sentence names is right within a tenth."""
     with pytest.raises(StartupError) as refusal:
         asyncio.run(launch(settings(model, num_gpu_blocks_override=1 << 30)))
     allowed = int(str(refusal.value).rpartition(" ")[2])
