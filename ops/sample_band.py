@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import triton
 import triton.language as tl
 
+from .dependent_launch import wait_for_inputs
 from .sample_row import Batch, Stats, block_masses, filtered, load, weigh, weight_scale
 from .sampling import Column
 
@@ -128,10 +129,12 @@ def bracket_kernel(
     stats: Stats,
     band: Band,
     CHANGES: tl.constexpr,
+    DEPENDENT: tl.constexpr,
     BLOCKS: tl.constexpr,
     SAMPLE: tl.constexpr,
 ) -> None:
     """One program a row: where its threshold lies."""
+    wait_for_inputs(DEPENDENT)
     row = tl.program_id(0)
     slot = tl.load(batch.slots + row).to(tl.int64)
     if filtered(batch, slot):
@@ -178,11 +181,13 @@ def collect_kernel(
     stats: Stats,
     band: Band,
     CHANGES: tl.constexpr,
+    DEPENDENT: tl.constexpr,
     BLOCK: tl.constexpr,
     BLOCKS: tl.constexpr,
     CAPACITY: tl.constexpr,
 ) -> None:
     """One program a block: the mass above the bracket, and the logits inside it."""
+    wait_for_inputs(DEPENDENT)
     block = tl.program_id(0)
     row = tl.num_programs(1) - 1 - tl.program_id(1)  # the rows scanned last are still in the cache
     slot = tl.load(batch.slots + row).to(tl.int64)

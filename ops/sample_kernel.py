@@ -16,9 +16,11 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from .dependent_launch import launch_options, wait_for_inputs
 from .sample_band import Band, bracket_kernel, collect_kernel
 from .sample_filter import narrow
 from .sample_row import Batch, Stats, block_masses, filtered, load, weigh, weight_scale
+from .sample_scan import scan_kernel
 from .sampling import GROUP, MAX_COUNT, Column
 
 _TEMPERATURE = tl.constexpr(int(Column.TEMPERATURE))
@@ -36,32 +38,10 @@ _CAPACITY = 1024
 _SAMPLE = 4096
 _TILE = 2048
 """Candidates that a program looks at in one go."""
-_SCAN_WARPS = 4
-_COLLECT_WARPS = 4
-
-
-@triton.jit
-def _scan_kernel(
-    batch: Batch,
-    stats: Stats,
-    CHANGES: tl.constexpr,
-    BLOCK: tl.constexpr,
-) -> None:
-    block = tl.program_id(0)
-    row = tl.program_id(1)
-    slot = tl.load(batch.slots + row).to(tl.int64)
-    offsets = block * BLOCK + tl.arange(0, BLOCK)
-    x = load(batch, offsets, row, CHANGES)
-    # Infinity stands for NaN, too, from here on: either spoils the row.
-    x = tl.where(x != x, _INF, x)
-    largest = tl.max(x, 0)
-    out = row.to(tl.int64) * stats.num_blocks + block
-    tl.store(stats.largest + out, largest)
-    if tl.load(batch.floats + slot * _COLUMNS + _TEMPERATURE) > 0:
-        base = tl.where(tl.abs(largest) < _INF, largest, 0.0)
-        tl.store(stats.total + out, tl.sum(weigh(x, base, weight_scale(batch, slot)), 0))
-    else:
-        tl.store(stats.argmax + out, tl.min(tl.where(x == largest, offsets, batch.vocab), 0))
+_SCAN_OPTIONS = {"num_warps": 4, "maxnreg": 96}
+"""Programs wait for what they load while others compute, so several must fit a multiprocessor: without the
+limit, what rows with penalties need takes 128 registers from all."""
+_COLLECT_OPTIONS = {"num_warps": 4, "maxnreg": 128}
 
 
 @triton.jit
@@ -146,11 +126,13 @@ def _choose_kernel(
     tokens: tl.tensor,
     CHANGES: tl.constexpr,
     FILTERS: tl.constexpr,
+    DEPENDENT: tl.constexpr,
     BLOCK: tl.constexpr,
     BLOCKS: tl.constexpr,
     CAPACITY: tl.constexpr,
     WIDTH: tl.constexpr,
 ) -> None:
+    wait_for_inputs(DEPENDENT)
     row = tl.program_id(0)
     slot = tl.load(batch.slots + row).to(tl.int64)
     block = tl.arange(0, BLOCKS)
@@ -220,10 +202,11 @@ def sample(
     )
     stats, band = _scratch(num_rows, num_blocks, filters, logits.device)
     every_block = (num_blocks, num_rows)
-    _scan_kernel[every_block](batch, stats, CHANGES=changes, BLOCK=_BLOCK, num_warps=_SCAN_WARPS)
+    options = launch_options(logits)
+    scan_kernel[every_block](batch, stats, CHANGES=changes, BLOCK=_BLOCK, **_SCAN_OPTIONS, **options)
     if filters:
         bracket_kernel[(num_rows,)](
-            batch, stats, band, CHANGES=changes, BLOCKS=blocks, SAMPLE=_SAMPLE, num_warps=8
+            batch, stats, band, CHANGES=changes, BLOCKS=blocks, SAMPLE=_SAMPLE, num_warps=8, **options
         )
         collect_kernel[every_block](
             batch,
@@ -233,7 +216,8 @@ def sample(
             BLOCK=_BLOCK,
             BLOCKS=blocks,
             CAPACITY=_CAPACITY,
-            num_warps=_COLLECT_WARPS,
+            **_COLLECT_OPTIONS,
+            **options,
         )
     _choose_kernel[(num_rows,)](
         batch,
@@ -247,6 +231,7 @@ def sample(
         CAPACITY=_CAPACITY,
         WIDTH=min(max(_TILE // blocks, 1), _CAPACITY),
         num_warps=8,
+        **options,
     )
     return tokens
 

@@ -63,35 +63,62 @@ class Stats(NamedTuple):
     num_blocks: Any
 
 
+class Changes(NamedTuple):
+    """What is done to a row's logits: its slot's mask, bias entries, and row of the history; `any` of it."""
+
+    any: Any
+    slot: Any
+    position: Any
+    masked: Any
+    num_biases: Any
+    history: Any
+
+
+@triton.jit
+def _load_changes(
+    batch: Batch,
+    row: tl.tensor,
+) -> Changes:
+    """The changes of a row."""
+    slot = tl.load(batch.slots + row).to(tl.int64)
+    settings = batch.table + slot * _COLUMNS
+    position = tl.load(batch.positions + row)
+    masked = tl.load(settings + _MASKED) != 0
+    num_biases = tl.load(settings + _NUM_BIASES)
+    history = tl.load(settings + _HISTORY).to(tl.int64)
+    return Changes(masked | (num_biases > 0) | (history >= 0), slot, position, masked, num_biases, history)
+
+
 @triton.jit
 def _changed(
     batch: Batch,
+    changes: Changes,
     x: tl.tensor,
     offsets: tl.tensor,
-    row: tl.tensor,
 ) -> tl.tensor:
     """Logits x at `offsets` of a row after masks, bias, bans and penalties."""
-    slot = tl.load(batch.slots + row).to(tl.int64)
-    if tl.load(batch.table + slot * _COLUMNS + _MASKED) != 0:
-        word = batch.masks + slot * batch.mask_width + offsets // 32
-        bits = tl.load(word, mask=offsets < batch.vocab, other=0)
-        x += tl.where((bits >> (offsets % 32)) & 1 != 0, 0.0, _MINUS_INF)
-    position = tl.load(batch.positions + row)
-    for i in range(tl.load(batch.table + slot * _COLUMNS + _NUM_BIASES)):
-        entry = (slot * batch.bias_width + i) * 3
-        applies = (offsets == tl.load(batch.biases + entry)) & (position < tl.load(batch.biases + entry + 2))
-        x = tl.where(applies, x + tl.load(batch.bias_floats + entry + 1), x)
-    past = tl.load(batch.table + slot * _COLUMNS + _HISTORY).to(tl.int64)
-    if past >= 0:
-        floats = batch.floats + slot * _COLUMNS
-        seen = tl.load(batch.history + past * batch.vocab + offsets, mask=offsets < batch.vocab, other=0)
-        if tl.max(seen, None) > 0:
-            count = (seen & _MAX_COUNT).to(tl.float32)
-            factor = tl.load(floats + _REPETITION)
-            inverse = 1.0 / factor
-            x = tl.where(seen != 0, x * tl.where(x > 0, inverse, factor), x)
-            x -= tl.load(floats + _FREQUENCY) * count
-            x -= tl.where(count > 0, tl.load(floats + _PRESENCE), 0.0)
+    if changes.any:
+        slot = changes.slot
+        if changes.masked:
+            word = batch.masks + slot * batch.mask_width + offsets // 32
+            bits = tl.load(word, mask=offsets < batch.vocab, other=0)
+            x += tl.where((bits >> (offsets % 32)) & 1 != 0, 0.0, _MINUS_INF)
+        for i in range(changes.num_biases):
+            entry = (slot * batch.bias_width + i) * 3
+            until = tl.load(batch.biases + entry + 2)
+            applies = (offsets == tl.load(batch.biases + entry)) & (changes.position < until)
+            x = tl.where(applies, x + tl.load(batch.bias_floats + entry + 1), x)
+        if changes.history >= 0:
+            floats = batch.floats + slot * _COLUMNS
+            past = batch.history + changes.history * batch.vocab + offsets
+            seen = tl.load(past, mask=offsets < batch.vocab, other=0)
+            if tl.max(seen, None) > 0:
+                count = (seen & _MAX_COUNT).to(tl.float32)
+                factor = tl.load(floats + _REPETITION)
+                inverse = 1.0 / factor
+                x = tl.where(seen != 0, x * tl.where(x > 0, inverse, factor), x)
+                x -= tl.load(floats + _FREQUENCY) * count
+                x -= tl.where(count > 0, tl.load(floats + _PRESENCE), 0.0)
     return x
 
 
@@ -103,11 +130,10 @@ def load(
     CHANGES: tl.constexpr,
 ) -> tl.tensor:
     """Logits at `offsets` of a row as the choice sees them, float32, -inf past the vocabulary."""
-    inside = offsets < batch.vocab
-    x = tl.load(batch.logits + row.to(tl.int64) * batch.stride + offsets, mask=inside, other=_MINUS_INF)
-    x = x.to(tl.float32)
+    logits = batch.logits + row.to(tl.int64) * batch.stride
+    x = tl.load(logits + offsets, mask=offsets < batch.vocab, other=_MINUS_INF).to(tl.float32)
     if CHANGES:
-        x = _changed(batch, x, offsets, row)
+        x = _changed(batch, _load_changes(batch, row), x, offsets)
     return x
 
 
