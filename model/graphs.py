@@ -225,8 +225,8 @@ class StepGraphs:
     def _try_to_capture(self, shape: StepShape) -> None:
         try:
             self._capture(shape)
-        except torch.OutOfMemoryError:
-            log.warning("memory is short: %d shapes of steps stay without a graph", len(self._left))
+        except RuntimeError as error:  # out of memory is one; steps go on without
+            log.warning("%d shapes of steps stay without a graph: %s", len(self._left), error)
             self._left.clear()
 
     def _free_bytes(self) -> int:

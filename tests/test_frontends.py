@@ -165,6 +165,7 @@ def test_a_killed_front_end_ends_its_own_streams_only(server: ToyServer) -> None
     with httpx.Client(base_url=server.url, timeout=30) as http:
         wait_for(lambda: samples(http)["octavo_frontends"] == 2)
         now = samples(http)
+        assert now['octavo_memory_bytes{kind="weights"}'] == 3000, "the new one was told, too"
     assert now['octavo_frontends_lost_total{cause="died"}'] == 1
     assert now['octavo_requests_total{cause="error"}'] == len(cut)
     assert now["octavo_requests_open"] == now["octavo_engine_requests_running"] == 0
