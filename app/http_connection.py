@@ -19,6 +19,7 @@ from msgspec.json import encode
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from .errors import EngineOverloadedError, RequestError
+from .read_timer import ReadTimer
 
 log = logging.getLogger(__name__)
 
@@ -30,6 +31,8 @@ class HttpConnection(HttpToolsProtocol):
     for `max_stalled_s` is cut off.
 
     max_header_bytes: of a request's line and headers, however they arrive; more is answered with 431.
+    max_silent_s: within which a request's headers must be there as a whole, and between parts of its body;
+        a connection that sent nothing yet is closed, one that sent a part is answered with 408.
     max_connections: of the process; one beyond it gets 503, while there is a file left to say so with.
     """
 
@@ -40,6 +43,7 @@ class HttpConnection(HttpToolsProtocol):
         max_stalled_s: float,
         max_header_bytes: int,
         max_connections: int,
+        max_silent_s: float,
         **others: Any,
     ) -> None:
         super().__init__(**others)
@@ -53,10 +57,14 @@ class HttpConnection(HttpToolsProtocol):
         self._max_stalled_s = max_stalled_s
         self._stall: asyncio.TimerHandle | None = None
         self._num_unread = 0
+        self._begun = False  # whether anything has been sent
+        self._max_silent_s = max_silent_s
+        self._reading = ReadTimer(self.loop, max_silent_s, self._give_up_reading)
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """A client."""
         super().connection_made(transport)
+        self._reading.expect()
         if len(self.connections) > self._max_connections:
             self._refuse(
                 EngineOverloadedError(
@@ -70,6 +78,10 @@ class HttpConnection(HttpToolsProtocol):
         if self._refused:
             return
         self._progresses = False
+        if not self._begun:
+            self._begun = True
+            self._reading.done()
+            self._reading.expect()
         super().data_received(data)
         self._num_unparsed = 0 if self._progresses else self._num_unparsed + len(data)
         if self._num_unparsed > self._max_header_bytes and not self._refused:
@@ -78,6 +90,7 @@ class HttpConnection(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         """Of the parser: a request."""
         super().on_message_begin()
+        self._reading.expect()
         self._progresses = True
         self._num_header_bytes = 0
 
@@ -94,16 +107,19 @@ class HttpConnection(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         """Of the parser: the body follows."""
         self._progresses = True
+        self._reading.more()
         super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
         """Of the parser: a part of the body."""
         self._progresses = True
+        self._reading.more()
         super().on_body(body)
 
     def on_message_complete(self) -> None:
         """Of the parser: the next request may follow."""
         self._progresses = True
+        self._reading.done()
         super().on_message_complete()
 
     def send_400_response(self, msg: str) -> None:
@@ -149,7 +165,19 @@ class HttpConnection(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """The end."""
         self._forget_stall()
+        self._reading.close()
         super().connection_lost(exc)
+
+    def _give_up_reading(self) -> None:
+        if self._refused or self.transport.is_closing():
+            return
+        if self.flow is not None and self.flow.read_paused:
+            self._reading.more()  # it is the server that does not read
+        elif not self._begun:
+            self.transport.close()
+        else:
+            message = f"Nothing more of the request has come for {self._max_silent_s:g} s."
+            self._refuse(RequestError(message, status=408, code="request_timeout"))
 
     def _count_unread(self) -> int:
         """Bytes that the client has not acknowledged, here and in the kernel, which makes room in gulps."""

@@ -22,6 +22,7 @@ LAST_WRITES_S = 2
 """Time for clients to read what a cut stream still has to say."""
 _KEEP_ALIVE_S = 60
 _MAX_STALLED_S = 30.0
+_MAX_SILENT_S = 30.0
 _DEFAULT_EDGE = EdgeSettings()
 
 
@@ -29,6 +30,7 @@ class HttpServer(uvicorn.Server):
     """Serves `app` on sockets that are bound already, until `should_exit` is set.
 
     on_slow_reader: called when a connection was cut since its client read nothing for `max_stalled_s`.
+    max_silent_s: for how long a client may leave a request half sent.
     """
 
     def __init__(
@@ -38,11 +40,13 @@ class HttpServer(uvicorn.Server):
         *,
         edge: EdgeSettings = _DEFAULT_EDGE,
         max_stalled_s: float = _MAX_STALLED_S,
+        max_silent_s: float = _MAX_SILENT_S,
     ) -> None:
         protocol = partial(
             HttpConnection,
             on_slow_reader=on_slow_reader,
             max_stalled_s=max_stalled_s,
+            max_silent_s=max_silent_s,
             max_header_bytes=edge.max_header_bytes,
             max_connections=max_connections(),
         )

@@ -34,21 +34,26 @@ class Whoami:
         await send({"type": "http.response.body", "body": body})
 
 
-def exchange(parts: Iterable[bytes], edge: EdgeSettings) -> bytes:
+def exchange(
+    parts: Iterable[bytes], edge: EdgeSettings, *, every_s: float = 0.01, max_silent_s: float = 30
+) -> bytes:
     """All that the server says to a connection that sends `parts`, one after the other."""
 
     async def talk() -> bytes:
         listener = bind("127.0.0.1", 0)
-        server = HttpServer(Whoami(), lambda: None, edge=edge)
+        server = HttpServer(Whoami(), lambda: None, edge=edge, max_silent_s=max_silent_s)
         serving = asyncio.create_task(server.serve(sockets=[listener]))
         await server.ready.wait()
         reader, writer = await asyncio.open_connection(*listener.getsockname())
+        heard = asyncio.create_task(reader.read())
         try:
             for part in parts:
+                if heard.done():
+                    break  # the server has closed
                 writer.write(part)
                 await writer.drain()
-                await asyncio.sleep(0.01)
-            return await asyncio.wait_for(reader.read(), 20)
+                await asyncio.sleep(every_s)
+            return await asyncio.wait_for(heard, 20)
         except ConnectionResetError:
             return b""
         finally:
@@ -156,3 +161,32 @@ def test_a_connection_beyond_the_limit_of_files_is_told_so_and_others_go_on(
     answer = run(talk)
     check_refusal(answer, b"503", "server_overloaded")
     assert b"\r\nretry-after: 1\r\n" in answer and b"ulimit -n" in answer
+
+
+POST = b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 12\r\n"
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        [b"GET / HT"],
+        [GET],
+        [GET, *[b"x: y\r\n"] * 100],  # a line now and then, for ever
+        [POST + b"\r\n12345"],
+        [GET + b"\r\n", GET],
+    ],
+    ids=["line", "headers", "drop by drop", "body", "second request"],
+)
+def test_a_request_that_is_left_half_sent_is_not_waited_for(parts: list[bytes]) -> None:
+    answer = exchange(parts, EdgeSettings(max_header_bytes=LIMIT), every_s=0.05, max_silent_s=0.5)
+    check_refusal(answer[answer.rfind(b"HTTP/1.1 ") :], b"408 Request Timeout", "request_timeout")
+
+
+def test_a_connection_that_sends_nothing_is_closed_without_a_word() -> None:
+    assert exchange([], EdgeSettings(), max_silent_s=0.2) == b""
+
+
+def test_a_body_may_take_long_as_long_as_some_of_it_comes() -> None:
+    parts = [POST + b"connection: close\r\n\r\n", *[b"x"] * 12]
+    answer = exchange(parts, EdgeSettings(), every_s=0.1, max_silent_s=0.9)
+    assert answer.startswith(b"HTTP/1.1 200 OK"), answer
