@@ -23,6 +23,8 @@ from .tokenizer import Tokenizer
 if TYPE_CHECKING:
     import torch
 
+    from ..model.targets import StoredBlocks
+
 LoadFormat = Literal["auto", "safetensors", "gguf", "dummy"]
 
 _HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?(@[\w./-]+)?$")
@@ -47,17 +49,17 @@ class ModelSource:
     tokenizer: Tokenizer | None
     chat_template: ChatTemplate | None
 
-    def tensors(self, dtype: torch.dtype) -> Iterator[tuple[str, torch.Tensor]]:
-        """(Hugging Face name, tensor on the CPU), one at a time; quantized ones dequantized to `dtype`.
+    def tensors(self, dtype: torch.dtype) -> Iterator[tuple[str, torch.Tensor | StoredBlocks]]:
+        """(Hugging Face name, tensor on the CPU), one at a time; quantized ones can become `dtype`.
 
         Raises ValueError, naming the file, for what is found to be damaged only now.
         """
-        from ..model.gguf import gguf_tensors
+        from ..model.gguf import gguf_contents
         from ..model.safetensors_file import read_tensors
 
         assert self.weights is not None, "a model with made-up weights has no tensors to read"
         if isinstance(self.weights, GGUFFile):
-            return gguf_tensors(self.weights, dtype)
+            return gguf_contents(self.weights, dtype)
         return read_tensors(self.weights)
 
 

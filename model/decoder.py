@@ -73,7 +73,7 @@ class DecoderLM:
         self._norm = RMSNorm("model.norm", config.hidden_size, config.rms_norm_eps, dtype, device)
         self._head: Linear | TiedLinear
         if config.tie_word_embeddings:
-            self._head = TiedLinear(method, self._embedding.table)
+            self._head = TiedLinear(method, Embedding.NAME, self._embedding.table)
         else:
             self._head = Linear(method, config.hidden_size, (("lm_head", config.vocab_size),), split=0)
         rotating = cos_sin_table(config.rope, max_positions, device)
@@ -127,7 +127,8 @@ class DecoderLM:
 
     def targets(self) -> Iterator[WeightTarget]:
         """Every checkpoint tensor that the model takes."""
-        yield from self._embedding.targets()
+        if not isinstance(self._head, TiedLinear):
+            yield from self._embedding.targets()
         for layer in self._layers:
             yield from layer.targets()
         yield from self._norm.targets()

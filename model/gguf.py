@@ -19,7 +19,9 @@ from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
 from gguf.quants import dequantize
 from torch import Tensor
 
+from ..ops.block_format import BLOCK_FORMATS
 from .gguf_file import GGUFError, GGUFFile, GGUFTensor
+from .targets import StoredBlocks
 
 _ARCHITECTURES = {
     "llama": ("llama", "LlamaForCausalLM"),  # also Mistral and SmolLM, which llama.cpp stores as llama
@@ -106,8 +108,17 @@ def gguf_config(file: GGUFFile) -> dict[str, Any]:
 def gguf_tensors(file: GGUFFile, dtype: torch.dtype = torch.float32) -> Iterator[tuple[str, Tensor]]:
     """(Hugging Face name, tensor of `dtype`) one at a time, in the file's order.
 
-    Beside the tensor given out, a few MB of temporaries exist.
-    Raises GGUFError for tensor types and names that octavo does not know, before the first tensor.
+    Beside the tensor given out, a few MB of temporaries exist. Raises as `gguf_contents` does.
+    """
+    for name, content in gguf_contents(file, dtype):
+        yield name, content.values() if isinstance(content, StoredBlocks) else content
+
+
+def gguf_contents(file: GGUFFile, dtype: torch.dtype) -> Iterator[tuple[str, Tensor | StoredBlocks]]:
+    """`gguf_tensors`, but matrices in a format of ops/block_format.py as they are in the file, a view of it.
+
+    Each must be used before the next is asked for. Raises GGUFError for tensor types and names that octavo
+    does not know, before the first tensor.
     """
     names = {name: _hf_name(file, name) for name in file.tensors if name != _ROPE_FACTORS}
     for tensor in file.tensors.values():
@@ -119,9 +130,18 @@ def gguf_tensors(file: GGUFFile, dtype: torch.dtype = torch.float32) -> Iterator
     permuted = _permuted_heads(file)
     with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
         for name, hf_name in names.items():
-            values = _load(file.tensors[name], dtype, pool)
+            tensor = file.tensors[name]
             num_heads = permuted.get(name.removesuffix(".weight").removesuffix(".bias").rpartition(".")[2])
-            yield hf_name, values if num_heads is None else _unpermute(values, num_heads)
+
+            def values(tensor: GGUFTensor = tensor, num_heads: int | None = num_heads) -> Tensor:
+                return _unpermute(_load(tensor, dtype, pool), num_heads)
+
+            form = BLOCK_FORMATS.get(tensor.type_name) if tensor.type_name in _QUANTIZED else None
+            if form is None or len(tensor.shape) != 2:
+                yield hf_name, values()
+            else:
+                blocks = torch.from_numpy(tensor.data).view(tensor.shape[0], -1, form.block_bytes)
+                yield hf_name, StoredBlocks(form, _unpermute(blocks, num_heads), values)
 
 
 def _load(tensor: GGUFTensor, dtype: torch.dtype, pool: ThreadPoolExecutor) -> Tensor:
@@ -148,8 +168,13 @@ def _load(tensor: GGUFTensor, dtype: torch.dtype, pool: ThreadPoolExecutor) -> T
     return values.reshape(tensor.shape)
 
 
-def _unpermute(tensor: Tensor, num_heads: int) -> Tensor:
-    """Rows of each head from llama.cpp's order, where a rotated pair is (2i, 2i + 1), to (i, i + d / 2)."""
+def _unpermute(tensor: Tensor, num_heads: int | None) -> Tensor:
+    """Rows of each head from llama.cpp's order, where a rotated pair is (2i, 2i + 1), to (i, i + d / 2).
+
+    num_heads: None if the file has them in order.
+    """
+    if num_heads is None:
+        return tensor
     pairs = tensor.reshape(num_heads, -1, 2, *tensor.shape[1:])
     return pairs.transpose(1, 2).reshape(tensor.shape)
 

@@ -69,6 +69,8 @@ class GatedMLP:
 class Embedding:
     """One row per token id."""
 
+    NAME = "model.embed_tokens"
+
     def __init__(self, config: ModelConfig, dtype: torch.dtype, device: torch.device) -> None:
         self.table = torch.empty(config.vocab_size, config.hidden_size, dtype=dtype, device=device)
 
@@ -78,4 +80,4 @@ class Embedding:
 
     def targets(self) -> Iterator[WeightTarget]:
         """The table."""
-        yield WeightTarget("model.embed_tokens.weight", self.table, 0)
+        yield WeightTarget(f"{self.NAME}.weight", self.table, 0)

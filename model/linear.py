@@ -9,8 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..ops.block_linear import BlockLinear
 from ..ops.thin_linear import thin_linear
 from ..ops.tuning import MAX_THIN_ROWS, thin_tiles
+from .compact_weight import CompactWeight
 from .packed_weight import PackedWeight, best_packing
 from .targets import WeightTarget
 
@@ -35,30 +37,38 @@ class LinearMethod(Protocol):
         """Allocate one matrix, its content undefined until its targets are filled."""
 
     def tie(self, table: Tensor) -> LinearWeight:
-        """A matrix with the content of an embedding [vocab, hidden]; it has no targets of its own."""
+        """A matrix with the content of an embedding [vocab, hidden]; its targets fill the embedding, too."""
 
 
 class DenseMethod:
-    """Weights as in the checkpoint, packed for the processor where that is known to be faster.
+    """Weights as in the checkpoint, in the form that is known to be fastest on the processor.
 
-    On a CPU, float32 matrices are packed by MKL or oneDNN: 1.1 to 3 times F.linear's speed for 1 to 256 rows,
-    see docs/decisions.md. Everything else stays [out, in].
+    On a CPU, float32 matrices are kept in the blocks or the 16 bits that they come from, or else packed by
+    MKL or oneDNN: see docs/decisions.md. Everything else stays [out, in].
     """
 
     def __init__(self, dtype: torch.dtype, device: torch.device) -> None:
         self._dtype = dtype
         self._device = device
-        self._packing = best_packing() if device.type == "cpu" and dtype == torch.float32 else None
+        on_cpu = device.type == "cpu" and dtype == torch.float32
+        self._packing = best_packing() if on_cpu else None
+        self._products = BlockLinear() if on_cpu else None
 
     def create(self, in_features: int, out_features: int) -> LinearWeight:
         """Allocate [out, in]."""
-        return self._weight(torch.empty(out_features, in_features, dtype=self._dtype, device=self._device))
+        content = torch.empty(out_features, in_features, dtype=self._dtype, device=self._device)
+        return self._weight(content, is_table=False)
 
     def tie(self, table: Tensor) -> LinearWeight:
-        """The table itself, or a packed copy of it."""
-        return self._weight(table)
+        """The table itself, or a packed or compact copy of it."""
+        return self._weight(table, is_table=True)
 
-    def _weight(self, content: Tensor) -> LinearWeight:
+    def _weight(self, content: Tensor, *, is_table: bool) -> LinearWeight:
+        if self._products is not None and self._products.fits(*content.shape):
+            return CompactWeight(content, self._products, self._whole, is_table=is_table)
+        return self._whole(content)
+
+    def _whole(self, content: Tensor) -> PackedWeight | DenseWeight:
         return DenseWeight(content) if self._packing is None else PackedWeight(content, self._packing)
 
 
@@ -135,9 +145,10 @@ class Linear:
 
 
 class TiedLinear:
-    """A head whose matrix is the embedding's table."""
+    """A head whose matrix is the embedding's table.   name: the table's in the checkpoint."""
 
-    def __init__(self, method: LinearMethod, table: Tensor) -> None:
+    def __init__(self, method: LinearMethod, name: str, table: Tensor) -> None:
+        self._name = name
         self._weight = method.tie(table)
 
     def __call__(self, x: Tensor, out: Tensor | None = None) -> Tensor:
@@ -145,8 +156,8 @@ class TiedLinear:
         return self._weight.apply(x, None, out)
 
     def targets(self) -> Iterator[WeightTarget]:
-        """None: loading fills the table."""
-        return iter(())
+        """The table, for both."""
+        return self._weight.targets(self._name, slice(None), 0)
 
     def finish(self) -> None:
         """Called once when the table is filled."""

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from .targets import WeightTarget
+from .targets import StoredBlocks, WeightTarget
 
 _MAX_NAMES_SHOWN = 6
 _DUMMY_SCALE = 0.02
@@ -37,10 +37,12 @@ class Rank:
     index: int = 0
     size: int = 1
 
-    def share(self, tensor: Tensor, dim: int | None) -> Tensor:
+    def share(self, tensor: Tensor | StoredBlocks, dim: int | None) -> Tensor | StoredBlocks:
         """This rank's equal part along `dim`; all of it if dim is None. Raises ValueError if uneven."""
         if dim is None or self.size == 1:
             return tensor
+        if isinstance(tensor, StoredBlocks):
+            tensor = tensor.values()
         length, rest = divmod(tensor.shape[dim], self.size)
         if rest:
             raise ValueError(
@@ -51,14 +53,15 @@ class Rank:
 
 def load_weights(
     model: Loadable,
-    tensors: Iterable[tuple[str, Tensor]],
+    tensors: Iterable[tuple[str, Tensor | StoredBlocks]],
     total: int | None = None,
     *,
     rank: Rank | None = None,
 ) -> None:
     """Copy each checkpoint tensor to where the model wants it, whatever dtype and device; show progress.
 
-    tensors: (name, tensor), each used before the next is asked for, so that one at a time need exist.
+    tensors: (name, tensor), each used before the next is asked for, so that one at a time need exist; the
+        bytes of StoredBlocks may be kept until the end.
     total: how many there are, if known.   rank: whose share to take; all of it by default.
     Raises ValueError naming the tensors that are missing, unexpected, repeated or of the wrong shape.
     """
@@ -67,7 +70,7 @@ def load_weights(
     model.finish()
 
 
-def _fill_targets(model: Loadable, tensors: Iterable[tuple[str, Tensor]], rank: Rank) -> None:
+def _fill_targets(model: Loadable, tensors: Iterable[tuple[str, Tensor | StoredBlocks]], rank: Rank) -> None:
     # A function of its own, so that no target holds memory any more when `finish` wants to release it.
     waiting = {target.name: target for target in model.targets()}
     filled: set[str] = set()
@@ -85,12 +88,16 @@ def _fill_targets(model: Loadable, tensors: Iterable[tuple[str, Tensor]], rank: 
     _require_none(waiting, "the checkpoint lacks tensors that the model needs")
 
 
-def _copy(source: Tensor, target: WeightTarget) -> None:
+def _copy(source: Tensor | StoredBlocks, target: WeightTarget) -> None:
     found, wanted = list(source.shape), list(target.view.shape)
     if found != wanted:  # which `copy_` would broadcast without a word where it can
         raise ValueError(
             f"{target.name} has shape {found} in the checkpoint, but the config implies {wanted}"
         )
+    if isinstance(source, StoredBlocks):
+        if target.keep is not None and target.keep(source):
+            return
+        source = source.values()
     target.view.copy_(source)
 
 

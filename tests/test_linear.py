@@ -101,11 +101,13 @@ def test_a_processor_gets_the_library_that_suits_it(tmp_path: Path, monkeypatch:
         assert isinstance(best_packing(), wanted) or not both
 
 
-def test_tied_head_follows_the_table_and_has_no_targets() -> None:
+def test_tied_head_follows_the_table_which_its_target_fills() -> None:
     table = torch.empty(11, 6)
-    head = TiedLinear(DenseMethod(torch.float32, CPU), table)
-    assert list(head.targets()) == []
-    table.copy_(random_tensor(11, 6))
+    head = TiedLinear(DenseMethod(torch.float32, CPU), "embed", table)
+    (target,) = head.targets()
+    assert (target.name, target.view.data_ptr()) == ("embed.weight", table.data_ptr())
+    target.view.copy_(random_tensor(11, 6))
+    del target
     head.finish()
     x = random_tensor(3, 6, seed=1)
     torch.testing.assert_close(head(x), x @ table.t())

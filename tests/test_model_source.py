@@ -17,7 +17,8 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from octavo.app import model_source
 from octavo.app.errors import StartupError
-from octavo.app.model_source import LoadFormat, find_model
+from octavo.app.model_source import LoadFormat, ModelSource, find_model
+from octavo.model.targets import StoredBlocks
 
 CHATML = "{% for m in messages %}<{{ m.role }}>{{ m.content }}{{ eos_token }}{% endfor %}"
 
@@ -83,12 +84,18 @@ def refusal(model: str | Path, load_format: LoadFormat = "auto") -> str:
     return str(caught.value)
 
 
+def read(source: ModelSource, dtype: torch.dtype) -> dict[str, torch.Tensor]:
+    """All tensors, quantized ones as values."""
+    contents = source.tensors(dtype)
+    return {name: each.values() if isinstance(each, StoredBlocks) else each for name, each in contents}
+
+
 def test_a_directory(directory: Path, model: LlamaForCausalLM) -> None:
     source = find_model(str(directory))
     assert (source.name, source.path) == (str(directory), directory)
     assert source.config["hidden_size"] == 64
     assert source.generation_config["top_k"] == 40
-    tensors = dict(source.tensors(torch.float32))
+    tensors = read(source, torch.float32)
     assert source.num_tensors == len(tensors)
     for name, tensor in model.state_dict().items():
         assert torch.equal(tensors[name], tensor)
@@ -101,7 +108,7 @@ def test_a_directory(directory: Path, model: LlamaForCausalLM) -> None:
 def test_a_gguf_file(gguf_file: Path, model: LlamaForCausalLM) -> None:
     source = find_model(str(gguf_file))
     assert (source.name, source.path) == (str(gguf_file), gguf_file)
-    tensors = dict(source.tensors(torch.bfloat16))
+    tensors = read(source, torch.bfloat16)
     assert source.num_tensors == len(tensors)
     for name, tensor in model.state_dict().items():
         assert tensors[name].dtype == torch.bfloat16
