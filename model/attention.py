@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -17,6 +18,9 @@ from .config import ModelConfig
 from .linear import Linear, LinearMethod, bias_target
 from .targets import WeightTarget
 
+if TYPE_CHECKING:
+    from ..ops.attention_native import NativeAttention
+
 
 @dataclass(frozen=True, slots=True)
 class AttentionStep:
@@ -24,11 +28,13 @@ class AttentionStep:
 
     split_counters: see decode_attention and prefill_attention; None on a CPU.
     memo: what the layers' ops compute alike.
+    native: machine code for a processor; None elsewhere.
     """
 
     batch: ForwardBatch
     split_counters: Tensor | None
     memo: StepMemo
+    native: NativeAttention | None
 
 
 class Attention:
@@ -90,17 +96,17 @@ class Attention:
             k_norm=self._k_norm,
             eps=self._eps,
             memo=step.memo,
+            native=step.native,
         )
         if last_tokens is None:
             attended = self._attend(q, step, k_cache, v_cache)
         else:
-            attended = self._attend_last(q[last_tokens], step.batch, k_cache, v_cache, step.split_counters)
+            attended = self._attend_last(q[last_tokens], step, k_cache, v_cache)
         return self._o(attended.view(-1, self._num_heads * self._head_dim))
 
-    def _attend_last(
-        self, q: Tensor, batch: ForwardBatch, k_cache: Tensor, v_cache: Tensor, counters: Tensor | None
-    ) -> Tensor:
+    def _attend_last(self, q: Tensor, step: AttentionStep, k_cache: Tensor, v_cache: Tensor) -> Tensor:
         """Each is one query over the pages, wherever in a chunk its token stands."""
+        batch = step.batch
         return decode_attention(
             q,
             k_cache,
@@ -111,7 +117,8 @@ class Attention:
             scale=self._scale,
             window=self._window,
             max_seq_len=batch.max_seq_len,
-            counters=counters,
+            counters=step.split_counters,
+            native=step.native,
         )
 
     def _attend(self, q: Tensor, step: AttentionStep, k_cache: Tensor, v_cache: Tensor) -> Tensor:
@@ -132,6 +139,7 @@ class Attention:
                 counters=step.split_counters,
                 out=out[:num_decodes],
                 memo=step.memo,
+                native=step.native,
             )
         if len(batch.chunk_slots):
             prefill_attention(

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from ..ops.native_code import find_team
 from ..ops.step_memo import StepMemo
 from ..ops.tuning import NUM_SPLIT_COUNTERS
 from .attention import Attention, AttentionStep
@@ -17,6 +19,9 @@ from .layers import Embedding, GatedMLP, RMSNorm
 from .linear import DenseMethod, Linear, LinearMethod, TiedLinear
 from .rope import cos_sin_table, identity_table
 from .targets import WeightTarget
+
+if TYPE_CHECKING:
+    from ..ops.attention_native import NativeAttention
 
 
 class DecoderLayer:
@@ -70,6 +75,7 @@ class DecoderLM:
             if device.type == "cuda"
             else None
         )
+        self._native = _native_attention(config, dtype, device)
         self._norm = RMSNorm("model.norm", config.hidden_size, config.rms_norm_eps, dtype, device)
         self._head: Linear | TiedLinear
         if config.tie_word_embeddings:
@@ -107,7 +113,7 @@ class DecoderLM:
 
     def hidden(self, batch: ForwardBatch, kv: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
         """`forward` without the head: [S, hidden_size] of `batch.last_tokens`."""
-        step = AttentionStep(batch, self._split_counters, StepMemo())
+        step = AttentionStep(batch, self._split_counters, StepMemo(), self._native)
         residual = self._embedding(batch.token_ids)
         x: Tensor | None = None
         for layer, cos_sin, (k_cache, v_cache) in zip(self._layers, self._tables, kv, strict=True):
@@ -143,3 +149,16 @@ class DecoderLM:
         """Bring the weights into the form in which they are used. Called by the loader, once, at its end."""
         for part in (*self._layers, self._head):
             part.finish()
+
+
+def _native_attention(
+    config: ModelConfig, dtype: torch.dtype, device: torch.device
+) -> NativeAttention | None:
+    """Machine code for a processor's float32; None where there is none."""
+    team = find_team() if device.type == "cpu" and dtype == torch.float32 else None
+    if team is None:
+        return None
+    from ..ops.attention_native import HeadShape, NativeAttention  # LLVM is installed where it is of use
+
+    shape = HeadShape(config.num_heads, config.num_kv_heads, config.head_dim)
+    return NativeAttention(shape, team) if shape.fits else None

@@ -6,13 +6,17 @@ is the same, bit for bit, however many rows are multiplied at once.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from .block_format import BLOCK, TILE_ROWS, BlockFormat, tile_values
-from .block_linear_kernel import BlockLinearKernel, new_kernel
 from .native_code import ThreadTeam, find_team
+
+if TYPE_CHECKING:
+    from .block_linear_kernel import BlockLinearKernel
 
 _ROWS_AT_ONCE = 64
 """Rows of x that stay in a core's L2 cache while the weights pass by: 400 KB at 1,536 columns."""
@@ -33,6 +37,8 @@ class BlockLinear:
         """Make the machine code for a format ready, a fraction of a second; later calls do nothing."""
         assert self._team is not None, "nothing fits without native code"
         if form not in self._kernels:
+            from .block_linear_kernel import new_kernel  # LLVM is installed where it is of use
+
             self._kernels[form] = new_kernel(form, self._team)
 
     def __call__(self, x: Tensor, tiles: Tensor, form: BlockFormat, out: Tensor) -> None:

@@ -8,11 +8,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from .step_memo import StepMemo
+
+if TYPE_CHECKING:
+    from .attention_native import NativeAttention
 
 GROUP_ELEMENTS = 1 << 17
 """Elements of keys that the reference gathers at once: what stays in a core's L2 cache until it is used."""
@@ -160,6 +164,7 @@ def decode_attention(
     counters: Tensor | None = None,
     out: Tensor | None = None,
     memo: StepMemo | None = None,
+    native: NativeAttention | None = None,
 ) -> Tensor:
     """Softmax(scale q K^T) V of each sequence's last token.
 
@@ -171,7 +176,7 @@ def decode_attention(
     window: the query sees its last `window` keys only.   max_seq_len: bound of seq_lens that sizes the grid.
     counters: [NUM_SPLIT_COUNTERS] int32 zeros, left as zeros, which spare a launch if given; one tensor
         per stream, shared by all layers.
-    memo: what the step's layers share.
+    memo: what the step's layers share.   native: machine code for a processor, if there is any.
     Returns [B, Hq, d] in q's dtype, written to `out` if given.
     """
     if q.is_cuda:
@@ -190,6 +195,22 @@ def decode_attention(
             counters=counters,
             out=out,
         )
+    if native is not None:
+        result = torch.empty_like(q) if out is None else out
+        if native.attends(q, k_cache, result):
+            native.decode_attention(
+                q,
+                k_cache,
+                v_cache,
+                block_tables,
+                slots,
+                seq_lens,
+                scale=scale,
+                window=window,
+                max_seq_len=max_seq_len,
+                out=result,
+            )
+            return result
     attended = decode_attention_reference(
         q,
         k_cache,

@@ -54,9 +54,9 @@ class ThreadTeam:
         self._parallel.argtypes = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint)
         self._parallel.restype = None
 
-    def run(self, address: int, arguments: ctypes.Array[ctypes.c_int64]) -> None:
-        """Have as many threads as torch uses call the function with `arguments`; wait for all of them."""
-        self._parallel(address, ctypes.addressof(arguments), torch.get_num_threads(), 0)
+    def run(self, address: int, arguments: ctypes.Array[ctypes.c_int64], *, alone: bool = False) -> None:
+        """Have as many threads as torch uses, or this one alone, call the function; wait for all of them."""
+        self._parallel(address, ctypes.addressof(arguments), 1 if alone else torch.get_num_threads(), 0)
 
 
 def find_team() -> ThreadTeam | None:

@@ -5,11 +5,16 @@ Rotary embedding: Su et al., "RoFormer" (arXiv 2104.09864); it turns the two hal
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor
 
 from .rms_norm import rms_norm_reference
 from .step_memo import StepMemo
+
+if TYPE_CHECKING:
+    from .attention_native import NativeAttention
 
 
 def rotary_factors(positions: Tensor, cos_sin: Tensor) -> tuple[Tensor, Tensor]:
@@ -91,6 +96,7 @@ def rope_and_store(
     k_norm: Tensor | None = None,
     eps: float = 1e-6,
     memo: StepMemo | None = None,
+    native: NativeAttention | None = None,
 ) -> Tensor:
     """Split the merged projection, rotate queries and keys, write keys and values to their pages.
 
@@ -99,7 +105,7 @@ def rope_and_store(
     cos_sin: [max_positions, rotary_dim] float32, cosines then sines; rotary_dim <= d and even.
     k_cache, v_cache: [num_blocks, Hkv, block_size, d], contiguous.
     bias: [(Hq + 2 Hkv) * d], added first.   q_norm, k_norm: [d], RMSNorm of each head before the rotation.
-    memo: what the step's layers share.
+    memo: what the step's layers share.   native: machine code for a processor, if there is any.
     Returns the queries, [T, Hq, d] in qkv's dtype.
     """
     if qkv.is_cuda:
@@ -118,6 +124,9 @@ def rope_and_store(
             k_norm=k_norm,
             eps=eps,
         )
+    if native is not None and q_norm is None and native.rotates(qkv, cos_sin):
+        biased = qkv if bias is None else qkv + bias
+        return native.rope_and_store(biased, positions, kv_slots, cos_sin, k_cache, v_cache)
     return rope_and_store_reference(
         qkv,
         positions,
