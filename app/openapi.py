@@ -17,6 +17,7 @@ from .protocol_anthropic import MESSAGES_REFUSED, CountRequest, MessagesRequest
 from .protocol_chat import CHAT_REFUSED, ChatRequest
 from .protocol_completion import COMPLETION_REFUSED, CompletionRequest
 from .protocol_responses import RESPONSES_REFUSED, ResponsesRequest
+from .responses_input import ITEM_TYPES
 from .tokenize import TOKENIZE_REFUSED, DetokenizeRequest, TokenizeRequest
 from .validation import Refused, show
 
@@ -167,7 +168,9 @@ def openapi_document(version: str) -> dict[str, Any]:
         for each in (operation.request, operation.answer, operation.event):
             if isinstance(each, type) and each not in types:
                 types.append(each)
+    types += ITEM_TYPES.values()
     _, components = schema_components(types, ref_template="#/components/schemas/{name}")
+    _describe_input(components)
     paths: dict[str, dict[str, Any]] = {}
     for operation in OPERATIONS:
         paths.setdefault(operation.path, {})[operation.method] = _described(operation)
@@ -184,6 +187,18 @@ def openapi_document(version: str) -> dict[str, Any]:
             },
         },
     }
+
+
+def _describe_input(components: dict[str, Any]) -> None:
+    """Tell which items the input of a response may have: the type holds them unread, `InputReader` reads them."""
+    for kind, item in ITEM_TYPES.items():
+        schema = components[item.__name__]
+        schema["properties"]["type"] = {"enum": [kind]}
+        if kind != "message":  # which is what an item without a type is
+            schema["required"] = [*schema["required"], "type"] if "required" in schema else ["type"]
+    items = {"anyOf": [_schema(item)["schema"] for item in ITEM_TYPES.values()]}
+    field = components[ResponsesRequest.__name__]["properties"]["input"]
+    field["anyOf"] = [{"type": "string"}, {"type": "array", "items": items}]
 
 
 def _described(operation: Operation) -> dict[str, Any]:

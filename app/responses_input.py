@@ -66,6 +66,8 @@ _KINDS: dict[str, tuple[type[Struct], Refused]] = {
     "function_call_output": (InputResult, {}),
     "reasoning": (InputReasoning, _REASONING_REFUSED),
 }
+ITEM_TYPES = {kind: into for kind, (into, _) in _KINDS.items()}
+"""Kinds of items, each with its fields."""
 
 
 class _Part(Struct, kw_only=True):

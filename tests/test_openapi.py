@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import httpx
+import jsonschema
 import pytest
 from http_harness import CHAT, ScriptedClient, make_app, serve
 from starlette.routing import Route
@@ -159,3 +160,29 @@ def test_refused_fields_are_refused(http: httpx.Client, document: dict[str, Any]
             for value in accepted:
                 response = http.post(path, json={name: json.loads(value)})
                 assert response.json()["error"]["param"] != name, path
+
+
+def test_items_of_a_responses_input_are_declared_as_they_are_read(
+    http: httpx.Client, document: dict[str, Any]
+) -> None:
+    schemas = document["components"]["schemas"]
+    whole = {**schemas["ResponsesRequest"]["properties"]["input"], "components": document["components"]}
+    declared = jsonschema.Draft202012Validator(whole)
+    message = {"role": "user", "content": "hi"}
+    call = {"type": "function_call", "call_id": "c", "name": "f", "arguments": "{}"}
+    result = {"type": "function_call_output", "call_id": "c", "output": "1"}
+    thought = {"type": "reasoning", "summary": [], "content": [{"type": "reasoning_text", "text": "Hm."}]}
+    for items, fits in (
+        ("hi", True),
+        ([message], True),
+        ([{**message, "type": "message"}, thought, call, result, message], True),
+        ([{**message, "type": "file"}], False),
+        ([{"role": "user"}], False),
+        ([{key: value for key, value in call.items() if key != "name"}], False),
+        ([{key: value for key, value in result.items() if key != "type"}], False),
+        (["hi"], False),
+        (7, False),
+    ):
+        assert declared.is_valid(items) == fits, items
+        response = http.post("/v1/responses", json={"input": items})
+        assert response.status_code == (200 if fits else 400), response.text
