@@ -190,7 +190,7 @@ def openapi_document(version: str) -> dict[str, Any]:
 
 
 def _describe_input(components: dict[str, Any]) -> None:
-    """Tell which items the input of a response may have: the type holds them unread, `InputReader` reads them."""
+    """Tell which items the input of a response may have; the type holds them unread."""
     for kind, item in ITEM_TYPES.items():
         schema = components[item.__name__]
         schema["properties"]["type"] = {"enum": [kind]}
