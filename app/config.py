@@ -123,6 +123,11 @@ class EngineConfig:
         optional=True,
     )
     enforce_eager: bool = setting(False, SWITCH, "never capture CUDA graphs")
+    deterministic: bool = setting(
+        False,
+        SWITCH,
+        "the same bits whatever else runs and however a prompt is cut or cached; slower, GPU only",
+    )
     skip_tokenizer_init: bool = setting(False, SWITCH, "load no tokenizer; prompts are token ids")
     seed: int | None = setting(
         None,

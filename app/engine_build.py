@@ -37,7 +37,13 @@ def build_executor(
 ) -> tuple[Executor, EnginePlan]:
     """A device with the model and its KV pages, and the plan as it turned out. Raises StartupError."""
     with _fitting("the weights", "choose a smaller model, or free the device of other programs"):
-        model = DecoderLM(plan.model, plan.dtype, plan.device, max_positions=plan.max_model_len)
+        model = DecoderLM(
+            plan.model,
+            plan.dtype,
+            plan.device,
+            max_positions=plan.max_model_len,
+            deterministic=config.deterministic,
+        )
     if plan.device.type == "cpu":
         _fill(model, config, source, plan)
         start.mark("weights")

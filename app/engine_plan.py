@@ -58,6 +58,10 @@ def plan_engine(config: EngineConfig, source: ModelSource) -> EnginePlan:
         raise StartupError(f"{source.name} cannot be run: {error}") from error
     device = choose_device(config.device)
     dtype = choose_dtype(config.dtype, model, device)
+    if config.deterministic and device.type == "cpu":
+        raise StartupError(
+            "--deterministic needs a GPU: on a CPU, sums depend on how many rows are multiplied at once"
+        )
     on_gpu = device.type == "cuda"
     wanted_len = (
         model.max_length if config.max_model_len in (None, "auto") else int(config.max_model_len or 0)

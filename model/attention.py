@@ -26,15 +26,17 @@ if TYPE_CHECKING:
 class AttentionStep:
     """What all layers of a step share.
 
-    split_counters: see decode_attention and prefill_attention; None on a CPU.
+    split_counters: see decode_attention and prefill_attention; None on a CPU, or if keys shall not be split.
     memo: what the layers' ops compute alike.
     native: machine code for a processor; None elsewhere.
+    deterministic: every query takes its keys one tile after the other, by the kernel that prompts use.
     """
 
     batch: ForwardBatch
     split_counters: Tensor | None
     memo: StepMemo
     native: NativeAttention | None
+    deterministic: bool = False
 
 
 class Attention:
@@ -101,45 +103,55 @@ class Attention:
         if last_tokens is None:
             attended = self._attend(q, step, k_cache, v_cache)
         else:
-            attended = self._attend_last(q[last_tokens], step, k_cache, v_cache)
+            batch = step.batch
+            attended = self._attend_singles(
+                q[last_tokens], batch.last_slots, batch.last_lens, step, k_cache, v_cache
+            )
         return self._o(attended.view(-1, self._num_heads * self._head_dim))
 
-    def _attend_last(self, q: Tensor, step: AttentionStep, k_cache: Tensor, v_cache: Tensor) -> Tensor:
-        """Each is one query over the pages, wherever in a chunk its token stands."""
-        batch = step.batch
+    def _attend_singles(
+        self,
+        q: Tensor,
+        slots: Tensor,
+        lens: Tensor,
+        step: AttentionStep,
+        k_cache: Tensor,
+        v_cache: Tensor,
+        *,
+        out: Tensor | None = None,
+        memo: StepMemo | None = None,
+    ) -> Tensor:
+        """One query each over the pages of `slots`, wherever in a chunk its token stands."""
+        tables = step.batch.block_tables
+        if step.deterministic:
+            starts = step.memo.once(
+                ("starts of single tokens", len(slots)),
+                lambda: torch.arange(len(slots) + 1, dtype=torch.int32, device=slots.device),
+            )
+            return prefill_attention(
+                q, k_cache, v_cache, tables, slots, starts, lens,
+                scale=self._scale, window=self._window, out=out,
+            )  # fmt: skip
         return decode_attention(
-            q,
-            k_cache,
-            v_cache,
-            batch.block_tables,
-            batch.last_slots,
-            batch.last_lens,
-            scale=self._scale,
-            window=self._window,
-            max_seq_len=batch.max_seq_len,
-            counters=step.split_counters,
+            q, k_cache, v_cache, tables, slots, lens, scale=self._scale, window=self._window,
+            max_seq_len=step.batch.max_seq_len, counters=step.split_counters, out=out, memo=memo,
             native=step.native,
-        )
+        )  # fmt: skip
 
     def _attend(self, q: Tensor, step: AttentionStep, k_cache: Tensor, v_cache: Tensor) -> Tensor:
         """Decodes and chunks are two calls for the whole batch, which write different rows of one buffer."""
         batch, num_decodes = step.batch, len(step.batch.decode_slots)
         out = torch.empty_like(q)
         if num_decodes:
-            decode_attention(
+            self._attend_singles(
                 q[:num_decodes],
-                k_cache,
-                v_cache,
-                batch.block_tables,
                 batch.decode_slots,
                 batch.decode_lens,
-                scale=self._scale,
-                window=self._window,
-                max_seq_len=batch.max_seq_len,
-                counters=step.split_counters,
+                step,
+                k_cache,
+                v_cache,
                 out=out[:num_decodes],
                 memo=step.memo,
-                native=step.native,
             )
         if len(batch.chunk_slots):
             prefill_attention(

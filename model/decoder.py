@@ -16,7 +16,7 @@ from .attention import Attention, AttentionStep
 from .batch import ForwardBatch
 from .config import ModelConfig
 from .layers import Embedding, GatedMLP, RMSNorm
-from .linear import DenseMethod, Linear, LinearMethod, TiedLinear
+from .linear import DenseMethod, FixedOrderMethod, Linear, LinearMethod, TiedLinear
 from .rope import cos_sin_table, identity_table
 from .targets import WeightTarget
 
@@ -52,6 +52,8 @@ class DecoderLM:
 
     max_positions: length of the longest sequence to be served; the model's own limit by default.
     method: how weights are stored and multiplied; as in the checkpoint by default.
+    deterministic: a token's logits are the same to the last bit whatever else a step computes and however
+        its sequence came to it. On a GPU only; slower.
     weight_bytes: memory of the checkpoint's tensors in this dtype. On the `meta` device nothing is allocated,
     which serves to weigh a model before it is built.
     The weights' content is undefined until a loader has filled `targets` and called `finish`.
@@ -65,14 +67,17 @@ class DecoderLM:
         *,
         max_positions: int | None = None,
         method: LinearMethod | None = None,
+        deterministic: bool = False,
     ) -> None:
-        method = method or DenseMethod(dtype, device)
+        assert method is None or not deterministic, "products in a fixed order are a method of their own"
+        method = method or (FixedOrderMethod if deterministic else DenseMethod)(dtype, device)
+        self._deterministic = deterministic
         max_positions = max_positions or config.max_length
         self._embedding = Embedding(config, dtype, device)
         self._layers = [DecoderLayer(config, i, method, dtype, device) for i in range(config.num_layers)]
         self._split_counters = (
             torch.zeros(NUM_SPLIT_COUNTERS, dtype=torch.int32, device=device)
-            if device.type == "cuda"
+            if device.type == "cuda" and not deterministic
             else None
         )
         self._native = _native_attention(config, dtype, device)
@@ -113,7 +118,7 @@ class DecoderLM:
 
     def hidden(self, batch: ForwardBatch, kv: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
         """`forward` without the head: [S, hidden_size] of `batch.last_tokens`."""
-        step = AttentionStep(batch, self._split_counters, StepMemo(), self._native)
+        step = AttentionStep(batch, self._split_counters, StepMemo(), self._native, self._deterministic)
         residual = self._embedding(batch.token_ids)
         x: Tensor | None = None
         for layer, cos_sin, (k_cache, v_cache) in zip(self._layers, self._tables, kv, strict=True):

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..ops.block_linear import BlockLinear
+from ..ops.fixed_order_linear import fixed_order_linear
 from ..ops.thin_linear import thin_linear
 from ..ops.tuning import MAX_THIN_ROWS, thin_tiles
 from .compact_weight import CompactWeight
@@ -100,6 +101,40 @@ class DenseWeight:
             if bias is None
             else torch.addmm(bias, x, self._weight.t(), out=out)
         )
+
+
+class FixedOrderMethod:
+    """Weights as in the checkpoint, multiplied so that no row depends on how many others there are."""
+
+    def __init__(self, dtype: torch.dtype, device: torch.device) -> None:
+        self._dtype = dtype
+        self._device = device
+
+    def create(self, in_features: int, out_features: int) -> LinearWeight:
+        """Allocate [out, in]."""
+        return self.tie(torch.empty(out_features, in_features, dtype=self._dtype, device=self._device))
+
+    def tie(self, table: Tensor) -> LinearWeight:
+        """The table itself."""
+        return FixedOrderWeight(table)
+
+
+class FixedOrderWeight:
+    """A matrix stored [out, in], the checkpoint's own layout."""
+
+    def __init__(self, weight: Tensor) -> None:
+        self._weight = weight
+
+    def targets(self, name: str, rows: slice, split: int | None) -> Iterator[WeightTarget]:
+        """The rows of the matrix are one tensor of the checkpoint."""
+        yield WeightTarget(f"{name}.weight", self._weight[rows], split)
+
+    def finish(self) -> None:
+        """Nothing to do."""
+
+    def apply(self, x: Tensor, bias: Tensor | None, out: Tensor | None = None) -> Tensor:
+        """x [num_tokens, in_features] -> [num_tokens, out_features]."""
+        return fixed_order_linear(x, self._weight, bias, out)
 
 
 class Linear:

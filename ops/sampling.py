@@ -246,8 +246,9 @@ def log_probabilities(logits: Tensor, tokens: Tensor, num_top: int) -> tuple[Ten
     int64 (1 for the likeliest; equals share one), and the num_top likeliest, [R, num_top] float32 and
     int64, best first."""
     logits = logits.to(torch.float32)
-    normaliser = logits.logsumexp(-1, keepdim=True)
-    chosen = logits.gather(1, tokens.clamp(min=0).to(torch.int64)[:, None])
-    ranks = (logits > chosen).sum(-1) + 1
-    top, top_tokens = logits.topk(num_top)
-    return (chosen - normaliser).squeeze(1), ranks, top - normaliser, top_tokens
+    tokens = tokens.clamp(min=0).to(torch.int64)[:, None]
+    # log_softmax sums a row in one order however many there are; logsumexp does not.
+    logprobs = logits.log_softmax(-1)
+    ranks = (logits > logits.gather(1, tokens)).sum(-1) + 1
+    _, top_tokens = logits.topk(num_top)
+    return logprobs.gather(1, tokens).squeeze(1), ranks, logprobs.gather(1, top_tokens), top_tokens

@@ -236,6 +236,17 @@ def test_a_method_decides_how_weights_are_kept(tmp_path: Path) -> None:
     assert_same(harness.step({0: tokens})[0], reference_logits(reference, tokens))
 
 
+def test_in_a_fixed_order_the_logits_are_the_same(tmp_path: Path) -> None:
+    reference = saved("qwen2-late-windows", tmp_path)
+    model, config = load(tmp_path, deterministic=True)
+    tokens = random_tokens(20, seed=3)
+    expected = reference_logits(reference, tokens)
+    harness = Harness(model, config, num_slots=2, max_length=24)
+    chunks = [harness.step({1: chunk})[1] for chunk in (tokens[:7], tokens[7:8], tokens[8:])]
+    assert_same(torch.cat(chunks), expected)
+    assert_same(torch.cat([harness.step({0: [token]})[0] for token in tokens]), expected)
+
+
 def test_a_table_shorter_than_the_model_serves_as_far_as_it_goes(tmp_path: Path) -> None:
     reference = saved("llama-yarn", tmp_path)
     model, config = load(tmp_path, max_positions=16)

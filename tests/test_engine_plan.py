@@ -59,6 +59,11 @@ def refused(**settings: Any) -> str:
 
 
 @pytest.mark.usefixtures("memory")
+def test_a_cpu_promises_no_bits() -> None:
+    assert refused(deterministic=True).startswith("--deterministic needs a GPU")
+
+
+@pytest.mark.usefixtures("memory")
 def test_a_large_machine_gives_the_cache_its_default() -> None:
     made = plan()
     assert 4 * GIB - BLOCK_BYTES < made.ledger.kv_bytes <= 4 * GIB

@@ -245,3 +245,24 @@ def test_kernel_in_a_cuda_graph_follows_rows_that_change(with_splits: bool) -> N
         cache.seq_lens.copy_(full_lens)
         graph.replay()
         check(out, q, cache, query_lens)
+
+
+@pytest.mark.parametrize("window", [None, 40])
+def test_a_query_is_the_same_to_the_last_bit_in_any_chunk(
+    kernel_device: torch.device, window: int | None
+) -> None:
+    lengths = [150, 20, 97]
+    cache = PagedCache.random(lengths, 2, 64, 16, torch.float16, kernel_device)
+    q = torch.randn(sum(lengths), 6, 64, dtype=torch.float16, device=kernel_device)
+    whole = run_kernel(q, cache, lengths, window=window)
+    for row, last, tokens in ((0, 150, 1), (0, 100, 1), (0, 64, 30), (1, 20, 13), (2, 97, 90), (2, 33, 2)):
+        end = sum(lengths[:row]) + last
+        part = PagedCache(
+            cache.k,
+            cache.v,
+            cache.block_tables,
+            cache.slots[row : row + 1],
+            torch.tensor([last], dtype=torch.int32, device=kernel_device),
+        )
+        got = run_kernel(q[end - tokens : end], part, [tokens], window=window)
+        assert torch.equal(got, whole[end - tokens : end]), f"row {row}, {tokens} tokens up to {last}"
