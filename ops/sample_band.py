@@ -1,10 +1,10 @@
 """Bracketing the threshold of top-k and top-p, so that few logits need an exact search.
 
-A sample of the row, evenly spaced, predicts the threshold: top-k by how many sampled logits lie above, top-p
-by the mass that lies below, since what lies below is many light tokens, of which a sample tells much, and
-the total is known. One pass over the row then adds up the mass above the bracket and copies out the logits
-inside it. The prediction only has to be right most of the time: sample_filter.py sees from the exact sums
-when it was not, and searches the whole row.
+For rows whose survivors are not in a few groups (sample_groups.py). A sample of the row, evenly spaced,
+predicts the threshold: top-k by how many sampled logits lie above, top-p by the mass that lies below, since
+what lies below is many light tokens, of which a sample tells much, and the total is known. One pass over the
+row then adds up the mass above the bracket and copies out the logits inside it. The prediction only has to be
+right most of the time: sample_filter.py sees from the exact sums when it was not, and searches the whole row.
 
     logits of a row, descending:   | above high: summed up | low .. high: copied out | below low: dropped |
 """
@@ -17,7 +17,8 @@ import triton
 import triton.language as tl
 
 from .dependent_launch import wait_for_inputs
-from .sample_row import Batch, Stats, block_masses, filtered, load, weigh, weight_scale
+from .sample_groups import pick_groups
+from .sample_row import Batch, Stats, block_masses, filtered, load, min_p_floor, weigh, weight_scale
 from .sampling import Column
 
 _TOP_P = tl.constexpr(int(Column.TOP_P))
@@ -35,7 +36,7 @@ _MARGIN = tl.constexpr(4.0)
 _COUNT_MARGIN = tl.constexpr(3.0)
 # Where a sample shows so few tokens above the bracket, they join it.
 _FEW = tl.constexpr(4096.0)
-# Logits that a thread loads at once in bf16; their number fits the digits of `_places`.
+# Logits that a thread loads at once in bf16.
 _GROUP = tl.constexpr(8)
 # Bits below the largest weight beyond which no vocabulary adds up to a mass that float32 would notice.
 _DEEPEST = tl.constexpr(64.0)
@@ -45,26 +46,18 @@ class Band(NamedTuple):
     """low, high: [R] float32, the bracket.   copies: [R, num_blocks, CAPACITY] float32, each block's logits
     in [low, high), in order.   counts: [R, num_blocks] int32, how many there are, possibly more than the
     capacity, at which the copying stopped.
+    groups: [R, SLOTS] int32, those that hold all that passes.   num_groups: [R] int32, how many they are; 0
+    if the rest of the band is needed.
     above: [R, num_blocks] float32, sums of the weights from high on, relative to the row's largest logit.
     """
 
     low: Any
     high: Any
+    groups: Any
+    num_groups: Any
     copies: Any
     counts: Any
     above: Any
-
-
-@triton.jit
-def min_p_floor(
-    batch: Batch,
-    slot: tl.tensor,
-    largest: tl.tensor,
-    scale: tl.tensor,
-) -> tl.tensor:
-    """The logit whose weight is min_p times that of the largest; -inf without min_p."""
-    min_p = tl.load(batch.floats + slot * _COLUMNS + _MIN_P)
-    return tl.where(min_p > 0, largest + tl.log2(tl.maximum(min_p, 1e-37)) / scale, _MINUS_INF)
 
 
 @triton.jit
@@ -131,25 +124,32 @@ def bracket_kernel(
     CHANGES: tl.constexpr,
     DEPENDENT: tl.constexpr,
     BLOCKS: tl.constexpr,
+    SLOTS: tl.constexpr,
     SAMPLE: tl.constexpr,
 ) -> None:
-    """One program a row: where its threshold lies."""
+    """One program a row: which groups hold all that passes, or else where its threshold lies."""
     wait_for_inputs(DEPENDENT)
     row = tl.program_id(0)
     slot = tl.load(batch.slots + row).to(tl.int64)
     if filtered(batch, slot):
         scale = weight_scale(batch, slot)
         largest, masses = block_masses(stats, row, scale, BLOCKS)
+        total = tl.sum(masses, 0)
         low = _INF
         high = _INF
+        count = 1
         if tl.abs(largest) < _INF:
+            groups = band.groups + row * SLOTS
+            count = pick_groups(batch, stats, groups, slot, row, largest, scale, total, BLOCKS, SLOTS)
+        tl.store(band.num_groups + row, count)
+        if count == 0:
             floor = min_p_floor(batch, slot, largest, scale)
             top_p = tl.load(batch.floats + slot * _COLUMNS + _TOP_P)
             top_k = tl.load(batch.table + slot * _COLUMNS + _TOP_K)
             low = floor
             high = floor
             if (top_k < batch.vocab) | (top_p < 1):
-                spare = (1 - top_p) * tl.sum(masses, 0)
+                spare = (1 - top_p) * total
                 low, high = _predict(batch, row, largest, scale, top_k, spare, CHANGES, SAMPLE)
                 if floor >= high:  # min-p is the stricter one, wherever the threshold lies
                     low = floor
@@ -159,20 +159,26 @@ def bracket_kernel(
 
 
 @triton.jit
-def _places(
-    inside: tl.tensor,
+def _halves(
+    x: tl.tensor,
 ) -> tuple[tl.tensor, tl.tensor]:
-    """How many of inside [N, _GROUP] lie before each, and how many there are.
+    """x [N, W] without every other column, first without the odd ones."""
+    return tl.split(tl.reshape(x, (x.shape[0], x.shape[1] // 2, 2)))
 
-    A group's flags become the digits of one number, which a product turns into their running sums, so that
-    the scan, which is slow, is of groups only.
-    """
-    shift = 4 * tl.arange(0, _GROUP)[None, :]
-    digits = tl.sum(inside.to(tl.int32) << shift, 1)
-    counts = ((digits * 0x11111111) >> 28) & 15
-    ends = tl.cumsum(counts, 0)
-    before = ((digits * 0x11111110)[:, None] >> shift) & 15
-    return (ends - counts)[:, None] + before, tl.max(ends, 0)
+
+@triton.jit
+def _columns(
+    x: tl.tensor,
+) -> tuple[tl.tensor, tl.tensor, tl.tensor, tl.tensor, tl.tensor, tl.tensor, tl.tensor, tl.tensor]:
+    """The columns of x [N, 8], each [N]."""
+    even, odd = _halves(x)
+    even_0, even_1 = _halves(even)
+    odd_0, odd_1 = _halves(odd)
+    x0, x4 = tl.split(even_0)
+    x2, x6 = tl.split(even_1)
+    x1, x5 = tl.split(odd_0)
+    x3, x7 = tl.split(odd_1)
+    return x0, x1, x2, x3, x4, x5, x6, x7
 
 
 @triton.jit
@@ -191,7 +197,10 @@ def collect_kernel(
     block = tl.program_id(0)
     row = tl.num_programs(1) - 1 - tl.program_id(1)  # the rows scanned last are still in the cache
     slot = tl.load(batch.slots + row).to(tl.int64)
-    if filtered(batch, slot):
+    by_band = filtered(batch, slot)
+    if by_band:
+        by_band = tl.load(band.num_groups + row) == 0
+    if by_band:
         scale = weight_scale(batch, slot)
         low = tl.load(band.low + row)
         high = tl.load(band.high + row)
@@ -206,8 +215,17 @@ def collect_kernel(
                 above = tl.sum(tl.sum(tl.where(x >= high, weigh(x, largest, scale), 0.0), 1), 0)
             if low < high:
                 inside = (x >= low) & (x < high)
-                place, count = _places(inside)
-                place = tl.where(inside & (place < CAPACITY), place, -1)
-                tl.store(band.copies + at * CAPACITY + place, x, mask=place >= 0)
+                counts = tl.sum(inside.to(tl.int32), 1)
+                place = tl.cumsum(counts, 0)
+                count = tl.max(place, 0)
+                place -= counts
+                # Column by column, as each thread has them: one tensor would be dealt out anew first.
+                columns = _columns(tl.where(inside, x, _MINUS_INF))
+                for i in tl.static_range(_GROUP):
+                    copied = columns[i] > _MINUS_INF
+                    tl.store(
+                        band.copies + at * CAPACITY + place, columns[i], mask=copied & (place < CAPACITY)
+                    )
+                    place += copied.to(tl.int32)
         tl.store(band.above + at, above)
         tl.store(band.counts + at, count)

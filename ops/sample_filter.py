@@ -8,8 +8,9 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from .sample_band import Band, min_p_floor
-from .sample_row import Batch, Stats, load, weigh
+from .sample_band import Band
+from .sample_groups import next_try
+from .sample_row import Batch, Stats, load, min_p_floor, weigh
 from .sampling import Column
 
 _TOP_P = tl.constexpr(int(Column.TOP_P))
@@ -104,8 +105,7 @@ def _search(
     """The largest candidate v >= low such that `above` and the amount of candidates >= v reach `wanted`.
 
     -inf if it is not among them: if `above` alone suffices, or all do not. No candidate is larger than top.
-    Amounts rise almost linearly where candidates are many, so a line between both ends finds the next
-    candidate to try, unless that has just failed to halve the range. Both ends snap to candidates.
+    Both ends of the range snap to candidates.
     """
     found = tl.full((), _MINUS_INF, tl.float32)
     middle = tl.maximum(low, _LOWEST)
@@ -127,11 +127,7 @@ def _search(
             top = tl.where(found > _MINUS_INF, other, _MINUS_INF)
             amount_top = amount
         if found < top:
-            part = (amount_found - wanted) / tl.maximum(amount_found - amount_top, 1e-30)
-            if top * 0.5 - found * 0.5 > 0.5 * before:
-                part = 0.5
-            middle = found * (1 - part) + top * part
-            middle = tl.where((middle > found) & (middle < top), middle, top)
+            middle = next_try(found, top, amount_found, amount_top, wanted, before)
     return found
 
 

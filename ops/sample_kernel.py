@@ -19,6 +19,7 @@ from torch import Tensor
 from .dependent_launch import launch_options, wait_for_inputs
 from .sample_band import Band, bracket_kernel, collect_kernel
 from .sample_filter import narrow
+from .sample_groups import narrow_groups
 from .sample_row import Batch, Stats, block_masses, filtered, load, weigh, weight_scale
 from .sample_scan import scan_kernel
 from .sampling import GROUP, MAX_COUNT, Column
@@ -38,10 +39,14 @@ _CAPACITY = 1024
 _SAMPLE = 4096
 _TILE = 2048
 """Candidates that a program looks at in one go."""
-_SCAN_OPTIONS = {"num_warps": 4, "maxnreg": 96}
-"""Programs wait for what they load while others compute, so several must fit a multiprocessor: without the
-limit, what rows with penalties need takes 128 registers from all."""
-_COLLECT_OPTIONS = {"num_warps": 4, "maxnreg": 128}
+_SLOTS = 64
+_SCAN_WARPS = 4
+_SCAN_EXTRA: dict[str, int] = {}
+_COLLECT_WARPS = 8
+_COLLECT_EXTRA: dict[str, int] = {}
+_BRACKET_WARPS = 8
+_CHOOSE_WARPS = 8
+_CHOOSE_EXTRA: dict[str, int] = {}
 
 
 @triton.jit
@@ -92,6 +97,7 @@ def _draw(
     FILTERS: tl.constexpr,
     BLOCK: tl.constexpr,
     BLOCKS: tl.constexpr,
+    SLOTS: tl.constexpr,
     CAPACITY: tl.constexpr,
     WIDTH: tl.constexpr,
 ) -> tl.tensor:
@@ -105,10 +111,18 @@ def _draw(
     threshold = tl.full((), _MINUS_INF, tl.float32)
     if FILTERS:  # noqa: SIM102 - one is known to the compiler, the other is not
         if filtered(batch, slot):
-            threshold, masses = narrow(
-                batch, stats, band, slot, row, largest, scale, tl.sum(masses, 0),
-                CHANGES, BLOCK, BLOCKS, CAPACITY, WIDTH,
-            )  # fmt: skip
+            total = tl.sum(masses, 0)
+            count = tl.load(band.num_groups + row)
+            if count > 0:
+                threshold, masses = narrow_groups(
+                    batch, band.groups + row * SLOTS, count, slot, row, largest, scale, total,
+                    CHANGES, BLOCKS, SLOTS,
+                )  # fmt: skip
+            else:
+                threshold, masses = narrow(
+                    batch, stats, band, slot, row, largest, scale, total,
+                    CHANGES, BLOCK, BLOCKS, CAPACITY, WIDTH,
+                )  # fmt: skip
     block = _first(masses, key, 2 * _GROUP, BLOCKS)
     group = tl.arange(0, _GROUP)[:, None]
     x = load(batch, block * BLOCK + group * _GROUP + tl.arange(0, _GROUP)[None, :], row, CHANGES)
@@ -129,6 +143,7 @@ def _choose_kernel(
     DEPENDENT: tl.constexpr,
     BLOCK: tl.constexpr,
     BLOCKS: tl.constexpr,
+    SLOTS: tl.constexpr,
     CAPACITY: tl.constexpr,
     WIDTH: tl.constexpr,
 ) -> None:
@@ -143,7 +158,9 @@ def _choose_kernel(
     token = -1
     if tl.abs(largest) < _INF:
         if tl.load(batch.floats + slot * _COLUMNS + _TEMPERATURE) > 0:
-            token = _draw(batch, stats, band, slot, row, CHANGES, FILTERS, BLOCK, BLOCKS, CAPACITY, WIDTH)
+            token = _draw(
+                batch, stats, band, slot, row, CHANGES, FILTERS, BLOCK, BLOCKS, SLOTS, CAPACITY, WIDTH
+            )
         else:
             argmax = tl.load(stats.argmax + at, mask=existing, other=0)
             token = tl.min(tl.where(maxima == largest, argmax, batch.vocab), 0)
@@ -203,10 +220,20 @@ def sample(
     stats, band = _scratch(num_rows, num_blocks, filters, logits.device)
     every_block = (num_blocks, num_rows)
     options = launch_options(logits)
-    scan_kernel[every_block](batch, stats, CHANGES=changes, BLOCK=_BLOCK, **_SCAN_OPTIONS, **options)
+    scan_kernel[every_block](
+        batch, stats, CHANGES=changes, BLOCK=_BLOCK, num_warps=_SCAN_WARPS, **_SCAN_EXTRA, **options
+    )
     if filters:
         bracket_kernel[(num_rows,)](
-            batch, stats, band, CHANGES=changes, BLOCKS=blocks, SAMPLE=_SAMPLE, num_warps=8, **options
+            batch,
+            stats,
+            band,
+            CHANGES=changes,
+            BLOCKS=blocks,
+            SLOTS=_SLOTS,
+            SAMPLE=_SAMPLE,
+            num_warps=_BRACKET_WARPS,
+            **options,
         )
         collect_kernel[every_block](
             batch,
@@ -216,7 +243,8 @@ def sample(
             BLOCK=_BLOCK,
             BLOCKS=blocks,
             CAPACITY=_CAPACITY,
-            **_COLLECT_OPTIONS,
+            num_warps=_COLLECT_WARPS,
+            **_COLLECT_EXTRA,
             **options,
         )
     _choose_kernel[(num_rows,)](
@@ -228,9 +256,11 @@ def sample(
         FILTERS=filters,
         BLOCK=_BLOCK,
         BLOCKS=blocks,
+        SLOTS=_SLOTS,
         CAPACITY=_CAPACITY,
         WIDTH=min(max(_TILE // blocks, 1), _CAPACITY),
-        num_warps=8,
+        num_warps=_CHOOSE_WARPS,
+        **_CHOOSE_EXTRA,
         **options,
     )
     return tokens
@@ -244,7 +274,10 @@ def _scratch(num_rows: int, num_blocks: int, filters: bool, device: torch.device
         return torch.empty(shape, dtype=dtype, device=device)
 
     blocks = (num_rows, num_blocks)
-    stats = Stats(empty(*blocks), empty(*blocks), empty(*blocks, dtype=torch.int32), num_blocks)
+    maxima = empty(*blocks, GROUP)
+    stats = Stats(empty(*blocks), empty(*blocks), maxima, empty(*blocks, dtype=torch.int32), num_blocks)
+    groups = empty(num_rows, _SLOTS, dtype=torch.int32)
+    num_groups = empty(num_rows, dtype=torch.int32)
     copies = empty(*blocks, _CAPACITY if filters else 0)
     counts = empty(*blocks, dtype=torch.int32)
-    return stats, Band(empty(num_rows), empty(num_rows), copies, counts, empty(*blocks))
+    return stats, Band(empty(num_rows), empty(num_rows), groups, num_groups, copies, counts, empty(*blocks))

@@ -53,12 +53,14 @@ class Batch(NamedTuple):
 class Stats(NamedTuple):
     """What the scan finds in each block, [R, num_blocks].
 
-    largest: float32.   total: float32, the sum of weights relative to `largest`, of rows that draw.
+    largest: float32.   total: float32, the sum of weights relative to `largest`, of rows that draw; for them
+    also maxima: [R, num_blocks * GROUP] float32, the largest of each group.
     argmax: int32, of rows that do not.
     """
 
     largest: Any
     total: Any
+    maxima: Any
     argmax: Any
     num_blocks: Any
 
@@ -187,3 +189,15 @@ def block_masses(
     largest = tl.max(maxima, 0)
     base = tl.where(tl.abs(largest) < _INF, largest, 0.0)
     return largest, tl.where(totals > 0, totals * weigh(maxima, base, scale), 0.0)
+
+
+@triton.jit
+def min_p_floor(
+    batch: Batch,
+    slot: tl.tensor,
+    largest: tl.tensor,
+    scale: tl.tensor,
+) -> tl.tensor:
+    """The logit whose weight is min_p times that of the largest; -inf without min_p."""
+    min_p = tl.load(batch.floats + slot * _COLUMNS + _MIN_P)
+    return tl.where(min_p > 0, largest + tl.log2(tl.maximum(min_p, 1e-37)) / scale, _MINUS_INF)

@@ -1,4 +1,4 @@
-"""The pass over all logits: of each block the largest, and the sum of weights or where the largest is.
+"""The pass over all logits: of each block the largest and the sum of weights, of each group the largest.
 
 Knows no filters.
 """
@@ -42,6 +42,7 @@ def scan_kernel(
     at = row.to(tl.int64) * stats.num_blocks + block
     tl.store(stats.largest + at, largest)
     if draws:
+        tl.store(stats.maxima + at * (BLOCK // _GROUP) + group, maxima)
         base = tl.where(tl.abs(largest) < _INF, largest, 0.0)
         tl.store(stats.total + at, tl.sum(weigh(x, base, weight_scale(batch, slot)), None))
     else:
