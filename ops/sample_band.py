@@ -47,7 +47,7 @@ class Band(NamedTuple):
     in [low, high), in order.   counts: [R, num_blocks] int32, how many there are, possibly more than the
     capacity, at which the copying stopped.
     groups: [R, SLOTS] int32, those that hold all that passes.   num_groups: [R] int32, how many they are; 0
-    if the rest of the band is needed.
+    if the rest of the band is needed, some number for rows without a filter.
     above: [R, num_blocks] float32, sums of the weights from high on, relative to the row's largest logit.
     """
 
@@ -156,6 +156,8 @@ def bracket_kernel(
                     high = floor
         tl.store(band.low + row, tl.maximum(low, _LOWEST))
         tl.store(band.high + row, high)
+    else:
+        tl.store(band.num_groups + row, 1)
 
 
 @triton.jit
@@ -163,7 +165,8 @@ def _halves(
     x: tl.tensor,
 ) -> tuple[tl.tensor, tl.tensor]:
     """x [N, W] without every other column, first without the odd ones."""
-    return tl.split(tl.reshape(x, (x.shape[0], x.shape[1] // 2, 2)))
+    even, odd = tl.split(tl.reshape(x, (x.shape[0], x.shape[1] // 2, 2)))
+    return even, odd
 
 
 @triton.jit
@@ -196,11 +199,8 @@ def collect_kernel(
     wait_for_inputs(DEPENDENT)
     block = tl.program_id(0)
     row = tl.num_programs(1) - 1 - tl.program_id(1)  # the rows scanned last are still in the cache
-    slot = tl.load(batch.slots + row).to(tl.int64)
-    by_band = filtered(batch, slot)
-    if by_band:
-        by_band = tl.load(band.num_groups + row) == 0
-    if by_band:
+    if tl.load(band.num_groups + row) == 0:
+        slot = tl.load(batch.slots + row).to(tl.int64)
         scale = weight_scale(batch, slot)
         low = tl.load(band.low + row)
         high = tl.load(band.high + row)

@@ -2,9 +2,9 @@
 
 Launches only, no host decisions, so that a CUDA graph can hold them. The scan reads every logit once and
 keeps, per block of the row, the largest logit and the sum of weights; choosing has one program a row, which
-draws a block and reads that again. With filters on, two launches between them
-(sample_band.py) find out what the choice needs to narrow each block's sum. Sums run in an order that depends
-on the row alone.
+draws a block and reads that again. With filters on, two launches between them find out what the choice needs
+to narrow each block's sum: which few groups to read again (sample_groups.py), or else a bracket of the
+threshold and the logits inside it (sample_band.py). Sums run in an order that depends on the row alone.
 
     scan [rows x blocks] -> ( bracket [rows] -> collect [rows x blocks] -> ) choose [rows]
 """
@@ -40,13 +40,11 @@ _SAMPLE = 4096
 _TILE = 2048
 """Candidates that a program looks at in one go."""
 _SLOTS = 64
-_SCAN_WARPS = 4
-_SCAN_EXTRA: dict[str, int] = {}
-_COLLECT_WARPS = 8
-_COLLECT_EXTRA: dict[str, int] = {}
-_BRACKET_WARPS = 8
-_CHOOSE_WARPS = 8
-_CHOOSE_EXTRA: dict[str, int] = {}
+"""Groups that are read again where they hold all that passes."""
+_SCAN_OPTIONS = {"num_warps": 4, "maxnreg": 96}
+"""Programs wait for what they load while others compute, so several must fit a multiprocessor: without the
+limit, what rows with penalties need takes 128 registers from all."""
+_COLLECT_OPTIONS = {"num_warps": 4, "maxnreg": 80}
 
 
 @triton.jit
@@ -220,9 +218,7 @@ def sample(
     stats, band = _scratch(num_rows, num_blocks, filters, logits.device)
     every_block = (num_blocks, num_rows)
     options = launch_options(logits)
-    scan_kernel[every_block](
-        batch, stats, CHANGES=changes, BLOCK=_BLOCK, num_warps=_SCAN_WARPS, **_SCAN_EXTRA, **options
-    )
+    scan_kernel[every_block](batch, stats, CHANGES=changes, BLOCK=_BLOCK, **_SCAN_OPTIONS, **options)
     if filters:
         bracket_kernel[(num_rows,)](
             batch,
@@ -232,7 +228,7 @@ def sample(
             BLOCKS=blocks,
             SLOTS=_SLOTS,
             SAMPLE=_SAMPLE,
-            num_warps=_BRACKET_WARPS,
+            num_warps=8,
             **options,
         )
         collect_kernel[every_block](
@@ -243,8 +239,7 @@ def sample(
             BLOCK=_BLOCK,
             BLOCKS=blocks,
             CAPACITY=_CAPACITY,
-            num_warps=_COLLECT_WARPS,
-            **_COLLECT_EXTRA,
+            **_COLLECT_OPTIONS,
             **options,
         )
     _choose_kernel[(num_rows,)](
@@ -259,8 +254,7 @@ def sample(
         SLOTS=_SLOTS,
         CAPACITY=_CAPACITY,
         WIDTH=min(max(_TILE // blocks, 1), _CAPACITY),
-        num_warps=_CHOOSE_WARPS,
-        **_CHOOSE_EXTRA,
+        num_warps=8,
         **options,
     )
     return tokens
