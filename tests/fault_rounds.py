@@ -1,7 +1,8 @@
 """Rounds of faults against a toy server with real processes, and what must hold after each.
 
 A round is streams that are under way and one fault at a random moment. Each stream must end: whole and right,
-with an error event and [DONE], refused, or cut with the process that served it. Nothing may hang or be left.
+with an error event and [DONE], refused, not answered since the server went first, or cut with the front end
+that served it. Nothing may hang or be left.
 """
 
 from __future__ import annotations
@@ -93,19 +94,20 @@ FAULTS: tuple[Callable[[ToyServer], None], ...] = (
 async def stream(http: httpx.AsyncClient, prompt: str, leaves_s: float | None, slow: bool) -> str:
     """How a stream ended; asserts that it is one of the ways that were promised."""
     body = {"prompt": prompt, "max_tokens": MAX_TOKENS, "stream": True}
-    raw = b""
+    raw, begun = b"", False
     try:
         async with asyncio.timeout(leaves_s), http.stream("POST", "/v1/completions", json=body) as response:
             if response.status_code != 200:
                 assert response.status_code in (429, 500, 503), response.status_code
                 return str(response.status_code)
+            begun = True
             async for data in response.aiter_raw(1 if slow else None):
                 raw += data
                 await asyncio.sleep(0.001 if slow else 0)
     except TimeoutError:
         return "left"
     except httpx.TransportError:
-        return "cut"
+        return "cut" if begun else "not answered"
     events = [line.removeprefix("data: ") for line in raw.decode().splitlines() if line.startswith("data: ")]
     assert events and events[-1] == "[DONE]", f"half a stream: {raw[-200:]!r}"
     chunks = [json.loads(event) for event in events[:-1]]
@@ -148,6 +150,9 @@ def run_round(
             pids += server.frontends()
             server.process.terminate()
         code = server.end(within_s=WITHIN_S)
+        # Where the front end lives, what has begun is told its end.
+        assert fault is kill_frontend or not ends["cut"], ends
+        assert fault in (kill_frontend, *FATAL) or not ends["not answered"], ends
         assert code == (-signal.SIGKILL if fault is kill_engine else 0), server.log
         wait_for(lambda: not any(map(alive, pids)))
     return ends

@@ -107,6 +107,16 @@ def test_shares_follow_weights(weight: float) -> None:
     assert got["b"] / got["a"] == pytest.approx(weight, rel=0.25)
 
 
+def test_who_comes_back_has_saved_up_nothing() -> None:
+    """Whoever asks for nothing for long must not have the engine for itself as long afterwards."""
+    queue = WaitingQueue()
+    flood(queue, "a", 300)
+    flood(queue, "b", 1, first=300)
+    assert tenants_of([take(queue) for _ in range(200)]).count("b") == 1
+    flood(queue, "b", 100, first=301)
+    assert 16 <= tenants_of([take(queue) for _ in range(40)]).count("b") <= 24
+
+
 def test_a_tenant_of_no_weight_is_not_starved() -> None:
     queue = WaitingQueue()
     flood(queue, "small", 5, weight=1e-9)
