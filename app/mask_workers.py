@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from typing import Generic, NamedTuple, Protocol, TypeVar
 
 _NUM_SLOW = 2
+_CLOSE_S = 5.0
 _QUICK_S = 0.01
 _QUICK_ROW_S = 0.0001
 """A batch that takes longer than the one and so much for each of its rows has slow ones among it. A row takes
@@ -43,11 +44,11 @@ class MaskWorkers(Generic[_Row]):
         self._compute = compute
         self._quick: queue.SimpleQueue[_Job[_Row] | None] = queue.SimpleQueue()
         self._slow: queue.SimpleQueue[_Job[_Row] | None] = queue.SimpleQueue()
-        self._started = False
+        self._threads: list[threading.Thread] = []
 
     def submit(self, batch: Sequence[_Row], came: Callable[[], None]) -> None:
         """Begin with `batch`; the running event loop calls `came` whenever some are there."""
-        if not self._started:
+        if not self._threads:
             self._start()
         loop = asyncio.get_running_loop()
         quick = [one for one in batch if not one.slow]
@@ -59,18 +60,29 @@ class MaskWorkers(Generic[_Row]):
                     self._slow.put(_Job([one], came, loop))
 
     def close(self) -> None:
-        """Let the threads end, once they are done with what they are at."""
-        if not self._started:
-            return
-        self._started = False
-        for waiting in (self._quick, *[self._slow] * _NUM_SLOW):
+        """Drop what waits; wait for what is under way, which grammars' limits make short; end the threads.
+
+        One that was still at it when the interpreter ends would take the process down with a signal.
+        """
+        threads, self._threads = self._threads, []
+        with contextlib.suppress(queue.Empty):
+            while self._quick.get_nowait():
+                pass
+        with contextlib.suppress(queue.Empty):
+            while self._slow.get_nowait():
+                pass
+        for waiting in (self._quick, *[self._slow] * _NUM_SLOW) if threads else ():
             waiting.put(None)
+        deadline_s = time.monotonic() + _CLOSE_S
+        for thread in threads:
+            thread.join(max(0.0, deadline_s - time.monotonic()))
 
     def _start(self) -> None:
-        self._started = True
         for waiting in (self._quick, *[self._slow] * _NUM_SLOW):
             # Of its own, not a pool's, which would keep the process until it is done.
-            threading.Thread(target=self._run, args=(waiting,), name="octavo-masks", daemon=True).start()
+            thread = threading.Thread(target=self._run, args=(waiting,), name="octavo-masks", daemon=True)
+            thread.start()
+            self._threads.append(thread)
 
     def _run(self, waiting: queue.SimpleQueue[_Job[_Row] | None]) -> None:
         while (job := waiting.get()) is not None:

@@ -203,11 +203,12 @@ class Engine:
         self._wake.set()
 
     async def _idle(self) -> None:
-        if not self._scheduler.awaits_masks:
+        waits = self._scheduler.awaits_masks
+        if not waits:
             stuck = self._scheduler.request_ids()
             assert not stuck, f"nothing is in flight and nothing can be planned for {stuck}"
         self._wake.clear()
-        while self._executor.tend():
+        while not waits and self._executor.tend():
             await asyncio.sleep(0)  # a request that has come meanwhile is seen
             if self._wake.is_set():
                 return
