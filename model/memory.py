@@ -51,7 +51,7 @@ def device_memory(device: torch.device) -> tuple[int, int]:
 
 
 def weight_bytes(config: ModelConfig, dtype: torch.dtype) -> int:
-    """Memory of the weights of a dense model, known before it is built."""
+    """Memory of the weights of a dense model, known before it is built; a processor may need less of it."""
     queries, keys = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
     hidden, inner = config.hidden_size, config.intermediate_size
     attention = hidden * (2 * queries + 2 * keys)
