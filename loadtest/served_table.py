@@ -2,7 +2,8 @@
 
     python loadtest/served_table.py --preset qwen --model tests/data/models/qwen2.5-1.5b --json served.json
     python loadtest/served_table.py --preset llama --model tests/data/models/llama-3.1-8b --loads rate long
-    python loadtest/served_table.py --scale small
+    python loadtest/served_table.py --scale small --loads 256
+    python loadtest/served_table.py --scale wide
 
 Flags for the server follow `--`, as in `-- --frontends 8`. The columns beside ours are for one H100 80 GB.
 """
@@ -29,6 +30,7 @@ from streamload.measure import Figures, Objectives
 from streamload.model_dir import write_model
 from streamload.octavo_server import OctavoServer, octavo_server
 from streamload.presets import PRESETS, Goal, Preset, PresetLoad
+from streamload.products import allowed_tokens_per_s
 from streamload.prompts import MakePrompt, counted_words, token_ids
 from streamload.report import latency_table, page, remarks, run_sections, text_table, totals
 from streamload.verify import FAULTS, verify
@@ -46,8 +48,10 @@ def parse_arguments() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--preset", choices=["qwen", "llama"], default="qwen")
-    parser.add_argument("--scale", choices=["full", "small"], default="full", help="small: two CPU cores")
-    parser.add_argument("--model", type=Path, help="directory with a config.json; small makes its own")
+    parser.add_argument(
+        "--scale", choices=["full", "small", "wide"], default="full", help="small, wide: two CPU cores"
+    )
+    parser.add_argument("--model", type=Path, help="directory with a config.json; small and wide make theirs")
     parser.add_argument("--url", help="load this server instead of starting one; serves the same model")
     parser.add_argument("--loads", nargs="+", help="which to run, by the names in streamload/presets.py")
     parser.add_argument("--warm", action="store_true", help="keep the caches of compiled kernels")
@@ -134,10 +138,11 @@ class Bench:
         print(text_table(rows), file=sys.stderr, flush=True)
         figures = {group: figure.as_json() for group, figure in groups.items()}
         self.results[name] = {"groups": figures, "verified": compared, "busiest_client": busy}
-        self.sections += [
-            (f"{wanted.title}: {heading}", text)
-            for heading, text in run_sections({wanted.title: seen.streams}, groups)
-        ]
+        if self._options.html:
+            self.sections += [
+                (f"{wanted.title}: {heading}", text)
+                for heading, text in run_sections({wanted.title: seen.streams}, groups)
+            ]
         return wanted.max_open or sum(ask.due_s == 0 for ask in asks)
 
     def _verified(self, load: Load, seen: Run) -> dict[str, int]:
@@ -155,14 +160,16 @@ class Bench:
 
 def main() -> None:
     options = parse_arguments()
-    preset = PRESETS["small" if options.scale == "small" else options.preset]
+    preset = PRESETS[options.preset if options.scale == "full" else options.scale]
     if options.scale == "full" and options.model is None:
         raise SystemExit("--model must name a directory with a config.json")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name) / (options.model.name if options.model else "tiny")
         folder.mkdir()
-        vocab_size = write_model(folder, options.model)
-        make = token_ids(vocab_size) if options.token_ids else counted_words(folder / "tokenizer.json")
+        config = write_model(folder, options.model, preset.vocab_size)
+        make = (
+            token_ids(config["vocab_size"]) if options.token_ids else counted_words(folder / "tokenizer.json")
+        )
         flags = [*preset.flags, *options.flags]
         serving = (
             nullcontext(OctavoServer(options.url, float("nan"), -1, ()))
@@ -170,17 +177,30 @@ def main() -> None:
             else octavo_server(folder, flags, options.log, cold=not options.warm)
         )
         with serving as server:
-            table = _run(options, preset, server, make)
+            table = _run(options, preset, server, make, config)
     sys.exit(any(row["verdict"] in ("BELOW", "MISSING") for row in table.results))
 
 
-def _run(options: argparse.Namespace, preset: Preset, server: OctavoServer, make: MakePrompt) -> Table:
+def _run(
+    options: argparse.Namespace,
+    preset: Preset,
+    server: OctavoServer,
+    make: MakePrompt,
+    config: Mapping[str, Any],
+) -> Table:
     table, bench = Table(), Bench(options, server.url, make)
     if server.command:
         table.add("start", preset.ready, server.ready_s)
     bench.warm_up()
     for name in options.loads or preset.loads:
+        allowed = 0.0 if preset.share is None else allowed_tokens_per_s(config, preset.rows)
         num_streams = bench.measure(name, preset.loads[name], table)
+        if preset.share is not None:
+            # Before and after: the machine may have other things to do.
+            allowed = max(allowed, allowed_tokens_per_s(config, preset.rows))
+            print(f"products and argmax alone: {allowed:,.0f} tokens/s", file=sys.stderr)
+            (all_figures,) = bench.results[name]["groups"].values()
+            table.add(preset.loads[name].title, preset.share, all_figures["events_s"] / allowed)
         if 0 <= server.max_files < num_streams + SPARE_FILES:
             refused = f"{num_streams} streams, but the server may open {server.max_files} files (ulimit -n)"
             print(refused, file=sys.stderr)

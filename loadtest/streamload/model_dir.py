@@ -29,10 +29,13 @@ TINY = {
 """So small that its products do not set the pace on two CPU cores."""
 
 
-def write_model(folder: Path, config_from: Path | None) -> int:
-    """Fill `folder` with the config.json of `config_from`, or TINY, and a tokenizer; gives its vocab_size."""
+def write_model(folder: Path, config_from: Path | None, vocab_size: int | None = None) -> dict[str, Any]:
+    """Fill `folder` with the config.json of `config_from`, or TINY, and a tokenizer; gives the config.
+
+    vocab_size: instead of the config's own.
+    """
     config: dict[str, Any] = json.loads((config_from / "config.json").read_text()) if config_from else TINY
+    config = config if vocab_size is None else {**config, "vocab_size": vocab_size}
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
-    vocab_size = int(config["vocab_size"])
-    write_tokenizer(folder, vocab_size)
-    return vocab_size
+    write_tokenizer(folder, int(config["vocab_size"]))
+    return config

@@ -1,6 +1,7 @@
 """The loads of the table 'Served' in docs/performance.md, with the figures to reach. Knows no server.
 
-The columns vLLM, must and aim are for one H100 80 GB; `small` is for two CPU cores and a tiny model.
+The columns vLLM, must and aim are for one H100 80 GB; `small` is for two CPU cores and a tiny model,
+`wide` for the same with the demo's vocabulary.
 """
 
 from __future__ import annotations
@@ -45,11 +46,18 @@ class PresetLoad:
 
 @dataclass(frozen=True)
 class Preset:
-    """Loads by their short names, flags that the server needs for them, and seconds to be ready in."""
+    """Loads by their short names, flags that the server needs for them, and seconds to be ready in.
+
+    vocab_size: of the tiny model, where there is no other.   share: what part of the tokens a second that
+    matrix products and argmax alone allow on a CPU the events of `rows` streams must reach.
+    """
 
     loads: Mapping[str, PresetLoad]
     ready: Goal
     flags: tuple[str, ...] = ()
+    vocab_size: int | None = None
+    share: Goal | None = None
+    rows: int = 256
 
 
 def _asks(wanted: list[Length], arrivals: Arrivals | None = None) -> Build:
@@ -210,12 +218,21 @@ def _ready(vllm: str, must: float | None, aim: float | None) -> Goal:
     return Goal("command to ready s", lambda groups: None, vllm, must, aim)
 
 
+_SMALL_FLAGS = ("--max-num-seqs", "256", "--max-model-len", "16384", "--kv-cache-memory-bytes", "512MiB")
+_WIDE = {
+    "256": replace(
+        _SMALL["256"], goals=(Goal("SSE events/s", _all(lambda f: f.events_s), less=False), _FAILED)
+    )
+}
 PRESETS = {
     "qwen": Preset(_QWEN, _ready("111-134", 25, 12)),
     "llama": Preset(_LLAMA, _ready("111-134", 25, 12)),
-    "small": Preset(
-        _SMALL,
+    "small": Preset(_SMALL, _ready("-", None, None), _SMALL_FLAGS, vocab_size=2000),
+    "wide": Preset(
+        _WIDE,
         _ready("-", None, None),
-        ("--max-num-seqs", "256", "--max-model-len", "16384", "--kv-cache-memory-bytes", "512MiB"),
+        _SMALL_FLAGS,
+        vocab_size=49_152,
+        share=Goal("share of what products allow", lambda groups: None, must=0.6, less=False),
     ),
 }
