@@ -7,7 +7,7 @@
 The device is a formula with the constants of one H100 (simulation/device.py), requests are conversations with
 ShareGPT's lengths (simulation/trace.py) or the loads of the table 'Served' (simulation/served.py); plans,
 blocks, prefix cache and chunk sizes are octavo's own code. Time is the formula's: a run takes what the
-scheduler takes, a third of a millisecond a request. To keep it there, conversations but for `chunks` have
+scheduler takes, about half a millisecond a request. To keep it there, conversations but for `chunks` have
 answers shorter by `--shorten`; prompts keep their length, so the mix is heavier in prompts than it would be,
 and throughput is not to be compared with anything outside the study.
 """
