@@ -3,21 +3,15 @@ choose what the reference chooses."""
 
 from __future__ import annotations
 
-import os
-
 import pytest
 import torch
+from sample_kernel_harness import DEVICE, KernelsAndReference, slot_start
 from torch import Tensor
 
-if not torch.cuda.is_available():
-    os.environ.setdefault("TRITON_INTERPRET", "1")  # before the kernels are imported
-
-from octavo.model.plan import SlotStart
 from octavo.model.sampler import Sampler
 from octavo.model.sampling_params import SamplingParams
 from octavo.ops import sample_kernel
 
-DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 VOCAB_SIZE = 9000  # more than a sample, so that two of three runs of 8 tokens stay unseen
 FILTERS = [
     SamplingParams(top_p=0.9),
@@ -61,46 +55,15 @@ def hard_rows(kind: str) -> Tensor:
     ],
 )
 def test_hard_rows_are_narrowed_like_the_reference(kind: str) -> None:
-    num_rows = len(FILTERS)
-    starts = [
-        SlotStart(
-            slot=slot,
-            params=params,
-            seed=31 * slot,
-            stop_token_ids=frozenset(),
-            prompt_tokens=[1],
-            output_tokens=[],
-        )
-        for slot, params in enumerate(FILTERS)
-    ]
-    on_device, reference = Sampler(num_rows, VOCAB_SIZE, DEVICE), Sampler(num_rows, VOCAB_SIZE, "cpu")
-    on_device.start(starts)
-    reference.start(starts)
-    slots = torch.arange(num_rows, dtype=torch.int32)
-    positions = slots + 1
-    logits = hard_rows(kind)
-    state = on_device.state
-    tables = (state.table, state.biases, state.history, state.masks)
-    tokens = sample_kernel.sample(
-        logits.to(DEVICE), slots.to(DEVICE), positions.to(DEVICE), *tables, changes=False
-    )
-    assert tokens.tolist() == reference.sample(logits, slots, positions, range(num_rows)).tokens.tolist()
+    positions = torch.arange(1, len(FILTERS) + 1, dtype=torch.int32)
+    both = KernelsAndReference(FILTERS, VOCAB_SIZE)
+    tokens, expected = both.sample(hard_rows(kind), positions, changes=False)
+    assert tokens == expected
 
 
 def test_a_filtered_row_draws_the_same_alone_and_among_others() -> None:
     sampler = Sampler(2, VOCAB_SIZE, DEVICE)
-    sampler.start(
-        [
-            SlotStart(
-                slot=0,
-                params=SamplingParams(top_p=0.8),
-                seed=5,
-                stop_token_ids=frozenset(),
-                prompt_tokens=[1],
-                output_tokens=[],
-            )
-        ]
-    )
+    sampler.start([slot_start(0, SamplingParams(top_p=0.8), 5)])
     state = sampler.state
     tables = (state.table, state.biases, state.history, state.masks)
     logits = torch.randn(3, VOCAB_SIZE, device=DEVICE)

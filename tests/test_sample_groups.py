@@ -2,21 +2,13 @@
 
 from __future__ import annotations
 
-import os
-
 import pytest
 import torch
+from sample_kernel_harness import KernelsAndReference
 from torch import Tensor
 
-if not torch.cuda.is_available():
-    os.environ.setdefault("TRITON_INTERPRET", "1")  # before the kernels are imported
-
-from octavo.model.plan import SlotStart
-from octavo.model.sampler import Sampler
 from octavo.model.sampling_params import SamplingParams
-from octavo.ops import sample_kernel
 
-DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 VOCAB_SIZE = 9000  # 141 groups, of which 64 can be read again
 FILTERS = [
     SamplingParams(top_k=1),
@@ -54,29 +46,8 @@ def rows_of(kind: str) -> Tensor:
     ["few far above", "neighbours", "ties", "ties in too many groups", "the last token", "hardly any"],
 )
 def test_groups_are_narrowed_like_the_reference(kind: str) -> None:
-    num_rows = len(FILTERS)
-    starts = [
-        SlotStart(
-            slot=slot,
-            params=params,
-            seed=31 * slot,
-            stop_token_ids=frozenset(),
-            prompt_tokens=[1],
-            output_tokens=[],
-        )
-        for slot, params in enumerate(FILTERS)
-    ]
-    on_device, reference = Sampler(num_rows, VOCAB_SIZE, DEVICE), Sampler(num_rows, VOCAB_SIZE, "cpu")
-    on_device.start(starts)
-    reference.start(starts)
-    slots = torch.arange(num_rows, dtype=torch.int32)
-    logits = rows_of(kind)
-    state = on_device.state
-    tables = (state.table, state.biases, state.history, state.masks)
+    both, logits = KernelsAndReference(FILTERS, VOCAB_SIZE), rows_of(kind)
     for position in (1, 2):
-        positions = torch.full((num_rows,), position, dtype=torch.int32)
-        tokens = sample_kernel.sample(
-            logits.to(DEVICE), slots.to(DEVICE), positions.to(DEVICE), *tables, changes=position == 2
-        )
-        expected = reference.sample(logits, slots, positions, range(num_rows)).tokens
-        assert tokens.tolist() == expected.tolist()
+        positions = torch.full((len(FILTERS),), position, dtype=torch.int32)
+        tokens, expected = both.sample(logits, positions, changes=position == 2)
+        assert tokens == expected
