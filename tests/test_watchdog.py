@@ -154,8 +154,11 @@ def test_a_full_queue_is_not_ready_but_well(tmp_path: Path) -> None:
 
         async def crowd() -> None:
             async with httpx.AsyncClient(base_url=server.url, timeout=60) as http:
-                body = {"prompt": "hello", "max_tokens": 150}
-                tasks = [asyncio.create_task(http.post("/v1/completions", json=body)) for _ in range(3)]
+                body = {"prompt": "hello", "max_tokens": 75}
+                tasks = [asyncio.create_task(http.post("/v1/completions", json=body))]
+                while (await http.get("/health")).json()["running"] == 0:  # it waits no more
+                    await asyncio.sleep(0.01)
+                tasks += [asyncio.create_task(http.post("/v1/completions", json=body)) for _ in range(2)]
                 ready = {200}
                 for _ in range(100):
                     ready.add((await http.get("/readyz")).status_code)
@@ -164,7 +167,7 @@ def test_a_full_queue_is_not_ready_but_well(tmp_path: Path) -> None:
                     if 503 in ready:
                         break
                 assert ready == {200, 503}
-                await asyncio.gather(*tasks)
+                assert [answer.status_code for answer in await asyncio.gather(*tasks)] == [200] * 3
 
         asyncio.run(crowd())
         with httpx.Client(base_url=server.url, timeout=60) as http:
