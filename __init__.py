@@ -8,7 +8,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from .app.openmp import let_threads_sleep
+from .app.process import let_threads_sleep
 
 if TYPE_CHECKING:
     from .app.async_llm import AsyncLLM as AsyncLLM

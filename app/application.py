@@ -29,7 +29,7 @@ from .health import Health
 from .ignored_fields import IGNORED_HEADER
 from .json_response import REQUEST_ID_HEADER, on_disconnect, on_http_exception, on_request_error
 from .live import Live
-from .loop_lag import measure_lag
+from .loop_watch import measure_lag
 from .metrics import ServerMetrics
 from .middleware import Accounting, ApiKeys, Bugs
 from .models import Models

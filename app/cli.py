@@ -16,7 +16,7 @@ from ..ops.compiler_process import CompilerProcess
 from .client_config import BatchConfig, TerminalConfig
 from .config import EngineConfig, ServerConfig
 from .errors import StartupError
-from .openmp import let_threads_sleep
+from .process import let_threads_sleep
 from .settings import SettingError, build, nearest, settings_of
 
 Configs = tuple[type[Any], ...]

@@ -22,7 +22,7 @@ from .engine_frontend import Frontend
 from .engine_host import DEFAULT_OPTIONS, EngineHost, HostOptions, contained
 from .frame_link import MAX_BUFFERED_BYTES, MAX_STALLED_S, FrameLink
 from .frontend_numbers import FrontendNumbers
-from .loop_lag import measure_lag
+from .loop_watch import measure_lag
 
 log = logging.getLogger(__name__)
 

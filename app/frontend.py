@@ -7,7 +7,6 @@ connected socket to the engine and of the socket to listen on, and the engine's 
 from __future__ import annotations
 
 import asyncio
-import gc
 import logging
 import socket
 import sys
@@ -22,11 +21,11 @@ from .errors import StartupError
 from .frames import PROTOCOL_VERSION
 from .generation import Generation
 from .http_server import LAST_WRITES_S, HttpServer
-from .lifeline import follow_parent
 from .live import Live
 from .logs import set_up_logging
 from .metrics import ServerMetrics
 from .model_source import read_texts
+from .process import follow_parent, freeze_garbage
 from .remote_client import RemoteClient
 
 log = logging.getLogger(__name__)
@@ -51,9 +50,7 @@ async def _serve(link: socket.socket, listener: socket.socket) -> int:
     except StartupError as error:
         log.error("%s", error)
         return 2
-    # What was built so far lives as long as the process: no collection needs to look at it again.
-    gc.collect()
-    gc.freeze()
+    freeze_garbage()
     client.tell(Hello(PROTOCOL_VERSION))
     return await frontend.run()
 

@@ -13,8 +13,8 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from .edge import EdgeSettings
-from .file_limit import max_connections
 from .http_connection import HttpConnection
+from .process import max_connections
 from .root_path import RootPath
 
 BACKLOG = 8192

@@ -5,7 +5,6 @@ The only place where all layers meet. Knows how they fit together, not how any o
 
 from __future__ import annotations
 
-import gc
 import logging
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -28,6 +27,7 @@ from .grammar_compiler import GrammarCompiler
 from .grammar_matcher import GrammarVocabulary, in_memory
 from .inproc_client import InprocClient
 from .model_source import LoadFormat, ModelSource, find_model
+from .process import freeze_garbage
 from .rate_limits import RateLimits
 from .start import Start
 from .tokenizer import Tokenizer
@@ -94,12 +94,6 @@ def build(
         options = beside.submit(host_options, config, source, plan, rates)
         executor, plan = build_executor(config, source, plan, start)
         return executor, plan, options.result()
-
-
-def freeze_garbage() -> None:
-    """Spare what stays anyway, model and tokenizer, from later collections, which take 20 ms and more."""
-    gc.collect()
-    gc.freeze()
 
 
 def plan_launch(config: EngineConfig, start: Start) -> tuple[ModelSource, EnginePlan]:

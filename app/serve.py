@@ -25,18 +25,18 @@ from .control_messages import Setup
 from .edge import EdgeSettings, check_certificate, read_api_keys
 from .engine_plan import choose_device, plan_engine
 from .engine_server import EngineServer
-from .file_limit import raise_file_limit
 from .frames import PROTOCOL_VERSION
 from .generation import Generation
 from .generation_defaults import default_params
-from .launch import build, eos_token_ids, freeze_garbage, launch, new_scheduler, plan_launch
+from .launch import build, eos_token_ids, launch, new_scheduler, plan_launch
 from .listener import address_of, bound
 from .local_front import LocalFront
 from .logs import set_up_logging
+from .loop_watch import guarded
 from .model_source import LoadFormat, find_model
+from .process import freeze_garbage, raise_file_limit
 from .rate_limits import RateLimits
 from .service import Front, RunningEngine, serve_until_signal
-from .stall_guard import guarded
 from .start import Start
 from .supervisor import Supervisor
 from .tracing import check_tracing

@@ -11,7 +11,6 @@ import logging
 import os
 import socket
 import subprocess
-import sys
 from typing import Any, NamedTuple
 
 from . import control_messages as messages
@@ -20,6 +19,7 @@ from .engine_server import EngineServer
 from .errors import StartupError
 from .http_server import BACKLOG, LAST_WRITES_S
 from .listener import share
+from .process import module_command, module_environment
 
 log = logging.getLogger(__name__)
 
@@ -127,11 +127,10 @@ class Supervisor:
         with theirs:
             given = (theirs.fileno(), listener.fileno())
             popen = subprocess.Popen(
-                [sys.executable, "-P", "-m", _MODULE, *map(str, (*given, os.getpid()))],
+                module_command(_MODULE, *given, os.getpid()),
                 pass_fds=given,
                 stdin=subprocess.DEVNULL,
-                # The modules that this process would find, whatever lies in the current directory.
-                env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+                env=module_environment(),
             )
         ours.sendall(self._setup)
         process = _Process(popen, ours, listener)

@@ -6,7 +6,7 @@ renders, its own alarm clock runs, whose default action ends it: no loop and no 
 
 from __future__ import annotations
 
-import os
+import contextlib
 import pickle
 import resource
 import signal
@@ -22,6 +22,7 @@ import msgspec
 from .chat_formats import effort_variables
 from .chat_template import ChatTemplate
 from .errors import RequestError
+from .process import module_command, module_environment
 from .template_sandbox import TemplateError
 
 _LENGTH = struct.Struct("=I")
@@ -89,10 +90,10 @@ class TemplateWorker:
     def _running(self) -> subprocess.Popen[bytes]:
         if self._process is None:
             self._process = subprocess.Popen(
-                [sys.executable, "-P", "-m", "octavo.app.template_worker"],
+                module_command("octavo.app.template_worker"),
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
-                env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+                env=module_environment(),
             )
         return self._process
 
@@ -105,11 +106,9 @@ class TemplateWorker:
     def _forget(self, process: subprocess.Popen[bytes]) -> int:
         self._process = None
         for pipe in (process.stdin, process.stdout):
-            try:
-                if pipe is not None:
+            if pipe is not None:
+                with contextlib.suppress(BrokenPipeError):  # of what was not sent any more
                     pipe.close()
-            except BrokenPipeError:
-                pass  # what was not sent any more
         return process.wait()
 
 

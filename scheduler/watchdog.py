@@ -1,7 +1,7 @@
 """Looks at the engine from the side: a step that does not come back, time that runs out meanwhile.
 
 Lives in the engine's event loop, so it sees a device that is stuck, not a loop that is: for that see
-app/stall_guard.py.
+app/loop_watch.py.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from octavo.app.openmp import let_threads_sleep
+from octavo.app.process import let_threads_sleep
 
 _SECONDS = 3.0
 

@@ -1,15 +1,36 @@
-"""A loop that is stuck: the process writes its stacks and ends, whatever the loop is at."""
+"""A loop that is held up is seen to be late; one that is stuck ends its process with its stacks."""
 
 from __future__ import annotations
 
+import asyncio
 import subprocess
 import sys
+import time
 
 import pytest
 
+from octavo.app.loop_watch import measure_lag
+from octavo.scheduler.distribution import Distribution
+
+
+def test_a_blocked_loop_is_late_by_as_long_as_it_was_blocked() -> None:
+    async def main() -> Distribution:
+        lag_s = Distribution((0.2,))
+        measuring = asyncio.create_task(measure_lag(lag_s))
+        await asyncio.sleep(0.01)
+        time.sleep(0.5)  # a timer was due after 0.1 s
+        while not lag_s.count:
+            await asyncio.sleep(0.01)
+        measuring.cancel()
+        return lag_s
+
+    lag_s = asyncio.run(main())
+    assert lag_s.counts[1] == 1 and lag_s.total >= 0.35
+
+
 PROGRAM = """
 import asyncio, time
-from octavo.app.stall_guard import guarded
+from octavo.app.loop_watch import guarded
 
 async def main():
     async with guarded({limit}):
