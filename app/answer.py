@@ -19,7 +19,6 @@ from ..model.plan import TokenLogprobs
 from ..scheduler.request import Claim, FinishReason
 from .answer_grammar import tools_complaint
 from .answer_parts import delta_json
-from .answer_summary import AnswerSummary
 from .asked import Asked, Route
 from .choices import Batch, Choices
 from .chunks import DONE, ChunkEncoder, error_frame
@@ -28,9 +27,10 @@ from .direct_writer import DirectWriter
 from .disconnect import unless_disconnected
 from .errors import GenerationError, RequestError
 from .generation import TextDelta
-from .ignored_fields import ignored_header
+from .json_response import ignored_header
 from .logprob_objects import prompt_logprobs
 from .protocol import client_names, usage
+from .request_summary import AnswerSummary
 from .sse import EventStream
 
 log = logging.getLogger(__name__)

@@ -12,7 +12,6 @@ from msgspec import DecodeError
 from msgspec.json import decode
 
 from .answer_parts import Piece, Reasoning
-from .anthropic_error import anthropic_error
 from .errors import RequestError
 from .event_answer import AnswerHead, Counts, Ending, event_frame
 from .tool_stream import CallArguments, CallStart, Content
@@ -64,7 +63,7 @@ class AnthropicWriter:
 
     def failure(self, error: RequestError) -> bytes:
         """The end of a message that failed while it was streamed."""
-        return event_frame(anthropic_error(error, self._request_id))
+        return event_frame(error.anthropic_body(self._request_id))
 
     @property
     def _index(self) -> int:

@@ -18,20 +18,23 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from .answer import TIMES_HEADER
-from .anthropic import CountTokens, anthropic_messages
 from .chat import chat_completions
 from .completions import completions
-from .context import ServerContext, ServerSettings
-from .cors import Cors
+from .context import ServerContext
 from .errors import RequestError
 from .generation import Generation
 from .health import Health
-from .ignored_fields import IGNORED_HEADER
-from .json_response import REQUEST_ID_HEADER, on_disconnect, on_http_exception, on_request_error
+from .json_response import (
+    IGNORED_HEADER,
+    REQUEST_ID_HEADER,
+    on_disconnect,
+    on_http_exception,
+    on_request_error,
+)
 from .live import Live
 from .loop_watch import measure_lag
 from .metrics import ServerMetrics
-from .middleware import Accounting, ApiKeys, Bugs
+from .middleware import Accounting, ApiKeys, Bugs, Cors
 from .models import Models
 from .page import Page
 from .prompt_encoder import PromptEncoder
@@ -40,10 +43,11 @@ from .rate_limits import QUOTA_HEADERS
 from .reference import Reference
 from .request_log import RequestLog
 from .request_summary import Observer
-from .responses_api import responses_api
+from .server_settings import ServerSettings
 from .template_worker import TemplateWorker
 from .tokenize import Tokenize
 from .tracing import RequestTracer
+from .translated_apis import CountTokens, anthropic_messages, responses_api
 
 Lifespan = Callable[[Starlette], AbstractAsyncContextManager[None]]
 

@@ -11,12 +11,12 @@ import msgspec
 
 from ..scheduler.stats import EngineStats
 from ..scheduler.view import EngineView
-from .context import ServerSettings
 from .errors import RequestError
 from .frames import Kind, ProtocolError, frame
 from .metrics_state import FrontendCounts, MetricsState
 from .pulse import Pulse
 from .rate_limits import Quota
+from .server_settings import ServerSettings
 
 
 class Message(msgspec.Struct, tag_field="what", tag=True, frozen=True):

@@ -1,9 +1,14 @@
-"""The handler of a route that generates: body, question, answer. Chat and completions are two of these."""
+"""The handler of a route that generates: it reads the body, makes the claim, starts the answer.
+
+A claim says whose a request is, its share of the engine, and how long it may take: the shortest of what the
+server allows, a header says and the body says. Knows neither routes nor the queue.
+"""
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Generic, Protocol, TypeVar
 
 from starlette.requests import ClientDisconnect, Request
@@ -12,10 +17,16 @@ from starlette.responses import Response
 from ..scheduler.request import Claim
 from .answer import Answer
 from .asked import Asked
-from .body import read_body
 from .choice_record import cause_of_refusal
-from .claims import claim_of
 from .context import ServerContext
+from .errors import RequestError
+from .protocol import SamplingFields
+from .server_settings import ServerSettings
+
+TIMEOUT_HEADER = "x-request-timeout"
+QUEUE_TIMEOUT_HEADER = "x-queue-timeout"
+ANYBODY = ""
+"""The tenant of all requests, where no API key is needed."""
 
 A = TypeVar("A", bound=Asked)
 A_contra = TypeVar("A_contra", bound=Asked, contravariant=True)
@@ -41,8 +52,7 @@ class GenerationEndpoint(Generic[A]):
         request.state.generates = True
         server = self._server
         try:
-            body = await read_body(request, server.settings.max_body_bytes)
-            asked = await server.read(self._read, body)
+            asked = await server.read(request, self._read)
             server.metrics.histograms.tokenize.observe(asked.tokenize_s)
             self._count_ignored(asked.ignored)
             if asked.fields.request_id is not None and "x-request-id" not in request.headers:
@@ -63,3 +73,35 @@ class GenerationEndpoint(Generic[A]):
     def _count_ignored(self, fields: Iterable[str]) -> None:
         for field in fields:
             self._server.metrics.count_ignored(field)
+
+
+def claim_of(request: Request, fields: SamplingFields, settings: ServerSettings, arrival_s: float) -> Claim:
+    """The claim of a request that came at `arrival_s`. Raises RequestError for a header that is wrong."""
+    total_s = _shortest(settings.request_timeout_s, request.headers, TIMEOUT_HEADER, fields.timeout)
+    queue_s = _shortest(settings.queue_timeout_s, request.headers, QUEUE_TIMEOUT_HEADER, fields.queue_timeout)
+    tenant = getattr(request.state, "tenant", ANYBODY)
+    return Claim(
+        tenant=tenant,
+        weight=settings.weight_of(tenant),
+        arrival_s=arrival_s,
+        deadline_s=arrival_s + total_s,
+        queue_deadline_s=arrival_s + queue_s,
+    )
+
+
+def _shortest(allowed_s: float | None, headers: Mapping[str, str], name: str, asked_s: float | None) -> float:
+    text = headers.get(name)
+    limits_s = [limit_s for limit_s in (allowed_s, asked_s) if limit_s is not None]
+    if text is not None:
+        limits_s.append(_seconds(name, text))
+    return min(limits_s, default=math.inf)
+
+
+def _seconds(name: str, text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 < value < math.inf:
+        raise RequestError(f"{name} must be a number of seconds above 0, got {text!r}", param=name)
+    return value

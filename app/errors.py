@@ -23,6 +23,16 @@ from typing import Any
 REFUSALS = ("request", "rate_limit", "queue_full", "late", "stuck", "grammars", "draining")
 """Why a request is not taken. request: for what it asks.   late: its first token would come too late.
 stuck: the device does not answer.   grammars: too many are being compiled."""
+_ANTHROPIC_TYPES = {
+    401: "authentication_error",
+    403: "permission_error",
+    404: "not_found_error",
+    413: "request_too_large",
+    429: "rate_limit_error",
+    503: "overloaded_error",
+    504: "timeout_error",
+}
+"""Status -> type of error in Anthropic's API."""
 
 
 class OctavoError(Exception):
@@ -67,6 +77,13 @@ class RequestError(OctavoError):
     def body(self) -> dict[str, Any]:
         """The JSON body: `{"error": {"message", "type", "param", "code"}}`."""
         return {"error": {"message": self.message, "type": self.type, "param": self.param, "code": self.code}}
+
+    def anthropic_body(self, request_id: str) -> dict[str, Any]:
+        """Anthropic's body, with the `param` and `code` that every error of this server has."""
+        usual = "invalid_request_error" if self.status < 500 else "api_error"
+        kind = _ANTHROPIC_TYPES.get(self.status, usual)
+        told = {"type": kind, "message": self.message, "param": self.param, "code": self.code}
+        return {"type": "error", "error": told, "request_id": request_id}
 
 
 class ContextLengthError(RequestError):

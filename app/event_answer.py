@@ -6,12 +6,10 @@ data: {"type": NAME, ...}
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 import time
 from collections.abc import AsyncGenerator, Callable, Mapping
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, NamedTuple, Protocol
 
 import msgspec
@@ -20,7 +18,6 @@ from ..scheduler.request import Claim
 from .answer import Answer
 from .answer_parts import Piece
 from .asked import Asked, LogprobsWriter, Route
-from .chat import ChatReader
 from .chunks import CHAT_CHUNK
 from .context import ServerContext
 from .errors import GenerationError, RequestError
@@ -80,20 +77,6 @@ class TranslatedAsked(Asked):
 
     translation: Translation
     writer: Callable[[AnswerHead], EventWriter]
-
-
-def translated(
-    reader: ChatReader, translation: Translation, writer: Callable[[Asked, AnswerHead], EventWriter]
-) -> TranslatedAsked:
-    """What the translated request asks for. Raises RequestError in the client's words."""
-    try:
-        asked = reader.read(translation.chat)
-    except RequestError as error:
-        raise translation.clients(error) from error
-    fields = {field.name: getattr(asked, field.name) for field in dataclasses.fields(asked)}
-    return TranslatedAsked(
-        **{**fields, "ignored": translation.ignored}, translation=translation, writer=partial(writer, asked)
-    )
 
 
 class EventAnswer(Answer):

@@ -12,10 +12,10 @@ from typing import cast
 import uvicorn
 from starlette.types import ASGIApp
 
-from .edge import EdgeSettings
 from .http_connection import HttpConnection
+from .middleware import RootPath
 from .process import max_connections
-from .root_path import RootPath
+from .server_settings import EdgeSettings
 
 BACKLOG = 8192
 LAST_WRITES_S = 2

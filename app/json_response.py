@@ -1,20 +1,23 @@
-"""JSON and error responses, in the shape of the API that was asked, and the handlers of exceptions."""
+"""JSON responses and errors, in the shape of the API that was asked; the handlers of exceptions."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 from typing import Any
+from urllib.parse import quote
 
 from msgspec.json import encode
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
-from .anthropic_error import anthropic_error
 from .errors import AuthenticationError, BodyTooLargeError, RequestError
 
 REQUEST_ID_HEADER = "x-request-id"
+IGNORED_HEADER = "x-octavo-ignored-fields"
+_MAX_NAMED_FIELDS = 20
+_MAX_NAME_CHARS = 64
 _ANTHROPIC_PATH = "/v1/messages"
 _HTTP_CODES = {404: "not_found", 405: "method_not_allowed"}
 
@@ -22,6 +25,16 @@ _HTTP_CODES = {404: "not_found", 405: "method_not_allowed"}
 def json_response(value: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
     """`value` as JSON."""
     return Response(encode(value), status, headers, "application/json")
+
+
+def ignored_header(fields: Sequence[str]) -> dict[str, str]:
+    """The header that names unknown fields; clients choose the names, so they are quoted and cut."""
+    if not fields:
+        return {}
+    names = [quote(field[:_MAX_NAME_CHARS], safe="[]") for field in fields[:_MAX_NAMED_FIELDS]]
+    if len(fields) > _MAX_NAMED_FIELDS:
+        names.append("...")
+    return {IGNORED_HEADER: ", ".join(names)}
 
 
 def error_response(request: Request, error: RequestError) -> Response:
@@ -35,7 +48,7 @@ def error_response(request: Request, error: RequestError) -> Response:
         headers["www-authenticate"] = "Bearer"
     if isinstance(error, BodyTooLargeError):
         headers["connection"] = "close"  # The rest of the body stays unread.
-    body = anthropic_error(error, request_id) if is_anthropic(request.url.path) else error.body()
+    body = error.anthropic_body(request_id) if is_anthropic(request.url.path) else error.body()
     return json_response(body, error.status, headers)
 
 

@@ -10,7 +10,6 @@ from ..scheduler.stats import EngineStats
 from ..scheduler.view import EngineView
 from .application import create_app
 from .client import EngineClient
-from .context import ServerSettings
 from .drain import DoorClient, OpenRequests
 from .errors import StartupError
 from .generation import Generation
@@ -18,6 +17,7 @@ from .http_server import HttpServer
 from .live import Live
 from .metrics import ServerMetrics
 from .pulse import Pulse
+from .server_settings import ServerSettings
 
 
 class LocalFront:

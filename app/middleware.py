@@ -1,4 +1,4 @@
-"""What holds for every response: a request id, a count, and an API key where one is needed. Plain ASGI."""
+"""What stands around the routes: ids and counts, bugs, API keys, CORS, a proxy's prefix. Plain ASGI."""
 
 from __future__ import annotations
 
@@ -10,13 +10,15 @@ from hashlib import sha256
 from secrets import token_hex
 
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
+from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ..scheduler.cause import OUR_FAULT
 from .errors import AuthenticationError, RequestError
-from .json_response import REQUEST_ID_HEADER, error_response, is_anthropic
+from .json_response import REQUEST_ID_HEADER, error_response, is_anthropic, json_response
 from .metrics import ServerMetrics
 from .protocol import usable_id
 from .request_summary import Observer, RequestSummary
@@ -130,7 +132,8 @@ class Bugs:
                 raise  # The server cuts the connection: the client must not take half an answer for all.
             request_id = scope["state"]["request_id"]
             log.exception("request %s failed", request_id, extra={"fields": {"request_id": request_id}})
-            await error_response(Request(scope), _bug())(scope, receive, send)
+            bug = RequestError(OUR_FAULT, status=500, code="internal_error", type="server_error")
+            await error_response(Request(scope), bug)(scope, receive, send)
 
 
 class ApiKeys:
@@ -172,10 +175,38 @@ class ApiKeys:
         return names[0] if names else None
 
 
-def _bug() -> RequestError:
-    return RequestError(
-        OUR_FAULT,
-        status=500,
-        code="internal_error",
-        type="server_error",
-    )
+class Cors(CORSMiddleware):
+    """Answers the questions that browsers ask first, and tells them who may read the answers."""
+
+    def preflight_response(self, request_headers: Headers) -> Response:
+        """What a browser asks before a script's request goes out."""
+        response = super().preflight_response(request_headers)
+        if response.status_code < 400:
+            return response
+        message = f"{bytes(response.body).decode()}."  # Starlette's words: which of origin, method, headers
+        refusal = RequestError(message, code="cors_refused", status=response.status_code)
+        headers = {
+            name: value
+            for name, value in response.headers.items()
+            if name not in ("content-length", "content-type")
+        }
+        return json_response(refusal.body(), refusal.status, headers)
+
+
+class RootPath:
+    """An ASGI application around `app`, which sees paths without the prefix. root_path: as in `/llm`."""
+
+    def __init__(self, app: ASGIApp, root_path: str) -> None:
+        self._app = app
+        self._root_path = root_path
+        self._raw = root_path.encode()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """The ASGI side."""
+        if scope["type"] == "http":
+            path: str = scope["path"]
+            if path == self._root_path or path.startswith(f"{self._root_path}/"):
+                raw: bytes = scope["raw_path"]
+                shorter = raw[len(self._raw) :] if raw.startswith(self._raw) else raw
+                scope = {**scope, "path": path[len(self._root_path) :] or "/", "raw_path": shorter or b"/"}
+        await self._app(scope, receive, send)

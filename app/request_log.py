@@ -8,8 +8,7 @@ from __future__ import annotations
 import logging
 from typing import Any
 
-from .answer_summary import AnswerSummary
-from .request_summary import RequestSummary
+from .request_summary import AnswerSummary, RequestSummary
 
 log = logging.getLogger("octavo.requests")
 

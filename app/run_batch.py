@@ -28,12 +28,12 @@ from .. import __version__
 from .application import create_app
 from .client_config import BatchConfig
 from .config import EngineConfig
-from .context import ServerSettings
 from .errors import StartupError
 from .generation import Generation
 from .launch import launch
 from .logs import set_up_logging
 from .metrics import ServerMetrics
+from .server_settings import ServerSettings
 
 URLS = ("/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/messages")
 

@@ -17,12 +17,9 @@ from typing import cast
 
 import uvloop
 
-from .. import __version__
 from ..ops.compiler_process import CompilerProcess
 from .config import EngineConfig, ServerConfig
-from .context import CorsRules, ServerSettings
 from .control_messages import Setup
-from .edge import EdgeSettings, check_certificate, read_api_keys
 from .engine_plan import choose_device, plan_engine
 from .engine_server import EngineServer
 from .frames import PROTOCOL_VERSION
@@ -36,6 +33,7 @@ from .loop_watch import guarded
 from .model_source import LoadFormat, find_model
 from .process import freeze_garbage, raise_file_limit
 from .rate_limits import RateLimits
+from .server_settings import ServerSettings, check_certificate
 from .service import Front, RunningEngine, serve_until_signal
 from .start import Start
 from .supervisor import Supervisor
@@ -114,39 +112,7 @@ def _leave(engine: RunningEngine, code: int) -> int:
 
 async def _serve(engine: EngineConfig, server: ServerConfig, listener: socket.socket, start: Start) -> int:
     names = server.served_model_name or (engine.model,)
-    keys = (*server.api_key, *read_api_keys(server.api_key_file))
-    server.check_weights(len(keys))
-    settings = ServerSettings(
-        model_names=names,
-        version=__version__,
-        api_keys=keys,
-        cors=CorsRules(
-            origins=server.allowed_origins,
-            methods=server.allowed_methods,
-            headers=server.allowed_headers,
-            credentials=server.allow_credentials,
-        ),
-        max_body_bytes=server.max_body_bytes,
-        edge=EdgeSettings(
-            ssl_certfile=server.ssl_certfile,
-            ssl_keyfile=server.ssl_keyfile,
-            forwarded_allow_ips=server.forwarded_allow_ips,
-            root_path=server.root_path.rstrip("/"),
-            max_header_bytes=server.max_header_bytes,
-        ),
-        strict=server.strict,
-        max_logprobs=server.max_logprobs,
-        trust_request_chat_template=server.trust_request_chat_template,
-        tool_call_parser=server.tool_call_parser,
-        reasoning_parser=server.reasoning_parser,
-        max_queued_requests=engine.max_queued_requests,
-        request_timeout_s=server.request_timeout,
-        queue_timeout_s=server.queue_timeout,
-        key_weights=server.api_key_weights,
-        log_prompts=server.log_prompts,
-        otlp_endpoint=server.otlp_endpoint,
-    )
-
+    settings = ServerSettings.of(server, names, engine.max_queued_requests)
     address = address_of(listener, tls=server.ssl_certfile is not None)
 
     def ready_line() -> str:

@@ -8,12 +8,10 @@ from msgspec import Struct
 from starlette.requests import Request
 from starlette.responses import Response
 
-from .body import read_body
 from .chat_messages import read_messages
 from .context import ServerContext
 from .errors import RequestError
-from .ignored_fields import ignored_header
-from .json_response import json_response
+from .json_response import ignored_header, json_response
 from .prompt_encoder import PromptEncoder
 from .protocol_chat import check_template_flags
 from .tool_types import read_tools
@@ -56,13 +54,11 @@ class Tokenize:
 
     async def tokenize(self, request: Request) -> Response:
         """Token ids and their number."""
-        body = await read_body(request, self._server.settings.max_body_bytes)
-        return await self._server.read(self._tokenize, body)
+        return await self._server.read(request, self._tokenize)
 
     async def detokenize(self, request: Request) -> Response:
         """The text of token ids."""
-        body = await read_body(request, self._server.settings.max_body_bytes)
-        return await self._server.read(self._detokenize, body)
+        return await self._server.read(request, self._detokenize)
 
     def _tokenize(self, body: bytes) -> Response:
         fields = decode_object(body)

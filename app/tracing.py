@@ -11,10 +11,9 @@ import time
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from .answer_summary import AnswerSummary
-from .context import ServerSettings
 from .errors import StartupError
-from .request_summary import RequestSummary
+from .request_summary import AnswerSummary, RequestSummary
+from .server_settings import ServerSettings
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import TracerProvider

@@ -29,7 +29,6 @@ import uvloop
 from tokenizers import Tokenizer as Backend
 from tokenizers import decoders, models, pre_tokenizers
 
-from octavo.app.context import ServerSettings
 from octavo.app.control_messages import Setup
 from octavo.app.engine_server import EngineServer
 from octavo.app.frames import PROTOCOL_VERSION
@@ -38,6 +37,7 @@ from octavo.app.inproc_client import InprocClient
 from octavo.app.listener import bind
 from octavo.app.local_front import LocalFront
 from octavo.app.model_source import read_texts
+from octavo.app.server_settings import ServerSettings
 from octavo.app.service import Front
 from octavo.app.supervisor import Supervisor
 from octavo.cache.config import CacheConfig

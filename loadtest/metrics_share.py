@@ -26,11 +26,11 @@ from starlette.types import ASGIApp, Message, Scope
 
 from octavo.app.application import create_app
 from octavo.app.choice_record import ChoiceRecord
-from octavo.app.context import ServerSettings
 from octavo.app.generation import Generation, TextDelta
 from octavo.app.inproc_client import InprocClient
 from octavo.app.metrics import ServerMetrics
 from octavo.app.model_source import read_texts
+from octavo.app.server_settings import ServerSettings
 from octavo.cache.config import CacheConfig
 from octavo.scheduler.config import SchedulerConfig
 from octavo.scheduler.distribution import Distribution

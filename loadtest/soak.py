@@ -24,13 +24,13 @@ import numpy as np
 import uvloop
 from frontends import ScriptedExecutor, write_tokenizer
 
-from octavo.app.context import ServerSettings
 from octavo.app.engine_host import HostOptions
 from octavo.app.generation import Generation
 from octavo.app.inproc_client import InprocClient
 from octavo.app.listener import bind
 from octavo.app.local_front import LocalFront
 from octavo.app.model_source import read_texts
+from octavo.app.server_settings import ServerSettings
 from octavo.app.service import serve_until_signal
 from octavo.cache.config import CacheConfig
 from octavo.scheduler.config import SchedulerConfig

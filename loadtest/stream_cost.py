@@ -25,7 +25,6 @@ from frontends import write_tokenizer
 from starlette.types import ASGIApp
 
 from octavo.app.application import create_app
-from octavo.app.context import ServerSettings
 from octavo.app.drain import OpenRequests
 from octavo.app.errors import EngineStoppedError
 from octavo.app.generation import Generation
@@ -33,6 +32,7 @@ from octavo.app.http_server import HttpServer
 from octavo.app.live import Live
 from octavo.app.metrics import ServerMetrics
 from octavo.app.model_source import read_texts
+from octavo.app.server_settings import ServerSettings
 from octavo.app.streams import BufferedStream
 from octavo.model.plan import TokenLogprobs
 from octavo.scheduler.request import Request, TokenOutput

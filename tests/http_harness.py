@@ -24,12 +24,12 @@ from tokenizers import Tokenizer as Backend
 from octavo.app.application import create_app
 from octavo.app.chat_template import ChatTemplate
 from octavo.app.client import EngineClient
-from octavo.app.context import ServerSettings
 from octavo.app.errors import EngineDeadError, EngineOverloadedError
 from octavo.app.generation import Generation
 from octavo.app.live import Live
 from octavo.app.metrics import ServerMetrics
 from octavo.app.rate_limits import Quota
+from octavo.app.server_settings import ServerSettings
 from octavo.app.streams import BufferedStream
 from octavo.app.tokenizer import Tokenizer
 from octavo.cache.config import CacheConfig

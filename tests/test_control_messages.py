@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 
 from octavo.app import control_messages as messages
-from octavo.app.context import ServerSettings
 from octavo.app.errors import EngineOverloadedError
 from octavo.app.frames import FrameSplitter, Kind, ProtocolError
 from octavo.app.metrics import ServerMetrics
 from octavo.app.metrics_state import FrontendCounts
 from octavo.app.pulse import Pulse
+from octavo.app.server_settings import ServerSettings
 from octavo.cache.config import CacheConfig
 from octavo.scheduler.config import SchedulerConfig
 from octavo.scheduler.scheduler import Scheduler

@@ -19,12 +19,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from octavo.app.application import create_app
-from octavo.app.context import ServerSettings
 from octavo.app.drain import DoorClient
 from octavo.app.engine_host import HostOptions
 from octavo.app.generation import Generation
 from octavo.app.inproc_client import InprocClient
 from octavo.app.metrics import ServerMetrics
+from octavo.app.server_settings import ServerSettings
 from octavo.cache.config import CacheConfig
 from octavo.model.plan import SlotStart, StepPlan
 from octavo.model.sampling_params import SamplingParams

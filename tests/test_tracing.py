@@ -18,9 +18,8 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import SpanKind, StatusCode
 
-from octavo.app.answer_summary import AnswerSummary
 from octavo.app.errors import StartupError
-from octavo.app.request_summary import RequestSummary
+from octavo.app.request_summary import AnswerSummary, RequestSummary
 from octavo.app.tracing import RequestTracer, check_tracing, traces_url
 from octavo.model.sampling_params import SamplingParams
 from octavo.scheduler.request import RequestTimings

@@ -25,15 +25,14 @@ from expected import expected_output
 from fakes import FakeExecutor, ToyModel
 from http_harness import TEMPLATE, byte_tokenizer
 
-from octavo.app.context import ServerSettings
 from octavo.app.control_messages import Setup
-from octavo.app.edge import EdgeSettings
 from octavo.app.engine_host import HostOptions
 from octavo.app.engine_server import EngineServer
 from octavo.app.frames import PROTOCOL_VERSION
 from octavo.app.listener import address_of, bind, bind_unix
 from octavo.app.logs import set_up_logging
 from octavo.app.rate_limits import RateLimits
+from octavo.app.server_settings import EdgeSettings, ServerSettings
 from octavo.app.service import serve_until_signal
 from octavo.app.supervisor import Supervisor
 from octavo.cache.config import CacheConfig

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 from starlette.requests import Request
 
-from octavo.app.claims import claim_of
-from octavo.app.context import ServerSettings
+from octavo.app.endpoint import claim_of
 from octavo.app.errors import RequestError
 from octavo.app.protocol import SamplingFields
+from octavo.app.server_settings import ServerSettings
 
 NOW_S = 1000.0
 

@@ -14,8 +14,8 @@ from toy_server import toy_server
 
 from octavo.app import serve
 from octavo.app.config import EngineConfig, ServerConfig
-from octavo.app.edge import check_certificate, read_api_keys
 from octavo.app.errors import StartupError
+from octavo.app.server_settings import check_certificate, read_api_keys
 
 BODY = {"prompt": "hi", "max_tokens": 3}
 

@@ -1,15 +1,18 @@
-"""Which pages' scripts may call, as a browser would find out."""
+"""CORS rules and a proxy's prefix, each around an application."""
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import httpx
 import pytest
 from http_harness import ScriptedClient, check_error, make_app, serve
+from starlette.types import Receive, Scope, Send
 
 from octavo.app.config import ServerConfig
-from octavo.app.context import CorsRules
+from octavo.app.middleware import RootPath
+from octavo.app.server_settings import CorsRules
 from octavo.app.settings import SettingError
 
 ASKS = {"access-control-request-method": "POST", "access-control-request-headers": "content-type"}
@@ -65,3 +68,29 @@ def test_methods_and_headers_are_restricted(rules: CorsRules) -> None:
 def test_settings_that_contradict_each_other(values: dict[str, Any], words: str) -> None:
     with pytest.raises(SettingError, match=words):
         ServerConfig(**values)
+
+
+@pytest.mark.parametrize(
+    ("path", "seen"),
+    [
+        ("/llm/v1/models", "/v1/models"),
+        ("/v1/models", "/v1/models"),
+        ("/llm/", "/"),
+        ("/llm", "/"),
+        ("/llmx/v1", "/llmx/v1"),
+        ("/llm/llm/x", "/llm/x"),
+    ],
+)
+def test_paths(path: str, seen: str) -> None:
+    scopes: list[Any] = []
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        scopes.append(scope)
+
+    async def nothing(*_: Any) -> Any:
+        return {}
+
+    scope = {"type": "http", "path": path, "raw_path": path.encode()}
+    asyncio.run(RootPath(app, "/llm")(scope, nothing, nothing))
+    assert (scopes[0]["path"], scopes[0]["raw_path"]) == (seen, seen.encode())
+    assert scope["path"] == path, "the caller's scope is not changed"
