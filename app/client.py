@@ -1,7 +1,13 @@
-"""The seam between whoever speaks to clients and the engine: in process, or over a socket."""
+"""The seam between whoever speaks to clients and the engine, and the outputs that come back through it.
+
+What a step brings is filed at once and wakes the reader once; a reader that lags finds all that has piled up.
+A reader that says what is to be done with plain outputs (`divert`) is not woken for them: a task's turn costs
+more than all that is done in it. Either way, what a loop's turn brings is handed on as one.
+"""
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
@@ -9,14 +15,51 @@ from ..scheduler.request import FinishReason, Request, TokenOutput
 from .rate_limits import Quota
 
 
-class OutputStream(Protocol):
-    """Outputs of one request, in order. quota: what it left to its tenant, once it is accepted, if that is
-    limited."""
+class OutputStream:
+    """Outputs of one request, in order. Its owner, an EngineClient, calls `accept`, `push` and `fail`.
 
-    quota: Quota | None
+    quota: what the request left to its tenant, once it is accepted, if that is limited.
+    abort: called when the reader aborts.
+    """
+
+    __slots__ = ("_abort", "_accepted", "_error", "_is_due", "_outputs", "_reader", "_take", "quota")
+
+    def __init__(self, abort: Callable[[FinishReason], None]) -> None:
+        self._abort = abort
+        self._outputs: list[TokenOutput] = []
+        self._accepted = False
+        self.quota: Quota | None = None
+        self._error: Exception | None = None
+        self._reader: asyncio.Future[None] | None = None
+        self._take: Callable[[Sequence[TokenOutput]], bool] | None = None
+        self._is_due = False
+
+    def accept(self, quota: Quota | None = None) -> None:
+        """The engine has taken the request, which left so much of its tenant's quota."""
+        self._accepted = True
+        self.quota = quota
+        self._wake()
+
+    def push(self, output: TokenOutput) -> None:
+        """File an output and wake the reader."""
+        self._outputs.append(output)
+        if self._take is None:
+            self._wake()
+        elif not self._is_due:
+            self._is_due = True
+            asyncio.get_running_loop().call_soon(self._offer)
+
+    def fail(self, error: Exception) -> None:
+        """No output follows: the reader gets `error` after those that are filed."""
+        self._error = error
+        self._wake()
 
     async def accepted(self) -> None:
         """Wait until the engine has taken the request. Raises RequestError, like `submit`, if it does not."""
+        while not self._accepted and not self._outputs:
+            if self._error is not None:
+                raise self._error
+            await self._change()
 
     async def next(self) -> Sequence[TokenOutput]:
         """All that has arrived since the last call, at least one; waits if there is nothing.
@@ -24,22 +67,52 @@ class OutputStream(Protocol):
         Not to be called again after an output with a finish reason. Raises EngineDeadError, and RequestError
         if the engine has not taken the request.
         """
+        while not self._outputs:
+            if self._error is not None:
+                raise self._error
+            await self._change()
+        outputs, self._outputs = self._outputs, []
+        return outputs
 
     def divert(self, take: Callable[[Sequence[TokenOutput]], bool]) -> None:
-        """Let `take` have what arrives while the reader waits in `next`, unless it returns False.
+        """Let `take`, called from the event loop, have what arrives while the reader waits in `next`.
 
-        It is called from the event loop. A stream may leave it alone: all goes through `next` then.
+        What it does not want, returning False, goes through `next`.
         """
+        self._take = take
 
     def abort(self, reason: FinishReason = FinishReason.ABORT) -> None:
         """Stop the request if it still runs, and forget the stream. Safe at any time, any number of times.
 
         reason: STOP if its text is complete, since a stop string was found; ABORT if its work was in vain.
         """
+        self._abort(reason)
+
+    async def _change(self) -> None:
+        self._reader = asyncio.get_running_loop().create_future()
+        await self._reader
+
+    def _offer(self) -> None:
+        self._is_due = False
+        if self._reader is None or self._reader.done() or not self._outputs:
+            return  # the reader is at work, and will look for more when it is done
+        assert self._take is not None, "nobody takes outputs"
+        try:
+            if not self._take(self._outputs):
+                self._wake()
+                return
+        except Exception as error:
+            self._error = error  # raised where the reader waits
+            self._wake()
+        self._outputs = []
+
+    def _wake(self) -> None:
+        if self._reader is not None and not self._reader.done():
+            self._reader.set_result(None)
 
 
 class EngineClient(Protocol):
-    """What a front end needs of an engine."""
+    """What requests need of an engine."""
 
     def submit(self, request: Request) -> OutputStream:
         """Queue the request.

@@ -12,11 +12,11 @@ from ..scheduler.request import FinishReason, Request, TokenOutput
 from ..scheduler.scheduler import Scheduler
 from ..scheduler.stats import EngineStats
 from ..scheduler.view import EngineView
+from .client import OutputStream
 from .engine_host import DEFAULT_OPTIONS, EngineHost, HostOptions
 from .errors import EngineStoppedError, GenerationError, RequestError
 from .pulse import Pulse
 from .rate_limits import Quota
-from .streams import BufferedStream
 
 
 class InprocClient:
@@ -26,7 +26,7 @@ class InprocClient:
         self, scheduler: Scheduler, executor: Executor, options: HostOptions = DEFAULT_OPTIONS
     ) -> None:
         self._host = EngineHost(scheduler, executor, self._deliver, options)
-        self._streams: dict[str, BufferedStream] = {}
+        self._streams: dict[str, OutputStream] = {}
 
     def start(self) -> None:
         """Begin to step, in the running event loop."""
@@ -43,10 +43,10 @@ class InprocClient:
         """Return the cause when the engine has died; never, if it does not."""
         return await self._host.wait_dead()
 
-    def submit(self, request: Request) -> BufferedStream:
+    def submit(self, request: Request) -> OutputStream:
         """See EngineClient. Raises RequestError (400) for what the KV cache could never hold."""
         compiling = self._host.add(request)
-        stream = BufferedStream(partial(self.abort, request.request_id))
+        stream = OutputStream(partial(self.abort, request.request_id))
         self._streams[request.request_id] = stream
         quota = self._host.quota(request)
         if compiling is None:

@@ -15,10 +15,10 @@ from ..scheduler.request import FinishReason, Request
 from ..scheduler.view import EngineView
 from . import control_messages as messages
 from . import frames
+from .client import OutputStream
 from .errors import EngineDeadError, EngineStoppedError, GenerationError
 from .frame_link import FrameLink
 from .pulse import Pulse
-from .streams import BufferedStream
 
 Control = messages.Setup | messages.Start | messages.Drain | messages.Stop | messages.AskNumbers
 
@@ -36,7 +36,7 @@ class RemoteClient:
         self.control: asyncio.Queue[Control | None] = asyncio.Queue()
         # The engine may take its time to read: a model's first steps are slow.
         self._link = FrameLink(self._receive, self._on_lost, max_stalled_s=3600)
-        self._streams: dict[int, BufferedStream] = {}
+        self._streams: dict[int, OutputStream] = {}
         self._next_number = 0
         self._questions: dict[int, asyncio.Future[Any]] = {}
         self._num_questions = 0
@@ -48,13 +48,13 @@ class RemoteClient:
         """Speak over `end`, a connected socket that is this object's from now on."""
         await self._link.attach(end)
 
-    def submit(self, request: Request) -> BufferedStream:
+    def submit(self, request: Request) -> OutputStream:
         """See EngineClient."""
         if self._dead is not None:
             raise EngineDeadError(self._dead)
         number = self._free_number()
         self._link.send(frames.encode_add(number, request))
-        stream = self._streams[number] = BufferedStream(partial(self._abort, number))
+        stream = self._streams[number] = OutputStream(partial(self._abort, number))
         return stream
 
     def pulse(self) -> Pulse:

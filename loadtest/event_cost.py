@@ -24,12 +24,12 @@ from frontends import write_tokenizer
 
 from octavo.app.choice_record import ChoiceRecord
 from octavo.app.chunks import CHAT_CHUNK, ChunkEncoder
+from octavo.app.client import OutputStream
 from octavo.app.detokenizer import Detokenizer
 from octavo.app.direct_writer import DirectWriter, direct_writer
 from octavo.app.frames import StepEncoder, decode_step
 from octavo.app.metrics import ServerMetrics
 from octavo.app.model_source import read_texts
-from octavo.app.streams import BufferedStream
 from octavo.app.text_assembly import TextAssembler, TextDelta
 from octavo.model.sampling_params import SamplingParams
 from octavo.scheduler.request import Request, TokenOutput
@@ -150,9 +150,9 @@ def write_all(writers: list[DirectWriter], bodies: list[bytes]) -> None:
 
 async def wake_pieces(bench: Bench) -> None:
     """Times how an output reaches its reader: a task that waits, or a callback."""
-    woken, diverted = ([BufferedStream(lambda reason: None) for _ in bench.outputs] for _ in range(2))
+    woken, diverted = ([OutputStream(lambda reason: None) for _ in bench.outputs] for _ in range(2))
 
-    async def listen(stream: BufferedStream) -> None:
+    async def listen(stream: OutputStream) -> None:
         while True:
             await stream.next()
 
@@ -161,7 +161,7 @@ async def wake_pieces(bench: Bench) -> None:
         stream.divert(lambda outputs: True)
     await asyncio.sleep(0)
 
-    def push(streams: list[BufferedStream]) -> None:
+    def push(streams: list[OutputStream]) -> None:
         for stream, output in zip(streams, bench.outputs, strict=True):
             stream.push(output)
 

@@ -25,6 +25,7 @@ from frontends import write_tokenizer
 from starlette.types import ASGIApp
 
 from octavo.app.application import create_app
+from octavo.app.client import OutputStream
 from octavo.app.drain import OpenRequests
 from octavo.app.errors import EngineStoppedError
 from octavo.app.generation import Generation
@@ -33,7 +34,6 @@ from octavo.app.live import Live
 from octavo.app.metrics import ServerMetrics
 from octavo.app.model_source import read_texts
 from octavo.app.server_settings import ServerSettings
-from octavo.app.streams import BufferedStream
 from octavo.model.plan import TokenLogprobs
 from octavo.scheduler.request import Request, TokenOutput
 from octavo.scheduler.view import EngineView
@@ -61,11 +61,11 @@ class PushedClient:
     """An EngineClient whose outputs somebody else pushes."""
 
     def __init__(self) -> None:
-        self.streams: list[tuple[Request, BufferedStream]] = []
+        self.streams: list[tuple[Request, OutputStream]] = []
 
-    def submit(self, request: Request) -> BufferedStream:
+    def submit(self, request: Request) -> OutputStream:
         """See EngineClient."""
-        stream = BufferedStream(lambda reason: None)
+        stream = OutputStream(lambda reason: None)
         stream.accept()
         self.streams.append((request, stream))
         return stream
@@ -132,11 +132,11 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=30)
     options = parser.parse_args()
     print(f"{'microseconds a token':<28}{'by the task':>14}{'past it':>10}")
-    divert = BufferedStream.divert
+    divert = OutputStream.divert
     for kind in KINDS:
         found = []
         for method in (_stay, divert):
-            BufferedStream.divert = method  # type: ignore[assignment,method-assign]
+            OutputStream.divert = method  # type: ignore[assignment,method-assign]
             with (
                 tempfile.TemporaryDirectory() as folder,
                 asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner,
@@ -146,7 +146,7 @@ def main() -> None:
         print(f"{kind:<28}{found[0]:>14.1f}{found[1]:>10.1f}", flush=True)
 
 
-def _stay(stream: BufferedStream, take: object) -> None:
+def _stay(stream: OutputStream, take: object) -> None:
     """Every output wakes the task, as if nothing could be written past it."""
 
 

@@ -23,14 +23,12 @@ from tokenizers import Tokenizer as Backend
 
 from octavo.app.application import create_app
 from octavo.app.chat_template import ChatTemplate
-from octavo.app.client import EngineClient
+from octavo.app.client import EngineClient, OutputStream
 from octavo.app.errors import EngineDeadError, EngineOverloadedError
 from octavo.app.generation import Generation
 from octavo.app.live import Live
 from octavo.app.metrics import ServerMetrics
-from octavo.app.rate_limits import Quota
 from octavo.app.server_settings import ServerSettings
-from octavo.app.streams import BufferedStream
 from octavo.app.tokenizer import Tokenizer
 from octavo.cache.config import CacheConfig
 from octavo.model.plan import TokenLogprobs
@@ -83,7 +81,7 @@ class ScriptedClient:
         self.running: set[str] = set()
         self.aborted: dict[str, float] = {}
 
-    def submit(self, request: Request) -> ScriptedStream:
+    def submit(self, request: Request) -> OutputStream:
         text = bytes(token for token in request.prompt_token_ids if token < EOS).decode(errors="replace")
         if "full" in text:
             raise EngineOverloadedError("1 request waits, and no more may", retry_after_s=7)
@@ -113,16 +111,16 @@ class PushingClient(ScriptedClient):
         super().__init__(reply)
         self._pushing: set[asyncio.Future[None]] = set()
 
-    def submit(self, request: Request) -> BufferedStream:  # type: ignore[override]
+    def submit(self, request: Request) -> OutputStream:
         scripted = super().submit(request)
-        stream = BufferedStream(scripted.abort)
+        stream = OutputStream(scripted.abort)
         stream.accept()
         pushing = asyncio.ensure_future(self._push(scripted, stream))
         self._pushing.add(pushing)
         pushing.add_done_callback(self._pushing.discard)
         return stream
 
-    async def _push(self, scripted: ScriptedStream, stream: BufferedStream) -> None:
+    async def _push(self, scripted: OutputStream, stream: OutputStream) -> None:
         finished = None
         while finished is None:
             await asyncio.sleep(0.002)
@@ -135,12 +133,11 @@ class PushingClient(ScriptedClient):
                 return
 
 
-class ScriptedStream:
+class ScriptedStream(OutputStream):
     """One answer, a token at a time."""
 
-    quota: Quota | None = None
-
     def __init__(self, client: ScriptedClient, request: Request, prompt: str) -> None:
+        super().__init__(lambda reason: None)
         self._client = client
         self._request = request
         self._prompt = prompt

@@ -9,8 +9,8 @@ from typing import Any
 from http_harness import byte_tokenizer
 from http_harness import make_generation as generation_over
 
+from octavo.app.client import OutputStream
 from octavo.app.generation import Generation, TextDelta
-from octavo.app.rate_limits import Quota
 from octavo.model.plan import TokenLogprobs
 from octavo.model.sampling_params import SamplingParams
 from octavo.scheduler.request import FinishReason, Request, RequestTimings, TokenOutput
@@ -18,12 +18,11 @@ from octavo.scheduler.request import FinishReason, Request, RequestTimings, Toke
 TOKENIZER = byte_tokenizer()
 
 
-class ReplayStream:
+class ReplayStream(OutputStream):
     """Gives the scripted batches, then fails the test."""
 
-    quota: Quota | None = None
-
     def __init__(self, batches: Sequence[Sequence[TokenOutput]], error: Exception | None = None) -> None:
+        super().__init__(lambda reason: None)
         self.batches = list(batches)
         self.error = error
         self.num_aborts = 0

@@ -14,7 +14,7 @@ import pytest
 from fakes import FakeExecutor, ToyModel
 from http_harness import EOS, VOCAB_SIZE, byte_tokenizer
 
-from octavo.app.client import EngineClient
+from octavo.app.client import EngineClient, OutputStream
 from octavo.app.engine_host import HostOptions
 from octavo.app.engine_server import EngineServer
 from octavo.app.errors import EngineStoppedError, RequestError
@@ -22,7 +22,6 @@ from octavo.app.grammar_compiler import GrammarCompiler
 from octavo.app.grammar_matcher import CompiledGrammar, GrammarVocabulary
 from octavo.app.inproc_client import InprocClient
 from octavo.app.remote_client import RemoteClient
-from octavo.app.streams import BufferedStream
 from octavo.cache.config import CacheConfig
 from octavo.model.grammar import Grammar, GrammarKind
 from octavo.model.sampling_params import SamplingParams
@@ -168,7 +167,7 @@ def test_an_engine_that_stops_ends_those_that_wait_for_a_grammar(engine: Callabl
     async def run() -> None:
         vocabulary = GatedVocabulary()
         vocabulary.gate.clear()
-        streams: list[BufferedStream] = []
+        streams: list[OutputStream] = []
         async with engine(vocabulary) as (client, _):
             streams.append(client.submit(request()))
             await whole(client.submit(request("free", None, ignore_eos=True)))

@@ -14,9 +14,9 @@ from replay_engine import TOKENIZER, ReplayClient, batches_of, collect, make_gen
 from tokenizers import Tokenizer as Backend
 from tokenizers import decoders, models
 
+from octavo.app.client import OutputStream
 from octavo.app.errors import ContextLengthError, EngineDeadError, EngineOverloadedError, RequestError
 from octavo.app.generation import TextDelta, TextStream, choice_params
-from octavo.app.streams import BufferedStream
 from octavo.app.tokenizer import Tokenizer
 from octavo.model.plan import TokenLogprobs
 from octavo.model.sampling_params import SamplingParams
@@ -204,7 +204,7 @@ def test_what_is_diverted_and_what_is_read_are_the_same_deltas_in_order(params: 
     stops = "bald! G" in params.get("stop", ())
 
     async def run() -> tuple[list[TextDelta], int]:
-        buffered = BufferedStream(lambda reason: None)
+        buffered = OutputStream(lambda reason: None)
         settings = SamplingParams(temperature=0, max_tokens=len(tokens) + 1, **params)
         request = make_generation(ReplayClient(), max_model_len=500).request([65], settings, request_id="r")
         stream = TextStream(buffered, request, TOKENIZER)

@@ -7,9 +7,9 @@ import asyncio
 import pytest
 from fakes import FakeExecutor, ToyModel
 
+from octavo.app.client import OutputStream
 from octavo.app.errors import EngineStoppedError
 from octavo.app.inproc_client import InprocClient
-from octavo.app.streams import BufferedStream
 from octavo.cache.config import CacheConfig
 from octavo.model.sampling_params import SamplingParams
 from octavo.scheduler.config import SchedulerConfig
@@ -17,7 +17,7 @@ from octavo.scheduler.request import FinishReason, Request, TokenOutput
 from octavo.scheduler.scheduler import Scheduler
 
 
-async def running(fail_at_step: int | None = None) -> tuple[InprocClient, BufferedStream]:
+async def running(fail_at_step: int | None = None) -> tuple[InprocClient, OutputStream]:
     """An engine, and a stream that has begun."""
     executor = FakeExecutor(
         ToyModel(vocab_size=64),
@@ -37,7 +37,7 @@ async def running(fail_at_step: int | None = None) -> tuple[InprocClient, Buffer
     return client, stream
 
 
-async def rest_of(stream: BufferedStream) -> TokenOutput:
+async def rest_of(stream: OutputStream) -> TokenOutput:
     """The last output."""
     while (last := (await stream.next())[-1]).finish_reason is None:
         pass

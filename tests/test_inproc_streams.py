@@ -11,9 +11,9 @@ import pytest
 from expected import expected_output
 from fakes import EOS, FakeExecutor, ToyModel
 
+from octavo.app.client import OutputStream
 from octavo.app.errors import EngineDeadError, EngineOverloadedError, RequestError
 from octavo.app.inproc_client import InprocClient
-from octavo.app.streams import BufferedStream
 from octavo.cache.config import CacheConfig
 from octavo.model.sampling_params import SamplingParams
 from octavo.scheduler.config import SchedulerConfig
@@ -49,7 +49,7 @@ def request(number: int = 0, *, max_tokens: int = 12, prompt: int = 3) -> Reques
     )
 
 
-async def read(stream: BufferedStream) -> list[TokenOutput]:
+async def read(stream: OutputStream) -> list[TokenOutput]:
     """All outputs to the last."""
     outputs: list[TokenOutput] = []
     while not outputs or outputs[-1].finish_reason is None:

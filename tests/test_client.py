@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
+from octavo.app.client import OutputStream
 from octavo.app.errors import EngineDeadError
-from octavo.app.streams import BufferedStream
 from octavo.scheduler.request import FinishReason, TokenOutput
 
 
@@ -23,7 +23,7 @@ def output(token: int) -> TokenOutput:
 
 def test_a_reader_that_lags_gets_all_at_once() -> None:
     async def check() -> None:
-        stream = BufferedStream(lambda reason: None)
+        stream = OutputStream(lambda reason: None)
         reading = asyncio.create_task(stream.next())
         await asyncio.sleep(0)
         stream.push(output(1))
@@ -37,7 +37,7 @@ def test_a_reader_that_lags_gets_all_at_once() -> None:
 
 def test_what_came_before_a_failure_is_read_first() -> None:
     async def check() -> None:
-        stream = BufferedStream(lambda reason: None)
+        stream = OutputStream(lambda reason: None)
         stream.push(output(1))
         stream.fail(EngineDeadError("gone"))
         assert await stream.next() == [output(1)]
@@ -47,10 +47,10 @@ def test_what_came_before_a_failure_is_read_first() -> None:
     run(check())
 
 
-@pytest.mark.parametrize("how", [BufferedStream.accept, lambda stream: stream.push(output(1))])
+@pytest.mark.parametrize("how", [OutputStream.accept, lambda stream: stream.push(output(1))])
 def test_accepted_waits_for_the_engine(how: Any) -> None:
     async def check() -> None:
-        stream = BufferedStream(lambda reason: None)
+        stream = OutputStream(lambda reason: None)
         waiting = asyncio.create_task(stream.accepted())
         await asyncio.sleep(0)
         assert not waiting.done()
@@ -63,7 +63,7 @@ def test_accepted_waits_for_the_engine(how: Any) -> None:
 
 def test_a_refusal_is_raised_to_whoever_waits() -> None:
     async def check() -> None:
-        stream = BufferedStream(lambda reason: None)
+        stream = OutputStream(lambda reason: None)
         waiting = asyncio.create_task(stream.accepted())
         await asyncio.sleep(0)
         stream.fail(EngineDeadError("gone"))
@@ -75,7 +75,7 @@ def test_a_refusal_is_raised_to_whoever_waits() -> None:
 
 def test_abort_is_the_owners() -> None:
     aborts: list[FinishReason] = []
-    stream = BufferedStream(aborts.append)
+    stream = OutputStream(aborts.append)
     stream.abort()
     stream.abort(FinishReason.STOP)
     assert aborts == [FinishReason.ABORT, FinishReason.STOP]
@@ -83,7 +83,7 @@ def test_abort_is_the_owners() -> None:
 
 def test_plain_outputs_are_taken_without_waking_the_reader_and_a_turn_is_one() -> None:
     async def check() -> None:
-        stream, taken = BufferedStream(lambda reason: None), list[list[TokenOutput]]()
+        stream, taken = OutputStream(lambda reason: None), list[list[TokenOutput]]()
 
         def take(outputs: Sequence[TokenOutput]) -> bool:
             if outputs[-1].finish_reason is not None:
@@ -108,7 +108,7 @@ def test_plain_outputs_are_taken_without_waking_the_reader_and_a_turn_is_one() -
 
 def test_while_the_reader_is_at_work_nothing_overtakes_it() -> None:
     async def check() -> None:
-        stream, taken = BufferedStream(lambda reason: None), list[TokenOutput]()
+        stream, taken = OutputStream(lambda reason: None), list[TokenOutput]()
         stream.divert(lambda outputs: not taken.extend(outputs))  # type: ignore[func-returns-value]
         stream.push(output(1))
         await asyncio.sleep(0.001)
@@ -120,7 +120,7 @@ def test_while_the_reader_is_at_work_nothing_overtakes_it() -> None:
 
 def test_who_fails_to_take_ends_the_stream_where_it_is_read() -> None:
     async def check() -> None:
-        stream = BufferedStream(lambda reason: None)
+        stream = OutputStream(lambda reason: None)
 
         def take(outputs: Sequence[TokenOutput]) -> bool:
             raise ZeroDivisionError("a bug")
