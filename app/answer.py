@@ -26,7 +26,7 @@ from .context import ServerContext
 from .direct_writer import DirectWriter
 from .disconnect import unless_disconnected
 from .errors import GenerationError, RequestError
-from .generation import TextDelta
+from .generation import RequestOptions, TextDelta
 from .json_response import ignored_header
 from .logprob_objects import prompt_logprobs
 from .protocol import client_names, usage
@@ -73,10 +73,12 @@ class Answer:
                 asked.prompts,
                 asked.params,
                 request_id=response_id,
-                priority=asked.fields.priority,
-                cache_salt=asked.fields.cache_salt or "",
-                claim=claim,
-                thinking=asked.thinking,
+                options=RequestOptions(
+                    priority=fields.priority,
+                    cache_salt=fields.cache_salt or "",
+                    claim=claim,
+                    thinking=asked.thinking,
+                ),
                 arrival_s=claim.arrival_s,
                 max_queued=server.settings.max_queued_requests,
                 keep_texts=server.settings.log_prompts,

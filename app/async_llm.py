@@ -10,7 +10,7 @@ from typing import Any, Self
 from ..model.sampling_params import SamplingParams
 from ..scheduler.request import FinishReason
 from ..scheduler.stats import EngineStats
-from .generation import Generation, TextStream, choice_params
+from .generation import Generation, RequestOptions, TextStream, choice_params
 from .launch import Launched, launch
 from .llm import engine_config
 from .outputs import CompletionBuilder, RequestOutput, request_output
@@ -37,7 +37,7 @@ class AsyncLLM:
                 raise RuntimeError("this AsyncLLM is closed")
             if self._launched is None:
                 self._launched = await launch(self.config)
-            return Generation.of(self._launched)
+            return self._launched.generation()
 
     async def generate(
         self, prompt: PromptInput, sampling_params: SamplingParams, request_id: str, *, priority: int = 0
@@ -77,11 +77,11 @@ class AsyncLLM:
 
     def stats(self) -> EngineStats:
         """A moment of the engine. Raises RuntimeError before the model is loaded."""
-        return self._loaded().stats()
+        return self._loaded().engine.stats()
 
     def get_default_sampling_params(self) -> SamplingParams:
         """The model's generation_config.json. Raises RuntimeError before the model is loaded."""
-        return SamplingParams(**self._loaded().default_params)
+        return SamplingParams(**self._loaded().model.default_params)
 
     def _loaded(self) -> Launched:
         if self._launched is None:
@@ -122,13 +122,13 @@ class _Completions:
 
     def start(self, sampling_params: SamplingParams, priority: int) -> None:
         """Submit them all. Raises what `Generation.start` raises."""
+        options = RequestOptions(priority=priority, cache_salt=self._prompt.cache_salt)
         for index, params in enumerate(choice_params(sampling_params)):
             stream = self._generation.start(
                 self._prompt.token_ids,
                 params,
                 request_id=f"{self._request_id}-{index}",
-                priority=priority,
-                cache_salt=self._prompt.cache_salt,
+                options=options,
             )
             builder = CompletionBuilder(index, params)
             self._streams.append(stream)

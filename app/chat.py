@@ -70,7 +70,7 @@ class ChatReader:
         generation, max_tokens = self._server.generation, request.max_output_tokens
         params = sampling_params(
             request,
-            generation.default_params,
+            generation.model.default_params,
             max_tokens=generation.default_max_tokens(len(prompt)) if max_tokens is None else max_tokens,
             max_tokens_field=request.max_tokens_field,
             logprobs=request.num_logprobs,
@@ -93,7 +93,7 @@ class ChatReader:
             tokenize_s=tokenize_s,
             grammar_field=request.grammar_field or "tools",
             thinking=self._encoder.formats.thinking_limit(
-                request.thinking_token_budget, text, self._encoder.tokenizer, generation.vocab_size
+                request.thinking_token_budget, text, self._encoder.tokenizer, generation.model.vocab_size
             ),
         )
 

@@ -9,11 +9,10 @@ from functools import partial
 
 from ..model.plan import TokenLogprobs
 from ..model.sampling_params import SamplingParams
-from ..scheduler.request import Claim, FinishReason
-from ..scheduler.thinking_limit import ThinkingLimit
+from ..scheduler.request import FinishReason
 from .choice_record import ChoiceRecord, cause_of_refusal
 from .errors import DeadlineError, EngineStoppedError, GenerationError, RequestError
-from .generation import NO_CLAIM, Generation, TextDelta, TextStream, choice_params
+from .generation import DEFAULT_OPTIONS, Generation, RequestOptions, TextDelta, TextStream, choice_params
 from .metrics import ServerMetrics
 from .request_times import RequestTimes
 
@@ -38,10 +37,7 @@ class Choices:
         params: SamplingParams,
         *,
         request_id: str,
-        priority: int = 0,
-        cache_salt: str = "",
-        claim: Claim = NO_CLAIM,
-        thinking: ThinkingLimit | None = None,
+        options: RequestOptions = DEFAULT_OPTIONS,
         arrival_s: float,
         max_queued: int | None = None,
         keep_texts: bool = False,
@@ -64,10 +60,7 @@ class Choices:
                         prompt,
                         each,
                         request_id=generation.engine_id(request_id),
-                        priority=priority,
-                        cache_salt=cache_salt,
-                        claim=claim,
-                        thinking=thinking,
+                        options=options,
                     )
                     self._streams.append(stream)
                     metrics.histograms.max_tokens.observe(stream.max_tokens)

@@ -40,7 +40,7 @@ def completions(server: ServerContext, encoder: PromptEncoder) -> GenerationEndp
         model = server.served_name(request.model)
         params = sampling_params(
             request,
-            server.generation.default_params,
+            server.generation.model.default_params,
             max_tokens=1 if request.prompt_only else request.max_tokens,
             max_tokens_field="max_tokens",
             logprobs=request.logprobs,

@@ -5,14 +5,13 @@ The frames of kind CONTROL, as msgpack. Tokens and requests travel otherwise: se
 
 from __future__ import annotations
 
-from typing import Any
-
 import msgspec
 
 from ..scheduler.stats import EngineStats
 from ..scheduler.view import EngineView
 from .errors import RequestError
 from .frames import Kind, ProtocolError, frame
+from .generation import ServedModel
 from .metrics_state import FrontendCounts, MetricsState
 from .pulse import Pulse
 from .rate_limits import Quota
@@ -34,11 +33,7 @@ class Setup(Message, frozen=True):
 
     version: int
     model_path: str | None
-    model_name: str
-    max_model_len: int
-    vocab_size: int
-    eos_token_ids: frozenset[int]
-    default_params: dict[str, Any]
+    model: ServedModel
     settings: ServerSettings
     log_level: str
     log_format: str = "human"

@@ -14,14 +14,13 @@ from pathlib import Path
 
 import uvloop
 
-from .application import create_app
+from .client import EngineClient
 from .control_messages import AskNumbers, Drain, Hello, Idle, Numbers, Setup, Start, Stop
-from .drain import DoorClient, OpenRequests
 from .errors import StartupError
 from .frames import PROTOCOL_VERSION
 from .generation import Generation
-from .http_server import LAST_WRITES_S, HttpServer
-from .live import Live
+from .http_front import HttpFront
+from .http_server import LAST_WRITES_S
 from .logs import set_up_logging
 from .metrics import ServerMetrics
 from .model_source import read_texts
@@ -60,45 +59,23 @@ class _Frontend:
 
     def __init__(self, client: RemoteClient, setup: Setup, listener: socket.socket) -> None:
         self._client = client
-        self._setup = setup
-        self._listener = listener
-        self._door = DoorClient(client)
-        self._metrics = ServerMetrics(setup.settings.model_names[0], setup.settings.version)
+        self._settings = settings = setup.settings
+        self._metrics = ServerMetrics(settings.model_names[0], settings.version)
         tokenizer, template = (None, None) if setup.model_path is None else read_texts(Path(setup.model_path))
-        generation = Generation(
-            self._door,
-            tokenizer,
-            template,
-            model_name=setup.model_name,
-            max_model_len=setup.max_model_len,
-            vocab_size=setup.vocab_size,
-            eos_token_ids=setup.eos_token_ids,
-            default_params=setup.default_params,
-        )
-        self._live = Live(client.look, self._gather)
-        app = create_app(
-            generation,
-            setup.settings,
-            self._metrics,
-            live=self._live,
-            gather=self._gather,
-            complaint=self._door.complaint,
-            pulse=client.pulse,
-        )
-        self._open = OpenRequests(app)
-        self._http = HttpServer(self._open, self._metrics.count_slow_reader, edge=setup.settings.edge)
+
+        def generation(door: EngineClient) -> Generation:
+            return Generation(door, tokenizer, template, setup.model)
+
+        self._front = HttpFront(client, generation, settings, self._metrics, listener, self._gather)
         self._memory_bytes: dict[str, int] = {}
-        self._serving: asyncio.Task[None] | None = None
         self._draining: asyncio.Task[None] | None = None
 
     async def run(self) -> int:
         """Do what the engine says until it says stop, 0, or is gone, 1."""
         code = await self._obey()
-        self._http.should_exit = True
         if self._draining is not None:
             self._draining.cancel()
-        if self._serving is not None:
-            await self._serving
+        await self._front.stop()
         return code
 
     async def _obey(self) -> int:
@@ -106,31 +83,29 @@ class _Frontend:
             match await self._client.control.get():
                 case Start(memory_bytes=memory_bytes):
                     self._memory_bytes = memory_bytes
-                    self._serving = asyncio.create_task(self._http.serve(sockets=[self._listener]))
+                    await self._front.open()
                 case AskNumbers():
                     self._client.tell(Numbers(self._metrics.state()))
                 case Drain():
-                    self._door.close()
-                    self._live.close()
+                    self._front.close()
                     self._draining = asyncio.create_task(self._tell_idle())
                 case Stop():
                     return 0
                 case None:
-                    self._door.close()
-                    await self._open.idle(LAST_WRITES_S)
+                    self._front.close()
+                    await self._front.idle(LAST_WRITES_S)
                     return 1
 
     async def _tell_idle(self) -> None:
-        await self._open.idle(None)
+        await self._front.idle(None)
         self._client.tell(Idle())
 
     async def _gather(self) -> ServerMetrics:
         """The numbers of the whole server."""
         scraped = await self._client.scrape()
-        settings = self._setup.settings
         whole = ServerMetrics(
-            settings.model_names[0],
-            settings.version,
+            self._settings.model_names[0],
+            self._settings.version,
             lambda: scraped.stats,
             scraped.frontends,
             self._memory_bytes,

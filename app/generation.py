@@ -8,8 +8,8 @@ from __future__ import annotations
 import itertools
 import os
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from ..model.sampling_params import SamplingParams
@@ -23,56 +23,54 @@ from .text_stream import TextStream as TextStream
 if TYPE_CHECKING:
     from .chat_template import ChatTemplate
     from .client import EngineClient
-    from .launch import Launched
     from .tokenizer import Tokenizer
 
 _MAX_SEED = 2**63
-NO_CLAIM = Claim()
-"""Nobody in particular, and no hurry."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServedModel:
+    """What requests depend on of a model. Travels to front-end processes.
+
+    max_model_len: tokens, prompt and output together.
+    default_params: sampling values of the model's generation_config.json; callers merge them, not `start`.
+    """
+
+    name: str
+    max_model_len: int
+    vocab_size: int
+    eos_token_ids: frozenset[int]
+    default_params: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RequestOptions:
+    """What a request carries beside prompt and sampling settings; see scheduler.request.Request."""
+
+    priority: int = 0
+    cache_salt: str = ""
+    claim: Claim = Claim()
+    thinking: ThinkingLimit | None = None
+
+
+DEFAULT_OPTIONS = RequestOptions()
 
 
 class Generation:
-    """Starts completions on one engine for one model.
-
-    tokenizer: None serves token ids only.   max_model_len: tokens, prompt and output together.
-    default_params: sampling values of the model's generation_config.json; callers merge them, not `start`.
-    """
+    """Starts completions on one engine for one model. tokenizer: None serves token ids only."""
 
     def __init__(
         self,
         client: EngineClient,
         tokenizer: Tokenizer | None,
         chat_template: ChatTemplate | None,
-        *,
-        model_name: str,
-        max_model_len: int,
-        vocab_size: int,
-        eos_token_ids: frozenset[int],
-        default_params: Mapping[str, Any],
+        model: ServedModel,
     ) -> None:
         self.client = client
         self.tokenizer = tokenizer
         self.chat_template = chat_template
-        self.model_name = model_name
-        self.max_model_len = max_model_len
-        self.vocab_size = vocab_size
-        self.eos_token_ids = eos_token_ids
-        self.default_params = default_params
+        self.model = model
         self._numbers = itertools.count()
-
-    @classmethod
-    def of(cls, launched: Launched, client: EngineClient | None = None) -> Generation:
-        """On a launched engine, through `client` if one is put in front of the engine's own."""
-        return cls(
-            launched.client if client is None else client,
-            launched.tokenizer,
-            launched.chat_template,
-            model_name=launched.model_name,
-            max_model_len=launched.max_model_len,
-            vocab_size=launched.vocab_size,
-            eos_token_ids=launched.eos_token_ids,
-            default_params=launched.default_params,
-        )
 
     def engine_id(self, request_id: str) -> str:
         """An id that no other request of the engine has: clients repeat theirs, and one has many choices.
@@ -87,25 +85,14 @@ class Generation:
         params: SamplingParams,
         *,
         request_id: str,
-        priority: int = 0,
-        cache_salt: str = "",
-        claim: Claim = NO_CLAIM,
-        thinking: ThinkingLimit | None = None,
+        options: RequestOptions = DEFAULT_OPTIONS,
     ) -> TextStream:
         """Submit one completion (`params.n` is not looked at: see `choice_params`) and return its stream.
 
         Raises RequestError if the request cannot run, ContextLengthError if it cannot fit, and what the
         client's `submit` raises (EngineOverloadedError, EngineDeadError).
         """
-        request = self.request(
-            prompt_token_ids,
-            params,
-            request_id=request_id,
-            priority=priority,
-            cache_salt=cache_salt,
-            claim=claim,
-            thinking=thinking,
-        )
+        request = self.request(prompt_token_ids, params, request_id=request_id, options=options)
         return TextStream(self.client.submit(request), request, self.tokenizer)
 
     def request(
@@ -114,14 +101,12 @@ class Generation:
         params: SamplingParams,
         *,
         request_id: str,
-        priority: int = 0,
-        cache_salt: str = "",
-        claim: Claim = NO_CLAIM,
-        thinking: ThinkingLimit | None = None,
+        options: RequestOptions = DEFAULT_OPTIONS,
     ) -> Request:
         """The validated request, `max_tokens` resolved; raises like `start` and submits nothing."""
-        params = with_numbers(params, self.vocab_size)
-        check_ids(prompt_token_ids, params, self.vocab_size)
+        vocab_size = self.model.vocab_size
+        params = with_numbers(params, vocab_size)
+        check_ids(prompt_token_ids, params, vocab_size)
         check_text(params, self.tokenizer)
         max_tokens = self._resolve_max_tokens(len(prompt_token_ids), params.max_tokens)
         if params.min_tokens > max_tokens:
@@ -135,25 +120,25 @@ class Generation:
             prompt_token_ids=prompt_token_ids,
             params=params,
             max_tokens=max_tokens,
-            eos_token_ids=self.eos_token_ids,
-            priority=priority,
-            cache_salt=cache_salt,
+            eos_token_ids=self.model.eos_token_ids,
+            priority=options.priority,
+            cache_salt=options.cache_salt,
             arrival_s=time.monotonic(),
-            claim=claim,
-            limits=token_limits(params, self.tokenizer, self.vocab_size),
-            thinking=thinking,
+            claim=options.claim,
+            limits=token_limits(params, self.tokenizer, vocab_size),
+            thinking=options.thinking,
         )
 
     def default_max_tokens(self, prompt_len: int) -> int | None:
         """What the model's authors allow a completion that has no limit of its own, as far as it fits."""
-        chosen: int | None = self.default_params.get("max_tokens")
+        chosen: int | None = self.model.default_params.get("max_tokens")
         # At least 1: a prompt that leaves no room is complained about when it is started.
-        return None if chosen is None else max(1, min(chosen, self.max_model_len - prompt_len))
+        return None if chosen is None else max(1, min(chosen, self.model.max_model_len - prompt_len))
 
     def _resolve_max_tokens(self, prompt_len: int, max_tokens: int | None) -> int:
-        room = self.max_model_len - prompt_len
+        room = self.model.max_model_len - prompt_len
         if room < 1 or (max_tokens or 0) > room:
-            raise ContextLengthError(self.max_model_len, prompt_len, max_tokens)
+            raise ContextLengthError(self.model.max_model_len, prompt_len, max_tokens)
         return room if max_tokens is None else max_tokens
 
 

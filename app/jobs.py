@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from ..model.sampling_params import SamplingParams
 from ..scheduler.request import Request
 from .client import OutputStream
-from .generation import Generation, TextStream, choice_params
+from .generation import Generation, RequestOptions, TextStream, choice_params
 from .outputs import CompletionBuilder, RequestOutput, request_output
 from .prompts import Prompt
 from .text_assembly import completion_text
@@ -35,14 +35,9 @@ class Job:
         self._generation = generation
         self._prompt = prompt
         self._request_id = request_id
+        options = RequestOptions(priority=priority, cache_salt=prompt.cache_salt)
         self._requests = [
-            generation.request(
-                prompt.token_ids,
-                one,
-                request_id=f"{request_id}-{index}",
-                priority=priority,
-                cache_salt=prompt.cache_salt,
-            )
+            generation.request(prompt.token_ids, one, request_id=f"{request_id}-{index}", options=options)
             for index, one in enumerate(choice_params(params))
         ]
         self._completions: list[_Whole | _Watched] = []

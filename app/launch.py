@@ -6,27 +6,25 @@ The only place where all layers meet. Knows how they fit together, not how any o
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import cast
 
 from ..cache.ledger import MemoryLedger
 from ..model.plan import Executor
 from ..model.sampling_state import pinned_masks
 from ..scheduler.scheduler import Scheduler
-from ..scheduler.stats import EngineStats
 from .chat_template import ChatTemplate
 from .client import EngineClient
 from .config import EngineConfig
 from .engine_build import build_executor
 from .engine_host import HostOptions
 from .engine_plan import EnginePlan, plan_engine
-from .generation_defaults import default_params
+from .generation import Generation, ServedModel
 from .grammar_compiler import GrammarCompiler
 from .grammar_matcher import GrammarVocabulary, in_memory
 from .inproc_client import InprocClient
-from .model_source import LoadFormat, ModelSource, find_model
+from .model_source import LoadFormat, ModelSource, default_params, find_model
 from .process import freeze_garbage
 from .rate_limits import RateLimits
 from .start import Start
@@ -37,19 +35,17 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Launched:
-    """A running engine and what its callers need to know of the model. default_params: sampling settings."""
+    """A running engine, and what its callers need to know of the model."""
 
-    client: EngineClient
+    engine: InprocClient
     tokenizer: Tokenizer | None
     chat_template: ChatTemplate | None
-    model_name: str
-    max_model_len: int
-    vocab_size: int
-    eos_token_ids: frozenset[int]
-    default_params: Mapping[str, Any]
+    model: ServedModel
     ledger: MemoryLedger
-    engine: InprocClient
-    stats: Callable[[], EngineStats]
+
+    def generation(self, client: EngineClient | None = None) -> Generation:
+        """Starts completions on the engine, through `client` if one is put in front of it."""
+        return Generation(client or self.engine, self.tokenizer, self.chat_template, self.model)
 
     async def close(self) -> None:
         """Stop the engine; whatever still runs ends with an error."""
@@ -65,24 +61,12 @@ async def launch(
     """
     start = start or Start(patient=True)
     source, plan = plan_launch(config, start)
-    defaults = default_params(source.generation_config)
+    model = served_model(source, plan)
     executor, plan, options = build(config, source, plan, rates, start)
-    client = InprocClient(new_scheduler(config, plan), executor, options)
-    client.start()
+    engine = InprocClient(new_scheduler(config, plan), executor, options)
+    engine.start()
     freeze_garbage()
-    return Launched(
-        client=client,
-        tokenizer=source.tokenizer,
-        chat_template=source.chat_template,
-        model_name=source.name,
-        max_model_len=plan.max_model_len,
-        vocab_size=plan.model.vocab_size,
-        eos_token_ids=eos_token_ids(source, plan),
-        default_params=defaults,
-        ledger=plan.ledger,
-        engine=client,
-        stats=client.stats,
-    )
+    return Launched(engine, source.tokenizer, source.chat_template, model, plan.ledger)
 
 
 def build(
@@ -119,7 +103,7 @@ def host_options(
     config: EngineConfig, source: ModelSource, plan: EnginePlan, rates: RateLimits | None
 ) -> HostOptions:
     """How the engine is run. Grammars need a tokenizer, and a token that ends a text."""
-    ends = frozenset(token for token in eos_token_ids(source, plan) if token < plan.model.vocab_size)
+    ends = frozenset(token for token in _eos_token_ids(source, plan) if token < plan.model.vocab_size)
     grammars = None
     if source.tokenizer is not None and ends:
         allocate = pinned_masks if plan.device.type == "cuda" else in_memory
@@ -130,6 +114,17 @@ def host_options(
     )
 
 
-def eos_token_ids(source: ModelSource, plan: EnginePlan) -> frozenset[int]:
+def served_model(source: ModelSource, plan: EnginePlan) -> ServedModel:
+    """What requests depend on. Raises StartupError for defaults that no request could use."""
+    return ServedModel(
+        name=source.name,
+        max_model_len=plan.max_model_len,
+        vocab_size=plan.model.vocab_size,
+        eos_token_ids=_eos_token_ids(source, plan),
+        default_params=default_params(source.generation_config),
+    )
+
+
+def _eos_token_ids(source: ModelSource, plan: EnginePlan) -> frozenset[int]:
     """Ids that end a text."""
     return source.tokenizer.eos_token_ids if source.tokenizer else frozenset(plan.model.eos_token_ids)

@@ -19,7 +19,7 @@ from ..scheduler.stats import EngineStats
 from .chat_template import ChatTemplate
 from .config import EngineConfig
 from .errors import RequestError
-from .generation import Generation, TextDelta, TextStream
+from .generation import RequestOptions, TextDelta, TextStream
 from .jobs import Job, run_jobs
 from .launch import Launched, launch
 from .loop_thread import LoopThread
@@ -49,8 +49,8 @@ class LLM:
             loop.close()
             raise
         self._loop = loop
-        self._stats = launched.stats
-        self._generation = Generation.of(launched)
+        self._stats = launched.engine.stats
+        self._generation = launched.generation()
         self._request_numbers = itertools.count()
         # Runs when this object is collected or the interpreter ends; must not hold `self`.
         self._finalizer = weakref.finalize(self, _close, loop, launched)
@@ -139,7 +139,7 @@ class LLM:
 
     def get_default_sampling_params(self) -> SamplingParams:
         """What `generate` takes if it is given no sampling parameters: the model's generation_config.json."""
-        return SamplingParams(**self._generation.default_params)
+        return SamplingParams(**self._generation.model.default_params)
 
     def stats(self) -> EngineStats:
         """A moment of the engine: running and waiting requests, blocks, counters."""
@@ -178,9 +178,8 @@ class LLM:
             return self._loop.run(run_jobs(jobs, on_finished=bar.update))
 
     async def _start(self, prompt: Prompt, params: SamplingParams, request_id: str) -> TextStream:
-        return self._generation.start(
-            prompt.token_ids, params, request_id=request_id, cache_salt=prompt.cache_salt
-        )
+        options = RequestOptions(cache_salt=prompt.cache_salt)
+        return self._generation.start(prompt.token_ids, params, request_id=request_id, options=options)
 
     def _params_of(
         self, prompts: list[Prompt], params: SamplingParams | Sequence[SamplingParams] | None

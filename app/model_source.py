@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from ..model.gguf_file import GGUFError, GGUFFile
+from ..model.sampling_params import SamplingParams
 from .chat_template import ChatTemplate, find_chat_template
 from .demo import demo_model
 from .errors import StartupError
@@ -28,6 +29,15 @@ if TYPE_CHECKING:
 LoadFormat = Literal["auto", "safetensors", "gguf", "dummy"]
 
 _HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?(@[\w./-]+)?$")
+_SAMPLING_FIELDS = {
+    "temperature": "temperature",
+    "top_p": "top_p",
+    "top_k": "top_k",
+    "min_p": "min_p",
+    "repetition_penalty": "repetition_penalty",
+    "max_new_tokens": "max_tokens",
+}
+"""Fields of generation_config.json -> SamplingParams' names."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +113,25 @@ def read_texts(
     tokenizer = Tokenizer.from_directory(path, config, generation_config)
     template = find_chat_template(path)
     return tokenizer, ChatTemplate(template, tokenizer.special_tokens) if template else None
+
+
+def default_params(generation_config: Mapping[str, Any]) -> dict[str, Any]:
+    """Sampling values that the model's authors chose, by SamplingParams' names; null means not chosen.
+
+    Raises StartupError, naming the file's field, for a value that no request could use.
+    """
+    found: dict[str, Any] = {}
+    for theirs, ours in _SAMPLING_FIELDS.items():
+        value = generation_config.get(theirs)
+        if value is None:
+            continue
+        try:
+            SamplingParams(**{ours: value})
+        except ValueError as error:
+            complaint = str(error).removeprefix(ours)
+            raise StartupError(f"generation_config.json: {theirs}{complaint}") from error
+        found[ours] = value
+    return found
 
 
 def _gguf_texts(file: GGUFFile) -> tuple[Tokenizer, ChatTemplate | None]:

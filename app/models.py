@@ -33,15 +33,15 @@ class Models:
         return json_response(self._card(self._server.served_name(name)))
 
     def _card(self, name: str) -> dict[str, Any]:
-        generation = self._server.generation
+        model = self._server.generation.model
         return {
             "id": name,
             "object": "model",
             "created": self._created,
             "owned_by": "octavo",
-            "root": generation.model_name,
+            "root": model.name,
             "parent": None,
-            "max_model_len": generation.max_model_len,
+            "max_model_len": model.max_model_len,
             # What a request gets that says nothing: nobody should have to guess.
-            "default_sampling_params": dict(generation.default_params),
+            "default_sampling_params": dict(model.default_params),
         }

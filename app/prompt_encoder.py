@@ -53,7 +53,7 @@ class PromptEncoder:
     ) -> None:
         self._generation = generation
         self._worker = worker
-        self._max_model_len = generation.max_model_len
+        self._max_model_len = generation.model.max_model_len
         template = generation.chat_template
         self.formats = (
             ChatFormats(None, None)

@@ -29,7 +29,6 @@ from .application import create_app
 from .client_config import BatchConfig
 from .config import EngineConfig
 from .errors import StartupError
-from .generation import Generation
 from .launch import launch
 from .logs import set_up_logging
 from .metrics import ServerMetrics
@@ -69,7 +68,7 @@ async def _run(engine: EngineConfig, batch: BatchConfig, source: IO[str], sink: 
     names = batch.served_model_name or (engine.model,)
     settings = ServerSettings(model_names=names, version=__version__, max_queued_requests=None)
     metrics = ServerMetrics(names[0], __version__)
-    app = create_app(Generation.of(launched), settings, metrics)
+    app = create_app(launched.generation(), settings, metrics)
     try:
         num_failed = await answer_lines(app, source, sink, batch.max_concurrent_requests)
         stopped = asyncio.ensure_future(launched.engine.wait_dead())

@@ -23,13 +23,12 @@ from .control_messages import Setup
 from .engine_plan import choose_device, plan_engine
 from .engine_server import EngineServer
 from .frames import PROTOCOL_VERSION
-from .generation import Generation
-from .generation_defaults import default_params
-from .launch import build, eos_token_ids, launch, new_scheduler, plan_launch
+from .http_front import HttpFront
+from .launch import build, launch, new_scheduler, plan_launch, served_model
 from .listener import address_of, bound
-from .local_front import LocalFront
 from .logs import set_up_logging
 from .loop_watch import guarded
+from .metrics import ServerMetrics
 from .model_source import LoadFormat, find_model
 from .process import freeze_garbage, raise_file_limit
 from .rate_limits import RateLimits
@@ -131,16 +130,10 @@ async def _serve(engine: EngineConfig, server: ServerConfig, listener: socket.so
         )
     launched = await launch(engine, rates, start)
     try:
-        front = LocalFront(
-            launched.client,
-            partial(Generation.of, launched),
-            settings,
-            launched.stats,
-            launched.engine.look,
-            launched.ledger.entries(),
-            listener,
-            launched.engine.pulse,
+        metrics = ServerMetrics(
+            names[0], settings.version, launched.engine.stats, memory_bytes=launched.ledger.entries()
         )
+        front = HttpFront(launched.engine, launched.generation, settings, metrics, listener)
         code = await serve(front, launched.engine)
     finally:
         await launched.close()
@@ -162,11 +155,7 @@ async def _serve_in_processes(
         Setup(
             version=PROTOCOL_VERSION,
             model_path=str(source.path) if source.tokenizer else None,
-            model_name=source.name,
-            max_model_len=plan.max_model_len,
-            vocab_size=plan.model.vocab_size,
-            eos_token_ids=eos_token_ids(source, plan),
-            default_params=default_params(source.generation_config),
+            model=served_model(source, plan),
             settings=settings,
             log_level=config.log_level,
             log_format=config.log_format,

@@ -72,7 +72,7 @@ class Tokenize:
         tokenizer = self._encoder.tokenizer
         answer = {
             "count": len(ids),
-            "max_model_len": self._server.generation.max_model_len,
+            "max_model_len": self._server.generation.model.max_model_len,
             "tokens": ids,
             "token_strs": [tokenizer.token_text(token) for token in ids] if asked.return_token_strs else None,
         }
@@ -84,7 +84,7 @@ class Tokenize:
         refuse_unknown(ignored, self._known(DetokenizeRequest, {}))
         asked = convert(fields, DetokenizeRequest)
         self._server.served_name(asked.model)
-        vocab_size = self._server.generation.vocab_size
+        vocab_size = self._server.generation.model.vocab_size
         for i, token in enumerate(asked.tokens):
             if not 0 <= token < vocab_size:
                 path = f"tokens[{i}]"

@@ -64,7 +64,7 @@ class Soak:
         self.memory: list[tuple[float, int, int]] = []
         self.num_tokens = 0
         self._launched = launched
-        self._max_length = launched.max_model_len
+        self._max_length = launched.model.max_model_len
         self._max_open = max_open
         self._random = random.Random(seed)
         self._answers: dict[int, Counter[tuple[int, ...]]] = {}
@@ -104,7 +104,7 @@ class Soak:
         draw = self._random
         number = next(self._numbers)
         probe = draw.randrange(_NUM_PROBES) if draw.random() < 0.05 else None
-        vocab_size = self._launched.vocab_size
+        vocab_size = self._launched.model.vocab_size
         if probe is None:
             longest = self._max_length * 3 // 4
             longest = draw.choice((8, min(60, longest), min(300, longest), longest))
@@ -116,7 +116,7 @@ class Soak:
             num_output = 24
             prompt = [random.Random(probe).randrange(vocab_size)] * (10 + 10 * probe)
             params = SamplingParams(temperature=0, ignore_eos=True)
-        stream = self._launched.client.submit(
+        stream = self._launched.engine.submit(
             Request(
                 request_id=str(number),
                 prompt_token_ids=prompt,
@@ -182,7 +182,7 @@ async def soak(options: argparse.Namespace) -> dict[str, Any]:
     await load.run(options.seconds)
     took_s = time.monotonic() - began_s
     for _ in range(200):
-        stats = launched.stats()
+        stats = launched.engine.stats()
         if not stats.num_running and not stats.num_waiting and not stats.kv_usage:
             break
         await asyncio.sleep(0.05)

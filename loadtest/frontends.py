@@ -32,10 +32,11 @@ from tokenizers import decoders, models, pre_tokenizers
 from octavo.app.control_messages import Setup
 from octavo.app.engine_server import EngineServer
 from octavo.app.frames import PROTOCOL_VERSION
-from octavo.app.generation import Generation
+from octavo.app.generation import Generation, ServedModel
+from octavo.app.http_front import HttpFront
 from octavo.app.inproc_client import InprocClient
 from octavo.app.listener import bind
-from octavo.app.local_front import LocalFront
+from octavo.app.metrics import ServerMetrics
 from octavo.app.model_source import read_texts
 from octavo.app.server_settings import ServerSettings
 from octavo.app.service import Front
@@ -169,18 +170,22 @@ async def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
         CacheConfig(num_choices * _MAX_MODEL_LEN // 16, 16),
     )
     executor = ScriptedExecutor(options.step_ms / 1000, logprobs="logprobs" in options.more)
-    facts: dict[str, Any] = {
-        "model_name": "toy",
-        "max_model_len": _MAX_MODEL_LEN,
-        "vocab_size": _NUM_WORDS,
-        "eos_token_ids": frozenset(),
-        "default_params": {},
-    }
+    model = ServedModel(
+        name="toy",
+        max_model_len=_MAX_MODEL_LEN,
+        vocab_size=_NUM_WORDS,
+        eos_token_ids=frozenset(),
+        default_params={},
+    )
     front: Front
     engine: EngineServer | InprocClient
     if options.frontends:
         setup = Setup(
-            version=PROTOCOL_VERSION, model_path=str(folder), settings=settings, log_level="info", **facts
+            version=PROTOCOL_VERSION,
+            model_path=str(folder),
+            model=model,
+            settings=settings,
+            log_level="info",
         )
         supervisor = Supervisor(setup, listener, options.frontends)
         engine = EngineServer(scheduler, executor)
@@ -189,14 +194,9 @@ async def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     else:
         tokenizer, template = read_texts(folder)
         engine = client = InprocClient(scheduler, executor)
-        front = LocalFront(
-            client,
-            lambda door: Generation(door, tokenizer, template, **facts),
-            settings,
-            client.stats,
-            client.look,
-            {},
-            listener,
+        metrics = ServerMetrics("toy", "0", client.stats)
+        front = HttpFront(
+            client, lambda door: Generation(door, tokenizer, template, model), settings, metrics, listener
         )
     engine.start()
     await front.open()

@@ -26,7 +26,7 @@ from starlette.types import ASGIApp, Message, Scope
 
 from octavo.app.application import create_app
 from octavo.app.choice_record import ChoiceRecord
-from octavo.app.generation import Generation, TextDelta
+from octavo.app.generation import Generation, ServedModel, TextDelta
 from octavo.app.inproc_client import InprocClient
 from octavo.app.metrics import ServerMetrics
 from octavo.app.model_source import read_texts
@@ -96,16 +96,10 @@ async def round_s(folder: Path) -> float:
     )
     client = InprocClient(Scheduler(scheduler, CacheConfig(_NUM_STREAMS * 32, 16)), ScriptedExecutor(0.0))
     tokenizer, template = read_texts(folder)
-    generation = Generation(
-        client,
-        tokenizer,
-        template,
-        model_name="toy",
-        max_model_len=512,
-        vocab_size=2000,
-        eos_token_ids=frozenset(),
-        default_params={},
+    model = ServedModel(
+        name="toy", max_model_len=512, vocab_size=2000, eos_token_ids=frozenset(), default_params={}
     )
+    generation = Generation(client, tokenizer, template, model)
     settings = ServerSettings(model_names=("toy",), version="0")
     app = create_app(generation, settings, ServerMetrics("toy", "0", client.stats))
     client.start()

@@ -25,10 +25,11 @@ import uvloop
 from frontends import ScriptedExecutor, write_tokenizer
 
 from octavo.app.engine_host import HostOptions
-from octavo.app.generation import Generation
+from octavo.app.generation import Generation, ServedModel
+from octavo.app.http_front import HttpFront
 from octavo.app.inproc_client import InprocClient
 from octavo.app.listener import bind
-from octavo.app.local_front import LocalFront
+from octavo.app.metrics import ServerMetrics
 from octavo.app.model_source import read_texts
 from octavo.app.server_settings import ServerSettings
 from octavo.app.service import serve_until_signal
@@ -57,22 +58,18 @@ async def serve(folder: Path) -> int:
     )
     listener = bind("127.0.0.1", 0)
     tokenizer, template = read_texts(folder)
-    front = LocalFront(
+    model = ServedModel(
+        name="toy",
+        max_model_len=_MAX_MODEL_LEN,
+        vocab_size=2000,
+        eos_token_ids=frozenset(),
+        default_params={},
+    )
+    front = HttpFront(
         client,
-        lambda door: Generation(
-            door,
-            tokenizer,
-            template,
-            model_name="toy",
-            max_model_len=_MAX_MODEL_LEN,
-            vocab_size=2000,
-            eos_token_ids=frozenset(),
-            default_params={},
-        ),
+        lambda door: Generation(door, tokenizer, template, model),
         ServerSettings(model_names=("toy",), version="0", request_timeout_s=30.0),
-        client.stats,
-        client.look,
-        {},
+        ServerMetrics("toy", "0", client.stats),
         listener,
     )
     client.start()

@@ -28,7 +28,7 @@ from octavo.app.application import create_app
 from octavo.app.client import OutputStream
 from octavo.app.drain import OpenRequests
 from octavo.app.errors import EngineStoppedError
-from octavo.app.generation import Generation
+from octavo.app.generation import Generation, ServedModel
 from octavo.app.http_server import HttpServer
 from octavo.app.live import Live
 from octavo.app.metrics import ServerMetrics
@@ -80,8 +80,10 @@ class PushedClient:
 def make_app(client: PushedClient, folder: Path) -> ASGIApp:
     """The server over `client`."""
     tokenizer, template = read_texts(folder)
-    facts: dict[str, Any] = {"vocab_size": 2000, "eos_token_ids": frozenset(), "default_params": {}}
-    generation = Generation(client, tokenizer, template, model_name="toy", max_model_len=8192, **facts)
+    model = ServedModel(
+        name="toy", max_model_len=8192, vocab_size=2000, eos_token_ids=frozenset(), default_params={}
+    )
+    generation = Generation(client, tokenizer, template, model)
     settings = ServerSettings(model_names=("toy",), version="0")
     metrics = ServerMetrics("toy", "0")
 

@@ -25,7 +25,7 @@ from octavo.app.application import create_app
 from octavo.app.chat_template import ChatTemplate
 from octavo.app.client import EngineClient, OutputStream
 from octavo.app.errors import EngineDeadError, EngineOverloadedError
-from octavo.app.generation import Generation
+from octavo.app.generation import Generation, ServedModel
 from octavo.app.live import Live
 from octavo.app.metrics import ServerMetrics
 from octavo.app.server_settings import ServerSettings
@@ -210,17 +210,17 @@ class ScriptedStream(OutputStream):
 
 
 def make_generation(client: EngineClient, **changes: Any) -> Generation:
-    """Generation over `client`."""
-    settings: dict[str, Any] = {
-        "model_name": "toy",
+    """Generation over `client`; changes: a tokenizer, a chat template, fields of ServedModel."""
+    tokenizer = changes.pop("tokenizer", byte_tokenizer())
+    template = changes.pop("chat_template", ChatTemplate(TEMPLATE))
+    model: dict[str, Any] = {
+        "name": "toy",
         "max_model_len": MAX_MODEL_LEN,
         "vocab_size": VOCAB_SIZE,
         "eos_token_ids": frozenset([EOS]),
         "default_params": {"temperature": 0.25, "top_k": 7},
-        "tokenizer": byte_tokenizer(),
-        "chat_template": ChatTemplate(TEMPLATE),
-    } | changes
-    return Generation(client, settings.pop("tokenizer"), settings.pop("chat_template"), **settings)
+    }
+    return Generation(client, tokenizer, template, ServedModel(**(model | changes)))
 
 
 def make_app(

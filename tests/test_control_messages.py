@@ -7,6 +7,7 @@ import pytest
 from octavo.app import control_messages as messages
 from octavo.app.errors import EngineOverloadedError
 from octavo.app.frames import FrameSplitter, Kind, ProtocolError
+from octavo.app.generation import ServedModel
 from octavo.app.metrics import ServerMetrics
 from octavo.app.metrics_state import FrontendCounts
 from octavo.app.pulse import Pulse
@@ -40,11 +41,13 @@ VIEW = EngineView.of(
 SETUP = messages.Setup(
     version=1,
     model_path=None,
-    model_name="toy",
-    max_model_len=10,
-    vocab_size=5,
-    eos_token_ids=frozenset([2]),
-    default_params={"temperature": 0.5},
+    model=ServedModel(
+        name="toy",
+        max_model_len=10,
+        vocab_size=5,
+        eos_token_ids=frozenset([2]),
+        default_params={"temperature": 0.5},
+    ),
     settings=ServerSettings(model_names=("a", "b"), version="1", api_keys=("secret",)),
     log_level="info",
 )

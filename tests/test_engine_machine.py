@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from octavo.app.application import create_app
 from octavo.app.drain import DoorClient
 from octavo.app.engine_host import HostOptions
-from octavo.app.generation import Generation
+from octavo.app.generation import Generation, ServedModel
 from octavo.app.inproc_client import InprocClient
 from octavo.app.metrics import ServerMetrics
 from octavo.app.server_settings import ServerSettings
@@ -123,16 +123,10 @@ async def live(clients: list[Any], model: ToyModel, fail_at: int | None, device:
     engine = InprocClient(scheduler, executor, HostOptions(step_timeout_s=STEP_TIMEOUT_S))
     engine.start()
     door = DoorClient(engine)
-    generation = Generation(
-        door,
-        byte_tokenizer(),
-        None,
-        model_name="toy",
-        max_model_len=60,
-        vocab_size=256,
-        eos_token_ids=frozenset(),
-        default_params={},
+    served = ServedModel(
+        name="toy", max_model_len=60, vocab_size=256, eos_token_ids=frozenset(), default_params={}
     )
+    generation = Generation(door, byte_tokenizer(), None, served)
     metrics = ServerMetrics("toy", "0", engine.stats)
     app = create_app(
         generation, ServerSettings(model_names=("toy",), version="0"), metrics, pulse=engine.pulse

@@ -19,8 +19,8 @@ from runner_harness import HF_CONFIG
 
 from octavo.app.cli import UsageError, configs_of, parse
 from octavo.app.errors import OctavoError, StartupError
-from octavo.app.generation_defaults import default_params
 from octavo.app.json_file import read_json_object
+from octavo.app.model_source import default_params
 from octavo.app.remote_model import _first_choices
 from octavo.app.run_batch import LineError, read_line
 from octavo.app.settings import SettingError

@@ -16,7 +16,7 @@ from tokenizers import decoders, models
 
 from octavo.app.client import OutputStream
 from octavo.app.errors import ContextLengthError, EngineDeadError, EngineOverloadedError, RequestError
-from octavo.app.generation import TextDelta, TextStream, choice_params
+from octavo.app.generation import RequestOptions, TextDelta, TextStream, choice_params
 from octavo.app.tokenizer import Tokenizer
 from octavo.model.plan import TokenLogprobs
 from octavo.model.sampling_params import SamplingParams
@@ -87,7 +87,8 @@ def test_a_stop_string_needs_a_tokenizer() -> None:
 def test_submits_with_max_tokens_resolved(max_tokens: int | None, resolved: int) -> None:
     client = ReplayClient()
     params = SamplingParams(max_tokens=max_tokens)
-    make_generation(client).start([65, 66], params, request_id="r", priority=3, cache_salt="s")
+    options = RequestOptions(priority=3, cache_salt="s")
+    make_generation(client).start([65, 66], params, request_id="r", options=options)
     (request,) = client.requests
     assert (request.request_id, request.max_tokens, request.priority, request.cache_salt) == (
         "r",

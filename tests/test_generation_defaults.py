@@ -9,7 +9,7 @@ import pytest
 from http_harness import CHAT, COMPLETIONS, ScriptedClient, make_app, serve
 
 from octavo.app.errors import StartupError
-from octavo.app.generation_defaults import default_params
+from octavo.app.model_source import default_params
 from octavo.model.sampling_params import SamplingParams
 
 

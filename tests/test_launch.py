@@ -42,11 +42,11 @@ def test_a_launched_engine_answers_and_closes(tmp_path: Path) -> None:
 
     async def main() -> list[TokenOutput]:
         launched = await launch.launch(config)
-        assert launched.tokenizer is None and launched.eos_token_ids == {2, 5}
-        assert (launched.max_model_len, launched.vocab_size) == (MAX_LENGTH, CONFIG.vocab_size)
-        assert dict(launched.default_params) == {"temperature": 0.3}
+        assert launched.tokenizer is None and launched.model.eos_token_ids == {2, 5}
+        assert (launched.model.max_model_len, launched.model.vocab_size) == (MAX_LENGTH, CONFIG.vocab_size)
+        assert launched.model.default_params == {"temperature": 0.3}
         params = SamplingParams(temperature=0, max_tokens=7)
-        stream = launched.client.submit(
+        stream = launched.engine.submit(
             Request(request_id="r", prompt_token_ids=[1, 2, 3], params=params, max_tokens=7)
         )
         outputs: list[TokenOutput] = []

@@ -67,7 +67,7 @@ def request(name: str, num_prompt: int, max_tokens: int, **params: Any) -> Reque
 
 
 async def last_output(launched: Launched, asked: Request) -> TokenOutput:
-    stream = launched.client.submit(asked)
+    stream = launched.engine.submit(asked)
     while True:
         outputs = await stream.next()
         if outputs[-1].finish_reason is not None:
@@ -126,7 +126,7 @@ def test_a_prompt_whose_logprobs_do_not_fit_fails_alone(model: str) -> None:
         torch.cuda.set_per_process_memory_fraction(1.0, 0)
         again = await last_output(launched, request("again", 8000, 4, temperature=0, prompt_logprobs=5))
         assert again.finish_reason is FinishReason.LENGTH
-        stats = launched.stats()
+        stats = launched.engine.stats()
         assert stats.num_running == 0 and stats.kv_usage == 0
         await launched.close()
 

@@ -25,6 +25,7 @@ from octavo.app.chat_template import ChatTemplate
 from octavo.app.config import EngineConfig, ServerConfig
 from octavo.app.engine_host import HostOptions
 from octavo.app.errors import StartupError
+from octavo.app.generation import ServedModel
 from octavo.app.inproc_client import InprocClient
 from octavo.app.launch import Launched
 from octavo.cache.config import CacheConfig
@@ -59,14 +60,16 @@ def launcher(fail_at_step: int | None = None) -> Callable[[EngineConfig], Any]:
         engine = InprocClient(Scheduler(scheduler, cache), executor, HostOptions(overlap=config.overlap))
         engine.start()
         return Launched(
-            client=engine,
+            engine=engine,
             tokenizer=byte_tokenizer(),
             chat_template=ChatTemplate(TEMPLATE),
-            model_name=config.model,
-            max_model_len=2000,
-            vocab_size=256,
-            eos_token_ids=frozenset(),
-            default_params={},
+            model=ServedModel(
+                name=config.model,
+                max_model_len=2000,
+                vocab_size=256,
+                eos_token_ids=frozenset(),
+                default_params={},
+            ),
             ledger=MemoryLedger(
                 total_bytes=1,
                 weights_bytes=0,
@@ -76,8 +79,6 @@ def launcher(fail_at_step: int | None = None) -> Callable[[EngineConfig], Any]:
                 block_bytes=1,
                 block_size=16,
             ),
-            engine=engine,
-            stats=engine.stats,
         )
 
     return launch

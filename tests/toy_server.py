@@ -29,6 +29,7 @@ from octavo.app.control_messages import Setup
 from octavo.app.engine_host import HostOptions
 from octavo.app.engine_server import EngineServer
 from octavo.app.frames import PROTOCOL_VERSION
+from octavo.app.generation import ServedModel
 from octavo.app.listener import address_of, bind, bind_unix
 from octavo.app.logs import set_up_logging
 from octavo.app.rate_limits import RateLimits
@@ -66,11 +67,13 @@ async def serve(options: argparse.Namespace) -> int:
     setup = Setup(
         version=PROTOCOL_VERSION,
         model_path=str(options.folder),
-        model_name="toy",
-        max_model_len=MAX_MODEL_LEN,
-        vocab_size=256,
-        eos_token_ids=frozenset(),
-        default_params={"temperature": 0.0},
+        model=ServedModel(
+            name="toy",
+            max_model_len=MAX_MODEL_LEN,
+            vocab_size=256,
+            eos_token_ids=frozenset(),
+            default_params={"temperature": 0.0},
+        ),
         settings=ServerSettings(
             model_names=("toy",),
             version="9.9",

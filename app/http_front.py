@@ -1,12 +1,15 @@
-"""HTTP in the engine's own event loop: `--frontends 0`. Knows no scheduler, and not when to stop."""
+"""HTTP in this process's event loop: the engine's own with `--frontends 0`, else a front-end process's.
+
+Knows no scheduler, and not when to stop.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
+from typing import Protocol
 
-from ..scheduler.stats import EngineStats
 from ..scheduler.view import EngineView
 from .application import create_app
 from .client import EngineClient
@@ -20,38 +23,46 @@ from .pulse import Pulse
 from .server_settings import ServerSettings
 
 
-class LocalFront:
+class FrontEngine(EngineClient, Protocol):
+    """What a front needs of an engine."""
+
+    def pulse(self) -> Pulse:
+        """How the engine is at this moment."""
+
+    async def look(self, since: int) -> EngineView:
+        """What a person who watches sees, with the steps after the one given. Raises RequestError."""
+
+
+class HttpFront:
     """Implements service.Front over a bound socket.
 
-    generation: makes the front door's Generation from the client that it is to use.
+    generation: makes the Generation of a client, the front's door.   metrics: where this process counts.
+    gather: the numbers of the whole server; None if `metrics` are all there are.
     """
 
     def __init__(
         self,
-        client: EngineClient,
+        engine: FrontEngine,
         generation: Callable[[EngineClient], Generation],
         settings: ServerSettings,
-        stats: Callable[[], EngineStats],
-        look: Callable[[int], Awaitable[EngineView]],
-        memory_bytes: Mapping[str, int],
+        metrics: ServerMetrics,
         listener: socket.socket,
-        pulse: Callable[[], Pulse] = Pulse,
+        gather: Callable[[], Awaitable[ServerMetrics]] | None = None,
     ) -> None:
-        self._listener = listener
-        self._door = DoorClient(client)
-        metrics = ServerMetrics(settings.model_names[0], settings.version, stats, memory_bytes=memory_bytes)
-
-        async def gather() -> ServerMetrics:
+        async def own() -> ServerMetrics:
             return metrics
 
-        self._live = Live(look, gather)
+        self._listener = listener
+        self._door = DoorClient(engine)
+        self._live = Live(engine.look, gather or own)
         app = create_app(
             generation(self._door),
             settings,
             metrics,
             live=self._live,
+            gather=gather,
             complaint=self._door.complaint,
-            pulse=pulse,
+            pulse=engine.pulse,
         )
         self._open = OpenRequests(app)
         self._http = HttpServer(self._open, metrics.count_slow_reader, edge=settings.edge)
@@ -77,8 +88,8 @@ class LocalFront:
         """See Front."""
         return self._open.num_open
 
-    async def idle(self, timeout_s: float) -> bool:
-        """See Front."""
+    async def idle(self, timeout_s: float | None) -> bool:
+        """See Front; None waits as long as it takes."""
         return await self._open.idle(timeout_s)
 
     async def wait_failed(self) -> None:
