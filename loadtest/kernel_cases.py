@@ -16,10 +16,11 @@ from torch.nn.functional import linear
 from octavo.ops.activation import silu_mul_reference
 from octavo.ops.activation_kernel import launch_silu_mul
 from octavo.ops.decode_attention_kernel import launch_decode_attention
+from octavo.ops.paged_attention import ChunkRows, DecodeRows, PagedKV
 from octavo.ops.prefill_attention_kernel import launch_prefill_attention
 from octavo.ops.rms_norm import rms_norm_reference
 from octavo.ops.rms_norm_kernel import launch_add_rms_norm
-from octavo.ops.rope_and_store import rope_and_store_reference
+from octavo.ops.rope_and_store import QKVHeads, rope_and_store_reference
 from octavo.ops.rope_and_store_kernel import launch_rope_and_store
 from octavo.ops.step_memo import StepMemo
 from octavo.ops.thin_linear_kernel import launch_thin_linear
@@ -120,6 +121,10 @@ class Pages:
         slots = torch.arange(len(lengths), dtype=torch.int32, device=CUDA)
         return cls(k, v, tables, slots, torch.tensor(lengths, dtype=torch.int32, device=CUDA))
 
+    @property
+    def kv(self) -> PagedKV:
+        return PagedKV(self.k, self.v, self.tables)
+
     def error(self, out: Tensor, q: Tensor, query_starts: Sequence[int]) -> float:
         """The largest relative error among the first and last queries of the first, middle and last row."""
         num_rows, worst = len(self.slots), 0.0
@@ -170,9 +175,15 @@ def decode_cases(model: Model, block_size: int, sweep: bool) -> Iterator[Variant
         error = partial(layers[0].error, q=q, query_starts=range(len(q) + 1))
         variants = []
         for name, chosen in options.items():
-            arguments = dict(scale=model.head_dim**-0.5, max_seq_len=max(lengths), counters=counters) | chosen
+            arguments = dict(scale=model.head_dim**-0.5, counters=counters) | chosen
             calls = [
-                partial(launch_decode_attention, q, p.k, p.v, p.tables, p.slots, p.seq_lens, **arguments)
+                partial(
+                    launch_decode_attention,
+                    q,
+                    p.kv,
+                    DecodeRows(p.slots, p.seq_lens, max(lengths)),
+                    **arguments,
+                )
                 for p in layers
             ]
             variants.append((name, Case("decode", shape, calls, num_bytes, 0, error)))
@@ -187,10 +198,8 @@ def prefill_cases(model: Model, block_size: int, sweep: bool) -> Iterator[Varian
         q = torch.randn(ends[-1], model.heads, model.head_dim, dtype=BF16, device=CUDA)
         pairs = sum(n * s - n * (n - 1) // 2 for n, s in zip(query_lens, seq_lens, strict=True))
         num_flops = 4 * model.heads * model.head_dim * pairs
-        launch = partial(
-            launch_prefill_attention, q, p.k, p.v, p.tables, p.slots, starts, p.seq_lens,
-            scale=model.head_dim**-0.5,
-        )  # fmt: skip
+        rows = ChunkRows(p.slots, starts, p.seq_lens)
+        launch = partial(launch_prefill_attention, q, p.kv, rows, scale=model.head_dim**-0.5)
         counters = torch.zeros(NUM_SPLIT_COUNTERS, dtype=torch.int32, device=CUDA)
         # The plan of splits is made once per step, and left out here as from all layers but the first.
         splits: dict[str, Any] = {"counters": counters, "memo": StepMemo()}
@@ -245,11 +254,10 @@ def _rope_case(model: Model, block_size: int, t: int) -> Case:
     cos_sin = torch.randn(max(TOKENS), model.head_dim, device=CUDA)
     p = Pages.random(model, [t], block_size)
     where = torch.arange(t, dtype=torch.int32, device=CUDA), torch.arange(t, device=CUDA), cos_sin
-    calls = [partial(launch_rope_and_store, x, *where, p.k, p.v, num_heads=model.heads) for x in inputs]
+    heads = QKVHeads(model.heads)
+    calls = [partial(launch_rope_and_store, x, *where, p.k, p.v, heads) for x in inputs]
     caches = p.k.float(), p.v.float()
-    expected = rope_and_store_reference(
-        inputs[0].float(), *where, *caches, num_heads=model.heads, memo=StepMemo()
-    )
+    expected = rope_and_store_reference(inputs[0].float(), *where, *caches, heads, memo=StepMemo())
     return Case(
         "rope_and_store", f"T={t}", calls, 4 * t * merged, 0, partial(relative_error, expected=expected)
     )

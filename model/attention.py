@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from ..ops.decode_attention import decode_attention
+from ..ops.paged_attention import ChunkRows, DecodeRows, PagedKV
 from ..ops.prefill_attention import prefill_attention
-from ..ops.rope_and_store import rope_and_store
+from ..ops.rope_and_store import QKVHeads, rope_and_store
 from ..ops.step_memo import StepMemo
 from .batch import ForwardBatch
 from .config import ModelConfig
@@ -46,11 +47,9 @@ class Attention:
         self, config: ModelConfig, layer: int, method: LinearMethod, dtype: torch.dtype, device: torch.device
     ) -> None:
         self._name = f"model.layers.{layer}.self_attn"
-        self._num_heads = config.num_heads
         self._head_dim = config.head_dim
         self._scale = config.head_dim**-0.5
         self._window = config.layer_windows[layer]
-        self._eps = config.rms_norm_eps
         q_size, kv_size = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
         self._parts = (
             (f"{self._name}.q_proj", q_size),
@@ -63,105 +62,55 @@ class Attention:
             return torch.empty(size, dtype=dtype, device=device)
 
         # The projection's bias is added by rope_and_store, which passes over its output anyway.
-        self._qkv_bias = vector(q_size + 2 * kv_size) if config.attention_bias else None
-        self._q_norm = vector(config.head_dim) if config.qk_norm else None
-        self._k_norm = vector(config.head_dim) if config.qk_norm else None
+        self._heads = QKVHeads(
+            config.num_heads,
+            bias=vector(q_size + 2 * kv_size) if config.attention_bias else None,
+            q_norm=vector(config.head_dim) if config.qk_norm else None,
+            k_norm=vector(config.head_dim) if config.qk_norm else None,
+            eps=config.rms_norm_eps,
+        )
         o_bias = vector(config.hidden_size) if config.output_bias else None
         o_part = (f"{self._name}.o_proj", config.hidden_size)
         self._o = Linear(method, q_size, (o_part,), split=1, bias=o_bias)
 
     def __call__(
-        self,
-        x: Tensor,
-        step: AttentionStep,
-        cos_sin: Tensor,
-        k_cache: Tensor,
-        v_cache: Tensor,
-        last_tokens: Tensor | None = None,
+        self, x: Tensor, step: AttentionStep, cos_sin: Tensor, kv: PagedKV, last_tokens: Tensor | None = None
     ) -> Tensor:
-        """x [T, hidden] -> [T, hidden]; the tokens' keys and values are written to the caches.
+        """x [T, hidden] -> [T, hidden]; the tokens' keys and values are written to kv.
 
         last_tokens: the batch's, if the result is for them only: [S, hidden].
         cos_sin: [max_positions, rotary_dim] float32.
-        k_cache, v_cache: [num_blocks, num_kv_heads, block_size, head_dim].
         """
+        batch = step.batch
         q = rope_and_store(
             self._qkv(x),
-            step.batch.positions,
-            step.batch.kv_slots,
+            batch.positions,
+            batch.kv_slots,
             cos_sin,
-            k_cache,
-            v_cache,
-            num_heads=self._num_heads,
-            bias=self._qkv_bias,
-            q_norm=self._q_norm,
-            k_norm=self._k_norm,
-            eps=self._eps,
+            kv.k,
+            kv.v,
+            self._heads,
             memo=step.memo,
             native=step.native,
         )
         if last_tokens is None:
-            attended = self._attend(q, step, k_cache, v_cache)
+            attended = self._attend(q, step, kv)
         else:
-            batch = step.batch
-            attended = self._attend_singles(
-                q[last_tokens], batch.last_slots, batch.last_lens, step, k_cache, v_cache
-            )
-        return self._o(attended.view(-1, self._num_heads * self._head_dim))
+            attended = self._attend_singles(q[last_tokens], batch.last, step, kv)
+        return self._o(attended.view(-1, self._heads.num_heads * self._head_dim))
 
-    def _attend_singles(
-        self,
-        q: Tensor,
-        slots: Tensor,
-        lens: Tensor,
-        step: AttentionStep,
-        k_cache: Tensor,
-        v_cache: Tensor,
-        *,
-        out: Tensor | None = None,
-        memo: StepMemo | None = None,
-    ) -> Tensor:
-        """One query each over the pages of `slots`, wherever in a chunk its token stands."""
-        tables = step.batch.block_tables
-        if step.deterministic:
-            starts = step.memo.once(
-                ("starts of single tokens", len(slots)),
-                lambda: torch.arange(len(slots) + 1, dtype=torch.int32, device=slots.device),
-            )
-            return prefill_attention(
-                q, k_cache, v_cache, tables, slots, starts, lens,
-                scale=self._scale, window=self._window, out=out,
-            )  # fmt: skip
-        return decode_attention(
-            q, k_cache, v_cache, tables, slots, lens, scale=self._scale, window=self._window,
-            max_seq_len=step.batch.max_seq_len, counters=step.split_counters, out=out, memo=memo,
-            native=step.native,
-        )  # fmt: skip
-
-    def _attend(self, q: Tensor, step: AttentionStep, k_cache: Tensor, v_cache: Tensor) -> Tensor:
+    def _attend(self, q: Tensor, step: AttentionStep, kv: PagedKV) -> Tensor:
         """Decodes and chunks are two calls for the whole batch, which write different rows of one buffer."""
-        batch, num_decodes = step.batch, len(step.batch.decode_slots)
+        batch, num_decodes = step.batch, len(step.batch.decodes.slots)
         out = torch.empty_like(q)
         if num_decodes:
-            self._attend_singles(
-                q[:num_decodes],
-                batch.decode_slots,
-                batch.decode_lens,
-                step,
-                k_cache,
-                v_cache,
-                out=out[:num_decodes],
-                memo=step.memo,
-            )
-        if len(batch.chunk_slots):
+            queries, results = q[:num_decodes], out[:num_decodes]
+            self._attend_singles(queries, batch.decodes, step, kv, out=results, memo=step.memo)
+        if len(batch.chunks.slots):
             prefill_attention(
                 q,
-                k_cache,
-                v_cache,
-                batch.block_tables,
-                batch.chunk_slots,
-                batch.chunk_starts,
-                batch.chunk_lens,
+                kv,
+                batch.chunks,
                 scale=self._scale,
                 window=self._window,
                 counters=step.split_counters,
@@ -170,17 +119,48 @@ class Attention:
             )
         return out
 
+    def _attend_singles(
+        self,
+        q: Tensor,
+        rows: DecodeRows,
+        step: AttentionStep,
+        kv: PagedKV,
+        *,
+        out: Tensor | None = None,
+        memo: StepMemo | None = None,
+    ) -> Tensor:
+        """One query each, wherever in a chunk its token stands. memo: the step's, for its decodes only."""
+        if step.deterministic:
+            starts = step.memo.once(
+                ("starts of single tokens", len(q)),
+                lambda: torch.arange(len(q) + 1, dtype=torch.int32, device=q.device),
+            )
+            chunks = ChunkRows(rows.slots, starts, rows.seq_lens)
+            return prefill_attention(q, kv, chunks, scale=self._scale, window=self._window, out=out)
+        return decode_attention(
+            q,
+            kv,
+            rows,
+            scale=self._scale,
+            window=self._window,
+            counters=step.split_counters,
+            out=out,
+            memo=memo,
+            native=step.native,
+        )
+
     def targets(self) -> Iterator[WeightTarget]:
         """The four projections, their biases and the head norms."""
         yield from self._qkv.targets()
         yield from self._o.targets()
-        if self._qkv_bias is not None:
-            biases = torch.split(self._qkv_bias, [size for _, size in self._parts])
+        heads = self._heads
+        if heads.bias is not None:
+            biases = torch.split(heads.bias, [size for _, size in self._parts])
             for (name, _), bias in zip(self._parts, biases, strict=True):
                 yield bias_target(name, bias, split=0)
-        if self._q_norm is not None and self._k_norm is not None:
-            yield WeightTarget(f"{self._name}.q_norm.weight", self._q_norm)
-            yield WeightTarget(f"{self._name}.k_norm.weight", self._k_norm)
+        if heads.q_norm is not None and heads.k_norm is not None:
+            yield WeightTarget(f"{self._name}.q_norm.weight", heads.q_norm)
+            yield WeightTarget(f"{self._name}.k_norm.weight", heads.k_norm)
 
     def finish(self) -> None:
         """Called once when all targets are filled."""

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ..ops.native_code import find_team
+from ..ops.paged_attention import PagedKV
 from ..ops.step_memo import StepMemo
 from ..ops.tuning import NUM_SPLIT_COUNTERS
 from .attention import Attention, AttentionStep
@@ -125,7 +126,7 @@ class DecoderLM:
             x = layer.input_norm(residual) if x is None else layer.input_norm.add(x, residual)
             # Nothing after the last keys and values mixes tokens: the rest is for the sampled ones only.
             last = batch.last_tokens if layer is self._layers[-1] else None
-            x = layer.attention(x, step, cos_sin, k_cache, v_cache, last)
+            x = layer.attention(x, step, cos_sin, PagedKV(k_cache, v_cache, batch.block_tables), last)
             if last is not None:
                 residual = residual[last]
             x = layer.mlp(layer.post_norm.add(x, residual))

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ..cache.storage import KVStorage
 from ..ops.compiler_process import CompilerProcess
+from ..ops.paged_attention import ChunkRows, DecodeRows
 from ..ops.slot_state import begin_step, end_step
 from .batch import ForwardBatch
 from .decoder import DecoderLM
@@ -202,11 +203,12 @@ class ModelRunner:
             torch.from_numpy(asked).to(self.device, non_blocking=True)
             for asked in (questions.tokens, questions.slots, questions.lens)
         )
+        last_slots = torch.cat([inputs.sample_slots, slots])
+        last_lens = torch.cat([inputs.sample_positions, lens])
         batch = replace(
             self._batch(inputs, max_seq_len),
             last_tokens=torch.cat([inputs.last_tokens, tokens]),
-            last_slots=torch.cat([inputs.sample_slots, slots]),
-            last_lens=torch.cat([inputs.sample_positions, lens]),
+            last=DecodeRows(last_slots, last_lens, max_seq_len),
         )
         hidden = self._model.hidden(batch, self._pages)
         num_sampled = len(inputs.last_tokens)
@@ -231,13 +233,8 @@ class ModelRunner:
             positions=inputs.positions,
             kv_slots=inputs.kv_slots,
             block_tables=self._block_tables,
-            decode_slots=inputs.decode_slots,
-            decode_lens=inputs.decode_lens,
-            chunk_slots=inputs.chunk_slots,
-            chunk_starts=inputs.chunk_starts,
-            chunk_lens=inputs.chunk_lens,
+            decodes=DecodeRows(inputs.decode_slots, inputs.decode_lens, max_seq_len),
+            chunks=ChunkRows(inputs.chunk_slots, inputs.chunk_starts, inputs.chunk_lens),
             last_tokens=None if every_token else inputs.last_tokens,
-            last_slots=inputs.sample_slots,
-            last_lens=inputs.sample_positions,
-            max_seq_len=max_seq_len,
+            last=DecodeRows(inputs.sample_slots, inputs.sample_positions, max_seq_len),
         )

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from .native_builder import F32, FLOAT_BYTES, FLOATS, I32, I64, LANES, POINTER, Writer, floats, int64
 from .native_code import NativeCode, ThreadTeam
+from .paged_attention import DecodeRows, PagedKV
 
 _ALONE_KEYS = 1 << 10
 """Keys times KV heads below which one thread is quicker than waking others."""
@@ -83,22 +84,18 @@ class NativeAttention:
     def decode_attention(
         self,
         q: Tensor,
-        k_cache: Tensor,
-        v_cache: Tensor,
-        block_tables: Tensor,
-        slots: Tensor,
-        seq_lens: Tensor,
+        kv: PagedKV,
+        rows: DecodeRows,
         *,
         scale: float,
         window: int | None,
-        max_seq_len: int,
         out: Tensor,
     ) -> None:
         """See ops/decode_attention.py."""
-        tensors = (q, k_cache, v_cache, block_tables, slots, seq_lens, out)
-        numbers = (len(q), block_tables.stride(0), window or _NO_WINDOW, _bits(scale), k_cache.shape[2])
+        tensors = (q, *kv, rows.slots, rows.seq_lens, out)
+        numbers = (len(q), kv.block_tables.stride(0), window or _NO_WINDOW, _bits(scale), kv.k.shape[2])
         arguments = (ctypes.c_int64 * 12)(*(tensor.data_ptr() for tensor in tensors), *numbers)
-        keys = len(q) * max_seq_len * self.shape.num_kv_heads
+        keys = len(q) * rows.max_seq_len * self.shape.num_kv_heads
         self._team.run(self._decode, arguments, alone=keys <= _ALONE_KEYS)
 
     def rotates(self, qkv: Tensor, cos_sin: Tensor) -> bool:

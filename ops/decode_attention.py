@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from .paged_attention import DecodeRows, PagedKV, cache_rows, gather
 from .step_memo import StepMemo
 
 if TYPE_CHECKING:
@@ -43,18 +44,10 @@ class ReadGroup:
     hidden_rows: Tensor | None
 
 
-def cache_rows(block_ids: Tensor, num_kv_heads: int) -> Tensor:
-    """[n, blocks] block ids -> int64 rows of [blocks * kv heads, -1], flat, ordered (n, kv head, block)."""
-    heads = torch.arange(num_kv_heads, device=block_ids.device)
-    return (block_ids[:, None, :].long() * num_kv_heads + heads[:, None]).flatten()
-
-
-def plan_reads(
-    block_tables: Tensor, slots: Tensor, seq_lens: Tensor, cache: Tensor, window: int | None
-) -> tuple[ReadGroup, ...]:
+def plan_reads(kv: PagedKV, rows: DecodeRows, window: int | None) -> tuple[ReadGroup, ...]:
     """Group sequences of like length up to GROUP_ELEMENTS of keys; those of length 0 are in no group."""
-    _, num_kv_heads, block_size, head_dim = cache.shape
-    lengths, tables = seq_lens.tolist(), block_tables[slots]
+    _, num_kv_heads, block_size, head_dim = kv.k.shape
+    lengths, tables = rows.seq_lens.tolist(), kv.block_tables[rows.slots]
     spans = [(max(0, n - window) if window else 0, n) for n in lengths]
     blocks = [(first // block_size, -(-last // block_size)) for first, last in spans]
     order = sorted((i for i, n in enumerate(lengths) if n), key=lambda i: blocks[i][1] - blocks[i][0])
@@ -81,7 +74,7 @@ def plan_reads(
             keys = torch.arange(width * block_size)
             low, high = torch.tensor(bounds).unsqueeze(2).unbind(1)
             hidden = (keys < low) | (keys >= high)
-            mask = torch.zeros(hidden.shape, dtype=cache.dtype).masked_fill_(hidden, float("-inf"))
+            mask = torch.zeros(hidden.shape, dtype=kv.k.dtype).masked_fill_(hidden, float("-inf"))
             mask = mask[:, None, None, first:last]
             hidden_rows = hidden[:, None].expand(-1, num_kv_heads, -1).flatten().nonzero().squeeze(1)
         whole = members == list(range(len(lengths)))
@@ -101,45 +94,28 @@ def _cuts(widths: list[int]) -> list[int]:
     return [*cuts, len(widths)] if widths else cuts
 
 
-def gather(cache: Tensor, rows: Tensor, size: int) -> Tensor:
-    """Pages by `cache_rows` as one dense [size, num_kv_heads, keys, head_dim]."""
-    _, num_kv_heads, block_size, head_dim = cache.shape
-    pages = cache.view(-1, block_size * head_dim).index_select(0, rows)
-    return pages.view(size, num_kv_heads, -1, head_dim)
-
-
 def decode_attention_reference(
-    q: Tensor,
-    k_cache: Tensor,
-    v_cache: Tensor,
-    block_tables: Tensor,
-    slots: Tensor,
-    seq_lens: Tensor,
-    *,
-    scale: float,
-    window: int | None,
-    memo: StepMemo,
+    q: Tensor, kv: PagedKV, rows: DecodeRows, *, scale: float, window: int | None, memo: StepMemo
 ) -> Tensor:
     num_sequences, num_heads, head_dim = q.shape
-    num_kv_heads, block_size = k_cache.shape[1:3]
+    num_kv_heads, block_size = kv.k.shape[1:3]
     reads = memo.once(
-        ("decode reads", num_kv_heads, block_size, window),
-        lambda: plan_reads(block_tables, slots, seq_lens, k_cache, window),
+        ("decode reads", num_kv_heads, block_size, window), lambda: plan_reads(kv, rows, window)
     )
     grouped = q.reshape(num_sequences, num_kv_heads, num_heads // num_kv_heads, head_dim)
     if len(reads) == 1 and reads[0].sequences is None:
-        return _attend(grouped, k_cache, v_cache, reads[0], scale).reshape(q.shape)
+        return _attend(grouped, kv, reads[0], scale).reshape(q.shape)
     out = torch.zeros_like(grouped)
     for read in reads:
         assert read.sequences is not None
-        attended = _attend(grouped.index_select(0, read.sequences), k_cache, v_cache, read, scale)
+        attended = _attend(grouped.index_select(0, read.sequences), kv, read, scale)
         out.index_copy_(0, read.sequences, attended)
     return out.view(q.shape)
 
 
-def _attend(grouped: Tensor, k_cache: Tensor, v_cache: Tensor, read: ReadGroup, scale: float) -> Tensor:
+def _attend(grouped: Tensor, kv: PagedKV, read: ReadGroup, scale: float) -> Tensor:
     """A KV head's query heads stand where a prompt's tokens would, so keys are read once for all of them."""
-    k, v = gather(k_cache, read.cache_rows, read.size), gather(v_cache, read.cache_rows, read.size)
+    k, v = gather(kv.k, read.cache_rows, read.size), gather(kv.v, read.cache_rows, read.size)
     if read.hidden_rows is not None:
         k.view(-1, k.shape[-1]).index_fill_(0, read.hidden_rows, 0)
         v.view(-1, v.shape[-1]).index_fill_(0, read.hidden_rows, 0)
@@ -152,74 +128,32 @@ def _attend(grouped: Tensor, k_cache: Tensor, v_cache: Tensor, read: ReadGroup, 
 
 def decode_attention(
     q: Tensor,
-    k_cache: Tensor,
-    v_cache: Tensor,
-    block_tables: Tensor,
-    slots: Tensor,
-    seq_lens: Tensor,
+    kv: PagedKV,
+    rows: DecodeRows,
     *,
     scale: float,
     window: int | None = None,
-    max_seq_len: int,
     counters: Tensor | None = None,
     out: Tensor | None = None,
     memo: StepMemo | None = None,
     native: NativeAttention | None = None,
 ) -> Tensor:
-    """Softmax(scale q K^T) V of each sequence's last token.
+    """Softmax(scale q K^T) V of each row's query: q [B, Hq, d] -> [B, Hq, d] in q's dtype, in `out` if given.
 
-    q: [B, Hq, d].   k_cache, v_cache: [num_blocks, Hkv, block_size, d], contiguous.
-    block_tables: [num_slots, max_blocks] int32.   slots: [B] int32, sequence -> row of block_tables.
-    seq_lens: [B] int32, keys that the query sees, its own included; 0 for a padding row, whose result is
-        arbitrary. Padding rows stand behind all others.
-    block_tables, slots and seq_lens must have been there before the kernel in front of this call began.
-    window: the query sees its last `window` keys only.   max_seq_len: bound of seq_lens that sizes the grid.
+    kv.block_tables and rows must have been there before the kernel in front of this call began.
+    window: the query sees its last `window` keys only.
     counters: [NUM_SPLIT_COUNTERS] int32 zeros, left as zeros, which spare a launch if given; one tensor
         per stream, shared by all layers.
     memo: what the step's layers share.   native: machine code for a processor, if there is any.
-    Returns [B, Hq, d] in q's dtype, written to `out` if given.
     """
     if q.is_cuda:
         from .decode_attention_kernel import launch_decode_attention
 
-        return launch_decode_attention(
-            q,
-            k_cache,
-            v_cache,
-            block_tables,
-            slots,
-            seq_lens,
-            scale=scale,
-            window=window,
-            max_seq_len=max_seq_len,
-            counters=counters,
-            out=out,
-        )
+        return launch_decode_attention(q, kv, rows, scale=scale, window=window, counters=counters, out=out)
     if native is not None:
         result = torch.empty_like(q) if out is None else out
-        if native.attends(q, k_cache, result):
-            native.decode_attention(
-                q,
-                k_cache,
-                v_cache,
-                block_tables,
-                slots,
-                seq_lens,
-                scale=scale,
-                window=window,
-                max_seq_len=max_seq_len,
-                out=result,
-            )
+        if native.attends(q, kv.k, result):
+            native.decode_attention(q, kv, rows, scale=scale, window=window, out=result)
             return result
-    attended = decode_attention_reference(
-        q,
-        k_cache,
-        v_cache,
-        block_tables,
-        slots,
-        seq_lens,
-        scale=scale,
-        window=window,
-        memo=memo or StepMemo(),
-    )
+    attended = decode_attention_reference(q, kv, rows, scale=scale, window=window, memo=memo or StepMemo())
     return attended if out is None else out.copy_(attended)

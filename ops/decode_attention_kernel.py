@@ -15,6 +15,7 @@ from torch import Tensor
 
 from .decode_runs_kernel import find_run, first_key, num_tiles, run_begin, run_of
 from .dependent_launch import launch_options, let_next_start, wait_for_previous
+from .paged_attention import DecodeRows, PagedKV
 from .paged_attention_kernel import num_multiprocessors
 from .tuning import DecodeTiles, decode_programs, decode_tiles
 
@@ -252,15 +253,11 @@ def _decode_kernel(
 
 def launch_decode_attention(
     q: Tensor,
-    k_cache: Tensor,
-    v_cache: Tensor,
-    block_tables: Tensor,
-    slots: Tensor,
-    seq_lens: Tensor,
+    kv: PagedKV,
+    rows: DecodeRows,
     *,
     scale: float,
     window: int | None = None,
-    max_seq_len: int,
     counters: Tensor | None = None,
     out: Tensor | None = None,
     tiles: DecodeTiles | None = None,
@@ -268,17 +265,17 @@ def launch_decode_attention(
 ) -> Tensor:
     """As `decode_attention`; tiles, num_programs per KV head: other than the table's, to measure them."""
     num_sequences, num_heads, head_dim = q.shape
-    _, num_kv_heads, block_size, _ = k_cache.shape
-    assert q.is_contiguous() and k_cache.is_contiguous() and v_cache.is_contiguous(), "must be contiguous"
-    assert block_tables.stride(1) == 1 and block_size & (block_size - 1) == 0, "block_size: a power of two"
+    _, num_kv_heads, block_size, _ = kv.k.shape
+    assert q.is_contiguous() and kv.k.is_contiguous() and kv.v.is_contiguous(), "must be contiguous"
+    assert kv.block_tables.stride(1) == 1 and block_size & (block_size - 1) == 0, "block_size: a power of two"
     out = torch.empty_like(q) if out is None else out
     if num_sequences == 0:
         return out
     assert out.is_contiguous(), "out must be contiguous"
     group, head_pad = num_heads // num_kv_heads, triton.next_power_of_2(head_dim)
-    tiles = tiles or decode_tiles(head_pad, k_cache.element_size())
+    tiles = tiles or decode_tiles(head_pad, kv.k.element_size())
     num_programs = num_programs or decode_programs(
-        tiles, num_sequences, num_kv_heads, max_seq_len, num_multiprocessors(q.device)
+        tiles, num_sequences, num_kv_heads, rows.max_seq_len, num_multiprocessors(q.device)
     )
     if counters is None:
         counters = torch.zeros(num_kv_heads * num_programs, dtype=torch.int32, device=q.device)
@@ -286,8 +283,8 @@ def launch_decode_attention(
     size = 2 * num_programs * num_heads
     workspace = torch.empty(size * (head_dim + 1), dtype=torch.float32, device=q.device)
     _decode_kernel[(num_kv_heads, num_programs)](
-        q, k_cache, v_cache, block_tables, slots, seq_lens, out, workspace, workspace[size * head_dim :],
-        counters, num_sequences, block_tables.stride(0), scale * math.log2(math.e),
+        q, *kv, rows.slots, rows.seq_lens, out, workspace, workspace[size * head_dim :],
+        counters, num_sequences, kv.block_tables.stride(0), scale * math.log2(math.e),
         NUM_KV_HEADS=num_kv_heads, GROUP=group, GROUP_PAD=max(16, triton.next_power_of_2(group)),
         HEAD_DIM=head_dim, HEAD_PAD=head_pad, BLOCK_SIZE=block_size, BLOCK_N=tiles.block_n,
         WINDOW=window or 0, ROWS=_ROWS_AT_ONCE, num_warps=tiles.num_warps, num_stages=tiles.num_stages,

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .decode_attention import cache_rows, gather
+from .paged_attention import ChunkRows, PagedKV, cache_rows, gather
 from .step_memo import StepMemo
 
 
@@ -29,30 +29,23 @@ class ChunkRead:
     mask: Tensor | None
 
 
-def plan_reads(
-    block_tables: Tensor,
-    slots: Tensor,
-    query_starts: Tensor,
-    seq_lens: Tensor,
-    cache: Tensor,
-    window: int | None,
-) -> tuple[ChunkRead, ...]:
+def plan_reads(kv: PagedKV, rows: ChunkRows, window: int | None) -> tuple[ChunkRead, ...]:
     """One read per row that has queries and keys."""
-    _, num_kv_heads, block_size, _ = cache.shape
-    starts, lengths = query_starts.tolist(), seq_lens.tolist()
+    _, num_kv_heads, block_size, _ = kv.k.shape
+    slots, starts, lengths = (numbers.tolist() for numbers in rows)
     reads = []
-    for slot, start, end, length in zip(slots.tolist(), starts, starts[1:], lengths, strict=False):
+    for slot, start, end, length in zip(slots, starts, starts[1:], lengths, strict=False):
         if end == start or length == 0:
             continue
         prefix = length - (end - start)
         first_key = max(0, prefix - window + 1) if window else 0
         first_block, last_block = first_key // block_size, -(-length // block_size)
-        rows = cache_rows(block_tables[slot, first_block:last_block].unsqueeze(0), num_kv_heads)
+        blocks = cache_rows(kv.block_tables[slot, first_block:last_block].unsqueeze(0), num_kv_heads)
         mask = None
         if prefix or (window and window < length):
-            mask = _causal_mask(range(prefix, length), range(first_key, length), window, cache.dtype)
+            mask = _causal_mask(range(prefix, length), range(first_key, length), window, kv.k.dtype)
         skipped = first_block * block_size
-        reads.append(ChunkRead(start, end, rows, first_key - skipped, length - skipped, mask))
+        reads.append(ChunkRead(start, end, blocks, first_key - skipped, length - skipped, mask))
     return tuple(reads)
 
 
@@ -64,32 +57,27 @@ def _causal_mask(queries: range, keys: range, window: int | None, dtype: torch.d
 
 def prefill_attention_reference(
     q: Tensor,
-    k_cache: Tensor,
-    v_cache: Tensor,
-    block_tables: Tensor,
-    slots: Tensor,
-    query_starts: Tensor,
-    seq_lens: Tensor,
+    kv: PagedKV,
+    rows: ChunkRows,
     *,
     scale: float,
     window: int | None,
     out: Tensor,
     memo: StepMemo,
 ) -> Tensor:
-    num_kv_heads, block_size = k_cache.shape[1:3]
+    num_kv_heads, block_size = kv.k.shape[1:3]
     reads = memo.once(
-        ("prefill reads", num_kv_heads, block_size, window),
-        lambda: plan_reads(block_tables, slots, query_starts, seq_lens, k_cache, window),
+        ("prefill reads", num_kv_heads, block_size, window), lambda: plan_reads(kv, rows, window)
     )
     for read in reads:
-        out[read.start : read.end] = _attend(q, k_cache, v_cache, read, scale)
+        out[read.start : read.end] = _attend(q, kv, read, scale)
     return out
 
 
-def _attend(q: Tensor, k_cache: Tensor, v_cache: Tensor, read: ChunkRead, scale: float) -> Tensor:
+def _attend(q: Tensor, kv: PagedKV, read: ChunkRead, scale: float) -> Tensor:
     """One chunk's [queries, Hq, d]."""
-    k = gather(k_cache, read.cache_rows, 1)[:, :, read.first : read.last].to(q.dtype)
-    v = gather(v_cache, read.cache_rows, 1)[:, :, read.first : read.last].to(q.dtype)
+    k = gather(kv.k, read.cache_rows, 1)[:, :, read.first : read.last].to(q.dtype)
+    v = gather(kv.v, read.cache_rows, 1)[:, :, read.first : read.last].to(q.dtype)
     queries = q[read.start : read.end].transpose(0, 1).unsqueeze(0)
     attended = torch.nn.functional.scaled_dot_product_attention(
         queries, k, v, attn_mask=read.mask, is_causal=read.mask is None, scale=scale, enable_gqa=True
@@ -99,12 +87,8 @@ def _attend(q: Tensor, k_cache: Tensor, v_cache: Tensor, read: ChunkRead, scale:
 
 def prefill_attention(
     q: Tensor,
-    k_cache: Tensor,
-    v_cache: Tensor,
-    block_tables: Tensor,
-    slots: Tensor,
-    query_starts: Tensor,
-    seq_lens: Tensor,
+    kv: PagedKV,
+    rows: ChunkRows,
     *,
     scale: float,
     window: int | None = None,
@@ -112,46 +96,21 @@ def prefill_attention(
     out: Tensor | None = None,
     memo: StepMemo | None = None,
 ) -> Tensor:
-    """Softmax(scale q K^T) V where a row's last query sees all its keys and each one before sees one less.
+    """Causal softmax(scale q K^T) V of each row's queries: q [T, Hq, d] -> [T, Hq, d] in q's dtype.
 
-    q: [T, Hq, d]; queries that no row owns may lie before, between and behind those of the rows.
-    k_cache, v_cache: [num_blocks, Hkv, block_size, d].
-    block_tables: [num_slots, max_blocks] int32.   slots: [R] int32, row -> row of block_tables.
-    query_starts: [R + 1] int32, row -> its first query in q, ascending.
-    seq_lens: [R] int32, keys of the row, the chunk's own included; 0 for a padding row.
+    q may hold queries that no row owns, before, between and behind those of the rows; where they stand, the
+    result, in `out` if given, is left as it is.
     window: a query at position p sees keys in (p - window, p].   memo: what the step's layers share.
     counters: int32 zeros, left as zeros, with which long prefixes are split so that few queries fill a GPU;
     as many partial results as there are counters are kept at most. None is without splits.
-    Returns [T, Hq, d] in q's dtype, in `out` if given; where no row's query stands it is left as it is.
     """
     out = torch.empty_like(q) if out is None else out
     if q.is_cuda:
         from .prefill_attention_kernel import launch_prefill_attention
 
         return launch_prefill_attention(
-            q,
-            k_cache,
-            v_cache,
-            block_tables,
-            slots,
-            query_starts,
-            seq_lens,
-            scale=scale,
-            window=window,
-            counters=counters,
-            out=out,
-            memo=memo,
+            q, kv, rows, scale=scale, window=window, counters=counters, out=out, memo=memo
         )
     return prefill_attention_reference(
-        q,
-        k_cache,
-        v_cache,
-        block_tables,
-        slots,
-        query_starts,
-        seq_lens,
-        scale=scale,
-        window=window,
-        out=out,
-        memo=memo or StepMemo(),
+        q, kv, rows, scale=scale, window=window, out=out, memo=memo or StepMemo()
     )

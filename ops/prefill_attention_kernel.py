@@ -19,6 +19,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from .paged_attention import ChunkRows, PagedKV
 from .paged_attention_kernel import attend_range, merge_splits, num_multiprocessors
 from .prefill_plan_kernel import find_split, launch_split_plan
 from .step_memo import StepMemo
@@ -203,12 +204,8 @@ def _attend_piece(
 
 def launch_prefill_attention(
     q: Tensor,
-    k_cache: Tensor,
-    v_cache: Tensor,
-    block_tables: Tensor,
-    slots: Tensor,
-    query_starts: Tensor,
-    seq_lens: Tensor,
+    kv: PagedKV,
+    rows: ChunkRows,
     *,
     scale: float,
     window: int | None = None,
@@ -220,20 +217,20 @@ def launch_prefill_attention(
 ) -> Tensor:
     """As `prefill_attention`; tiles, num_walkers: other than the table's and the card's."""
     num_tokens, num_heads, head_dim = q.shape
-    _, num_kv_heads, block_size, _ = k_cache.shape
-    num_rows, group = slots.shape[0], num_heads // num_kv_heads
-    assert q.is_contiguous() and k_cache.is_contiguous() and v_cache.is_contiguous(), "must be contiguous"
-    assert block_tables.stride(1) == 1 and block_size & (block_size - 1) == 0, "block_size: a power of two"
+    _, num_kv_heads, block_size, _ = kv.k.shape
+    num_rows, group = len(rows.slots), num_heads // num_kv_heads
+    assert q.is_contiguous() and kv.k.is_contiguous() and kv.v.is_contiguous(), "must be contiguous"
+    assert kv.block_tables.stride(1) == 1 and block_size & (block_size - 1) == 0, "block_size: a power of two"
     out = torch.empty_like(q) if out is None else out
     if num_tokens == 0:
         return out
     assert out.is_contiguous(), "out must be contiguous"
     head_pad = triton.next_power_of_2(head_dim)
-    tiles = tiles or prefill_tiles(head_pad, k_cache.element_size())
+    tiles = tiles or prefill_tiles(head_pad, kv.k.element_size())
     block_m = max(tiles.block_m, triton.next_power_of_2(group))
     tokens = block_m // group
     num_tiles = num_kv_heads * (num_tokens // tokens + num_rows)
-    plan, walkers, places = seq_lens, 0, 0
+    plan, walkers, places = rows.seq_lens, 0, 0
     if counters is not None and not window:
         walkers = num_walkers or num_multiprocessors(q.device)
         places = min(len(counters), _PLACES_PER_WALKER * walkers)
@@ -243,8 +240,8 @@ def launch_prefill_attention(
         plan = (memo or StepMemo()).once(
             ("splits of prefill attention", num_kv_heads, tokens, tiles.block_n),
             lambda: launch_split_plan(
-                query_starts,
-                seq_lens,
+                rows.query_starts,
+                rows.seq_lens,
                 num_programs=walkers,
                 num_places=places,
                 num_kv_heads=num_kv_heads,
@@ -256,19 +253,15 @@ def launch_prefill_attention(
     workspace = torch.empty(places * block_m * (head_dim + 1), dtype=torch.float32, device=q.device)
     _prefill_kernel[(max(walkers, num_tiles),)](
         q,
-        k_cache,
-        v_cache,
-        block_tables,
-        slots,
-        query_starts,
-        seq_lens,
+        *kv,
+        *rows,
         plan,
         out,
         workspace,
         workspace[places * block_m * head_dim :],
-        seq_lens if counters is None else counters,
+        rows.seq_lens if counters is None else counters,
         num_rows,
-        block_tables.stride(0),
+        kv.block_tables.stride(0),
         walkers,
         scale * math.log2(math.e),
         NUM_KV_HEADS=num_kv_heads,

@@ -5,7 +5,7 @@ Rotary embedding: Su et al., "RoFormer" (arXiv 2104.09864); it turns the two hal
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
@@ -15,6 +15,19 @@ from .step_memo import StepMemo
 
 if TYPE_CHECKING:
     from .attention_native import NativeAttention
+
+
+class QKVHeads(NamedTuple):
+    """How many heads of the merged projection are queries, and what is done to heads before they rotate.
+
+    bias: [(Hq + 2 Hkv) * d], added first.   q_norm, k_norm: [d], RMSNorm of each query or key head, with eps.
+    """
+
+    num_heads: int
+    bias: Tensor | None = None
+    q_norm: Tensor | None = None
+    k_norm: Tensor | None = None
+    eps: float = 1e-6
 
 
 def rotary_factors(positions: Tensor, cos_sin: Tensor) -> tuple[Tensor, Tensor]:
@@ -44,34 +57,30 @@ def rope_and_store_reference(
     cos_sin: Tensor,
     k_cache: Tensor,
     v_cache: Tensor,
+    heads: QKVHeads,
     *,
-    num_heads: int,
-    bias: Tensor | None = None,
-    q_norm: Tensor | None = None,
-    k_norm: Tensor | None = None,
-    eps: float = 1e-6,
     memo: StepMemo,
 ) -> Tensor:
     _, num_kv_heads, block_size, head_dim = k_cache.shape
+    num_heads = heads.num_heads
     cos, sin = memo.once(("rotary", id(cos_sin)), lambda: rotary_factors(positions, cos_sin))
     rows, kept = memo.once(
         ("store", num_kv_heads, block_size), lambda: store_rows(kv_slots, num_kv_heads, block_size)
     )
-    if bias is not None:
-        qkv = qkv + bias
-    heads = qkv.view(-1, num_heads + 2 * num_kv_heads, head_dim)
-    queries_and_keys = heads[:, : num_heads + num_kv_heads]
-    if q_norm is not None and k_norm is not None:
-        q, k = queries_and_keys[:, :num_heads], queries_and_keys[:, num_heads:]
-        queries_and_keys = torch.cat(
-            (rms_norm_reference(q, q_norm, eps), rms_norm_reference(k, k_norm, eps)), dim=1
-        )
+    if heads.bias is not None:
+        qkv = qkv + heads.bias
+    split = qkv.view(-1, num_heads + 2 * num_kv_heads, head_dim)
+    queries_and_keys = split[:, : num_heads + num_kv_heads]
+    if heads.q_norm is not None and heads.k_norm is not None:
+        q = rms_norm_reference(queries_and_keys[:, :num_heads], heads.q_norm, heads.eps)
+        k = rms_norm_reference(queries_and_keys[:, num_heads:], heads.k_norm, heads.eps)
+        queries_and_keys = torch.cat((q, k), dim=1)
     rotated = _rotate(queries_and_keys, cos, sin)
-    k, v = rotated[:, num_heads:], heads[:, num_heads + num_kv_heads :]
+    k, v = rotated[:, num_heads:], split[:, num_heads + num_kv_heads :]
     if kept is not None:
         k, v = k[kept], v[kept]
-    k_cache.view(-1, head_dim).index_copy_(0, rows, k.reshape(-1, head_dim).to(k_cache.dtype))
-    v_cache.view(-1, head_dim).index_copy_(0, rows, v.reshape(-1, head_dim).to(v_cache.dtype))
+    for cache, written in ((k_cache, k), (v_cache, v)):
+        cache.view(-1, head_dim).index_copy_(0, rows, written.reshape(-1, head_dim).to(cache.dtype))
     return rotated[:, :num_heads]
 
 
@@ -89,55 +98,27 @@ def rope_and_store(
     cos_sin: Tensor,
     k_cache: Tensor,
     v_cache: Tensor,
+    heads: QKVHeads,
     *,
-    num_heads: int,
-    bias: Tensor | None = None,
-    q_norm: Tensor | None = None,
-    k_norm: Tensor | None = None,
-    eps: float = 1e-6,
     memo: StepMemo | None = None,
     native: NativeAttention | None = None,
 ) -> Tensor:
     """Split the merged projection, rotate queries and keys, write keys and values to their pages.
 
-    qkv: [T, (Hq + 2 Hkv) * d], the queries' heads first.   positions: [T] int32.
+    qkv: [T, (Hq + 2 Hkv) * d], the queries' heads first, then keys, then values.   positions: [T] int32.
     kv_slots: [T] int64, block_id * block_size + offset; -1 writes nothing.
     cos_sin: [max_positions, rotary_dim] float32, cosines then sines; rotary_dim <= d and even.
     k_cache, v_cache: [num_blocks, Hkv, block_size, d], contiguous.
-    bias: [(Hq + 2 Hkv) * d], added first.   q_norm, k_norm: [d], RMSNorm of each head before the rotation.
     memo: what the step's layers share.   native: machine code for a processor, if there is any.
     Returns the queries, [T, Hq, d] in qkv's dtype.
     """
     if qkv.is_cuda:
         from .rope_and_store_kernel import launch_rope_and_store
 
-        return launch_rope_and_store(
-            qkv,
-            positions,
-            kv_slots,
-            cos_sin,
-            k_cache,
-            v_cache,
-            num_heads=num_heads,
-            bias=bias,
-            q_norm=q_norm,
-            k_norm=k_norm,
-            eps=eps,
-        )
-    if native is not None and q_norm is None and native.rotates(qkv, cos_sin):
-        biased = qkv if bias is None else qkv + bias
+        return launch_rope_and_store(qkv, positions, kv_slots, cos_sin, k_cache, v_cache, heads)
+    if native is not None and heads.q_norm is None and native.rotates(qkv, cos_sin):
+        biased = qkv if heads.bias is None else qkv + heads.bias
         return native.rope_and_store(biased, positions, kv_slots, cos_sin, k_cache, v_cache)
     return rope_and_store_reference(
-        qkv,
-        positions,
-        kv_slots,
-        cos_sin,
-        k_cache,
-        v_cache,
-        num_heads=num_heads,
-        bias=bias,
-        q_norm=q_norm,
-        k_norm=k_norm,
-        eps=eps,
-        memo=memo or StepMemo(),
+        qkv, positions, kv_slots, cos_sin, k_cache, v_cache, heads, memo=memo or StepMemo()
     )

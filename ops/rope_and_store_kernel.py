@@ -14,6 +14,7 @@ import triton.language as tl
 from torch import Tensor
 
 from .dependent_launch import launch_options, wait_for_inputs
+from .rope_and_store import QKVHeads
 
 HEADS_PER_PROGRAM = 4
 
@@ -105,17 +106,12 @@ def launch_rope_and_store(
     cos_sin: Tensor,
     k_cache: Tensor,
     v_cache: Tensor,
-    *,
-    num_heads: int,
-    bias: Tensor | None = None,
-    q_norm: Tensor | None = None,
-    k_norm: Tensor | None = None,
-    eps: float = 1e-6,
+    heads: QKVHeads,
 ) -> Tensor:
     """As `rope_and_store`; rows of qkv may lie apart."""
-    num_tokens = qkv.shape[0]
+    num_tokens, rotary_dim = len(qkv), cos_sin.shape[1]
+    num_heads, bias, q_norm, k_norm, eps = heads
     _, num_kv_heads, block_size, head_dim = k_cache.shape
-    rotary_dim = cos_sin.shape[1]
     assert qkv.stride(1) == 1 and cos_sin.is_contiguous(), "rows must be contiguous"
     assert k_cache.is_contiguous() and v_cache.is_contiguous(), "caches must be contiguous"
     assert (q_norm is None) == (k_norm is None), "q_norm and k_norm go together"

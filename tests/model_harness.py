@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -11,6 +11,7 @@ from octavo.cache.storage import KVStorage
 from octavo.model.batch import ForwardBatch
 from octavo.model.config import ModelConfig
 from octavo.model.decoder import DecoderLM
+from octavo.ops.paged_attention import ChunkRows, DecodeRows
 
 
 class Harness:
@@ -45,10 +46,10 @@ class Harness:
     def step(self, tokens: Mapping[int, Sequence[int]]) -> dict[int, Tensor]:
         """Feed slot -> next tokens, returns slot -> their logits. Single tokens run as decodes."""
         batch = self.batch(tokens)
-        logits, starts = self.run(batch), batch.chunk_starts.tolist()
-        spans = zip(batch.chunk_slots.tolist(), starts, starts[1:], strict=False)
+        logits, starts = self.run(batch), batch.chunks.query_starts.tolist()
+        spans = zip(batch.chunks.slots.tolist(), starts, starts[1:], strict=False)
         chunks = {slot: logits[start:end] for slot, start, end in spans}
-        decodes = enumerate(batch.decode_slots.tolist())
+        decodes = enumerate(batch.decodes.slots.tolist())
         return chunks | {slot: logits[row : row + 1] for row, slot in decodes}
 
     def run(self, batch: ForwardBatch) -> Tensor:
@@ -69,18 +70,32 @@ class Harness:
                 kv_slots.append(block * self.block_size + position % self.block_size)
             self.lengths[slot] += len(ids)
             starts.append(len(positions))
+        longest = max(self.lengths[slot] for slot, _ in rows)
         return ForwardBatch(
-            token_ids=torch.tensor([token for _, ids in rows for token in ids], dtype=torch.int32),
-            positions=torch.tensor(positions, dtype=torch.int32),
+            token_ids=integers(token for _, ids in rows for token in ids),
+            positions=integers(positions),
             kv_slots=torch.tensor(kv_slots, dtype=torch.int64),
             block_tables=self.block_tables,
-            decode_slots=torch.tensor(decodes, dtype=torch.int32),
-            decode_lens=torch.tensor([self.lengths[slot] for slot in decodes], dtype=torch.int32),
-            chunk_slots=torch.tensor(chunks, dtype=torch.int32),
-            chunk_starts=torch.tensor(starts[len(decodes) :], dtype=torch.int32),
-            chunk_lens=torch.tensor([self.lengths[slot] for slot in chunks], dtype=torch.int32),
+            decodes=DecodeRows(integers(decodes), integers(self.lengths[slot] for slot in decodes), longest),
+            chunks=ChunkRows(
+                integers(chunks),
+                integers(starts[len(decodes) :]),
+                integers(self.lengths[slot] for slot in chunks),
+            ),
             last_tokens=torch.arange(len(positions)),
-            last_slots=torch.tensor([slot for slot, ids in rows for _ in ids], dtype=torch.int32),
-            last_lens=torch.tensor(positions, dtype=torch.int32) + 1,
-            max_seq_len=max(self.lengths[slot] for slot, _ in rows),
+            last=DecodeRows(
+                integers(slot for slot, ids in rows for _ in ids),
+                integers(position + 1 for position in positions),
+                longest,
+            ),
         )
+
+
+def integers(values: Iterable[int]) -> Tensor:
+    return torch.tensor(list(values), dtype=torch.int32)
+
+
+def with_padding(rows: DecodeRows, count: int) -> DecodeRows:
+    """The rows, and padding rows behind them."""
+    padding = torch.zeros(count, dtype=torch.int32)
+    return rows._replace(slots=torch.cat((rows.slots, padding)), seq_lens=torch.cat((rows.seq_lens, padding)))

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from octavo.ops.paged_attention import DecodeRows, PagedKV
+
 DTYPES = [torch.float32, torch.float16]
 if torch.cuda.is_available():
     DTYPES.append(torch.bfloat16)  # the interpreter reads bfloat16 wrongly
@@ -50,6 +52,14 @@ class PagedCache:
             tables[slot, -(-length // block_size) :] = 1 << 20
         seq_lens = torch.tensor(lengths, dtype=torch.int32)
         return cls(*(t.to(device) for t in (k, v, tables, slots, seq_lens)))
+
+    @property
+    def kv(self) -> PagedKV:
+        return PagedKV(self.k, self.v, self.block_tables)
+
+    def decodes(self, max_seq_len: int) -> DecodeRows:
+        """A query for each row."""
+        return DecodeRows(self.slots, self.seq_lens, max_seq_len)
 
     def attend(self, q: Tensor, row: int, scale: float, window: int | None) -> Tensor:
         """Row's last len(q) positions, [n, Hq, d] in float64, key by key from the definition."""

@@ -6,8 +6,10 @@ from dataclasses import replace
 
 import pytest
 import torch
-from model_harness import Harness
+from model_harness import Harness, with_padding
 from runner_harness import CONFIG, random_model
+
+from octavo.ops.paged_attention import ChunkRows, DecodeRows
 
 
 @pytest.fixture
@@ -30,14 +32,13 @@ def test_a_mixed_step_gives_what_its_halves_give_alone(harness: Harness) -> None
 def test_a_single_token_is_the_same_as_a_decode_and_as_a_chunk(harness: Harness) -> None:
     decodes = harness.batch({0: [6], 2: [5]})
     expected = harness.run(decodes)
+    slots, seq_lens, max_seq_len = decodes.decodes
     for num_decodes in (0, 1):
+        starts = torch.arange(num_decodes, 3, dtype=torch.int32)
         mixed = replace(
             decodes,
-            decode_slots=decodes.decode_slots[:num_decodes],
-            decode_lens=decodes.decode_lens[:num_decodes],
-            chunk_slots=decodes.decode_slots[num_decodes:],
-            chunk_starts=torch.arange(num_decodes, 3, dtype=torch.int32),
-            chunk_lens=decodes.decode_lens[num_decodes:],
+            decodes=DecodeRows(slots[:num_decodes], seq_lens[:num_decodes], max_seq_len),
+            chunks=ChunkRows(slots[num_decodes:], starts, seq_lens[num_decodes:]),
         )
         torch.testing.assert_close(harness.run(mixed), expected, rtol=1e-4, atol=1e-4)
 
@@ -47,12 +48,11 @@ def test_padding_rows_leave_the_tokens_of_others_alone(harness: Harness) -> None
     batch = harness.batch({0: [6], 1: [1, 2, 3], 2: [5], 3: [4, 4, 4, 4, 4]})
     expected = harness.run(batch)
     padding = torch.zeros(4, dtype=torch.int32)
-    padded = replace(
-        batch,
-        decode_slots=torch.cat((batch.decode_slots, padding)),
-        decode_lens=torch.cat((batch.decode_lens, padding)),
-        chunk_slots=torch.cat((batch.chunk_slots, padding)),
-        chunk_starts=torch.cat((batch.chunk_starts, padding + len(batch.token_ids))),
-        chunk_lens=torch.cat((batch.chunk_lens, padding)),
+    slots, starts, seq_lens = batch.chunks
+    chunks = ChunkRows(
+        torch.cat((slots, padding)),
+        torch.cat((starts, padding + len(batch.token_ids))),
+        torch.cat((seq_lens, padding)),
     )
+    padded = replace(batch, decodes=with_padding(batch.decodes, 4), chunks=chunks)
     torch.testing.assert_close(harness.run(padded), expected, rtol=1e-4, atol=1e-4)

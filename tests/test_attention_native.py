@@ -9,7 +9,8 @@ from torch import Tensor
 from octavo.ops.attention_native import HeadShape, NativeAttention
 from octavo.ops.decode_attention import decode_attention
 from octavo.ops.native_code import find_team
-from octavo.ops.rope_and_store import rope_and_store
+from octavo.ops.paged_attention import DecodeRows, PagedKV
+from octavo.ops.rope_and_store import QKVHeads, rope_and_store
 
 TEAM = find_team()
 pytestmark = pytest.mark.skipif(TEAM is None, reason="no native code on this processor")
@@ -43,19 +44,9 @@ def test_decode_attention(native: NativeAttention, block_size: int, window: int 
     q = torch.randn(5, native.shape.num_heads, native.shape.head_dim)
 
     def attend(machine: NativeAttention | None, out: Tensor | None = None) -> Tensor:
-        return decode_attention(
-            q,
-            k_cache,
-            v_cache,
-            tables,
-            slots,
-            torch.tensor(lengths, dtype=torch.int32),
-            scale=0.2,
-            window=window,
-            max_seq_len=12 * block_size,
-            out=out,
-            native=machine,
-        )
+        rows = DecodeRows(slots, torch.tensor(lengths, dtype=torch.int32), 12 * block_size)
+        kv = PagedKV(k_cache, v_cache, tables)
+        return decode_attention(q, kv, rows, scale=0.2, window=window, out=out, native=machine)
 
     torch.testing.assert_close(attend(native), attend(None), atol=2e-5, rtol=1e-4)
     wide = torch.zeros(7, *q.shape[1:])
@@ -70,9 +61,8 @@ def test_a_row_that_is_not_a_number_stays_so(native: NativeAttention) -> None:
     q[0] = float("nan")
     out = torch.empty_like(q)
     tables, two = torch.arange(8).view(2, 4).int(), torch.tensor([0, 1], dtype=torch.int32)
-    native.decode_attention(
-        q, k_cache, v_cache, tables, two, two + 20, scale=0.1, window=None, max_seq_len=64, out=out
-    )
+    kv, rows = PagedKV(k_cache, v_cache, tables), DecodeRows(two, two + 20, max_seq_len=64)
+    native.decode_attention(q, kv, rows, scale=0.1, window=None, out=out)
     assert out[0].isnan().all() and out[1].isfinite().all()
 
 
@@ -98,8 +88,7 @@ def test_rope_and_store(native: NativeAttention, num_tokens: int, biased: bool) 
             cos_sin,
             k_cache,
             v_cache,
-            num_heads=shape.num_heads,
-            bias=bias,
+            QKVHeads(shape.num_heads, bias),
             native=machine,
         )
         results.append((q, k_cache, v_cache))

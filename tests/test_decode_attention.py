@@ -9,19 +9,18 @@ from torch import Tensor
 
 from octavo.ops.decode_attention import decode_attention
 from octavo.ops.decode_attention_kernel import launch_decode_attention
+from octavo.ops.paged_attention import DecodeRows
 from octavo.ops.step_memo import StepMemo
 from octavo.ops.tuning import NUM_SPLIT_COUNTERS, DecodeTiles, decode_programs
 
 TILES = DecodeTiles(block_n=32, num_warps=4, num_stages=2, programs_per_sm=2)
 
 
-def run_kernel(q: Tensor, cache: PagedCache, **options: object) -> Tensor:
-    arguments = dict(scale=q.shape[2] ** -0.5, tiles=TILES)
-    if "max_seq_len" not in options:  # a captured stream may not be asked
-        arguments["max_seq_len"] = int(cache.seq_lens.max())
-    return launch_decode_attention(
-        q, cache.k, cache.v, cache.block_tables, cache.slots, cache.seq_lens, **(arguments | options)
-    )
+def run_kernel(q: Tensor, cache: PagedCache, max_seq_len: int | None = None, **options: object) -> Tensor:
+    if max_seq_len is None:  # a captured stream may not be asked
+        max_seq_len = int(cache.seq_lens.max())
+    arguments = dict(scale=q.shape[2] ** -0.5, tiles=TILES) | options
+    return launch_decode_attention(q, cache.kv, cache.decodes(max_seq_len), **arguments)
 
 
 def check(out: Tensor, q: Tensor, cache: PagedCache, window: int | None = None) -> None:
@@ -42,10 +41,8 @@ def test_any_path_of_a_device_agrees_with_the_definition(
     q = torch.randn(len(lengths), 9, 64, device=device)
     memo = StepMemo()
     for _ in range(2):  # the second call finds its indices in the memo
-        out = decode_attention(
-            q, cache.k, cache.v, cache.block_tables, cache.slots, cache.seq_lens,
-            scale=64**-0.5, window=window, max_seq_len=max(lengths), memo=memo,
-        )  # fmt: skip
+        rows = cache.decodes(max(lengths))
+        out = decode_attention(q, cache.kv, rows, scale=64**-0.5, window=window, memo=memo)
         check(out, q, cache, window)
 
 
@@ -53,10 +50,7 @@ def test_reference_splits_large_batches_into_groups() -> None:
     lengths = [300, 20, 2000, 310, 300, 1]
     cache = PagedCache.random(lengths, 2, 64, 16, torch.float32, torch.device("cpu"))
     q, out = torch.randn(6, 4, 64), torch.empty(6, 4, 64)
-    returned = decode_attention(
-        q, cache.k, cache.v, cache.block_tables, cache.slots, cache.seq_lens,
-        scale=0.125, max_seq_len=2000, out=out,
-    )  # fmt: skip
+    returned = decode_attention(q, cache.kv, cache.decodes(2000), scale=0.125, out=out)
     assert returned.data_ptr() == out.data_ptr()
     check(out, q, cache)
 
@@ -111,11 +105,9 @@ def test_more_rows_than_are_added_up_at_a_time(kernel_device: torch.device) -> N
 
 def test_no_sequence_at_all(kernel_device: torch.device) -> None:
     cache = PagedCache.random([5], 2, 32, 16, torch.float32, kernel_device)
-    none = PagedCache(cache.k, cache.v, cache.block_tables, cache.slots[:0], cache.seq_lens[:0])
+    none = DecodeRows(cache.slots[:0], cache.seq_lens[:0], max_seq_len=1)
     q = torch.empty(0, 4, 32, device=kernel_device)
-    out = launch_decode_attention(
-        q, none.k, none.v, none.block_tables, none.slots, none.seq_lens, scale=1.0, max_seq_len=1
-    )
+    out = launch_decode_attention(q, cache.kv, none, scale=1.0)
     assert out.shape == (0, 4, 32)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 import transformers
-from model_harness import Harness
+from model_harness import Harness, with_padding
 from torch import Tensor
 
 from octavo.model.config import ModelConfig
@@ -18,6 +18,7 @@ from octavo.model.decoder import DecoderLM
 from octavo.model.linear import DenseWeight
 from octavo.model.safetensors_file import count_tensors, read_tensors, safetensors_files
 from octavo.model.weights import load_weights
+from octavo.ops.paged_attention import DecodeRows
 
 CPU = torch.device("cpu")
 SIZES: dict[str, Any] = {
@@ -159,9 +160,8 @@ def test_only_the_last_tokens_go_through_the_head(wanted: list[int], tmp_path: P
     tokens = random_tokens(12, seed=4)
     harness = Harness(model, config, num_slots=1, max_length=16)
     batch, last = harness.batch({0: tokens}), torch.tensor(wanted, dtype=torch.int64)
-    batch = replace(
-        batch, last_tokens=last, last_slots=batch.last_slots[last], last_lens=batch.last_lens[last]
-    )
+    rows = DecodeRows(batch.last.slots[last], batch.last.seq_lens[last], batch.last.max_seq_len)
+    batch = replace(batch, last_tokens=last, last=rows)
     logits = harness.run(batch)
     assert logits.shape == (len(wanted), SIZES["vocab_size"])
     assert_same(logits, reference_logits(reference, tokens)[wanted])
@@ -182,8 +182,7 @@ def test_padding_changes_nothing(tmp_path: Path) -> None:
         token_ids=torch.cat((batch.token_ids, padding)),
         positions=torch.cat((batch.positions, padding)),
         kv_slots=torch.cat((batch.kv_slots, torch.full((3,), -1))),
-        decode_slots=torch.cat((batch.decode_slots, padding)),
-        decode_lens=torch.cat((batch.decode_lens, padding)),
+        decodes=with_padding(batch.decodes, 3),
     )
     assert_same(harness.run(padded), expected)
     for before, after in zip(pages, (page for pair in harness.kv.layers for page in pair), strict=True):

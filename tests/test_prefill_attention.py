@@ -11,6 +11,7 @@ import torch
 from paged_cache import DTYPES, TOLERANCE, PagedCache
 from torch import Tensor
 
+from octavo.ops.paged_attention import ChunkRows
 from octavo.ops.prefill_attention import prefill_attention
 from octavo.ops.prefill_attention_kernel import launch_prefill_attention
 from octavo.ops.prefill_plan_kernel import launch_split_plan
@@ -33,18 +34,13 @@ def starts(query_lens: list[int], device: torch.device) -> Tensor:
     return torch.tensor([0, *query_lens], device=device).cumsum(0).to(torch.int32)
 
 
+def chunks(cache: PagedCache, query_starts: Tensor) -> ChunkRows:
+    return ChunkRows(cache.slots, query_starts, cache.seq_lens)
+
+
 def run_kernel(q: Tensor, cache: PagedCache, query_lens: list[int], **options: object) -> Tensor:
-    arguments = dict(scale=q.shape[2] ** -0.5, tiles=TILES)
-    return launch_prefill_attention(
-        q,
-        cache.k,
-        cache.v,
-        cache.block_tables,
-        cache.slots,
-        starts(query_lens, q.device),
-        cache.seq_lens,
-        **(arguments | options),
-    )
+    arguments = dict(scale=q.shape[2] ** -0.5, tiles=TILES) | options
+    return launch_prefill_attention(q, cache.kv, chunks(cache, starts(query_lens, q.device)), **arguments)
 
 
 def plan(
@@ -79,10 +75,8 @@ def test_any_path_of_a_device_agrees_with_the_definition(
     cache = PagedCache.random(seq_lens, 3, 64, 16, torch.float32, device)
     q, memo = torch.randn(sum(query_lens), 9, 64, device=device), StepMemo()
     for _ in range(2):  # the second call finds its indices in the memo
-        out = prefill_attention(
-            q, cache.k, cache.v, cache.block_tables, cache.slots, starts(query_lens, device), cache.seq_lens,
-            scale=64**-0.5, window=window, memo=memo,
-        )  # fmt: skip
+        rows = chunks(cache, starts(query_lens, device))
+        out = prefill_attention(q, cache.kv, rows, scale=64**-0.5, window=window, memo=memo)
         check(out, q, cache, query_lens, window)
 
 
@@ -95,10 +89,7 @@ def test_queries_of_others_before_and_behind_the_rows_are_left_alone(
     q = torch.randn(before + 30 + 12 + 20, 6, 32, device=kernel_device)
     query_starts = starts([30, 12, 0], kernel_device) + before
     out = torch.full_like(q, 7)
-    path(
-        q, cache.k, cache.v, cache.block_tables, cache.slots, query_starts, cache.seq_lens,
-        scale=32**-0.5, out=out,
-    )  # fmt: skip
+    path(q, cache.kv, chunks(cache, query_starts), scale=32**-0.5, out=out)
     check(out[before:], q[before:], cache, [30, 12, 0])
     assert (out[:before] == 7).all() and (out[before + 42 :] == 7).all()
 
@@ -231,10 +222,7 @@ def test_kernel_in_a_cuda_graph_follows_rows_that_change(with_splits: bool) -> N
         options |= dict(tiles=replace(SPLIT_TILES, block_m=64))
 
     def launch() -> Tensor:
-        return launch_prefill_attention(
-            q, cache.k, cache.v, cache.block_tables, cache.slots, query_starts, cache.seq_lens, scale=0.125,
-            **options,
-        )  # fmt: skip
+        return launch_prefill_attention(q, cache.kv, chunks(cache, query_starts), scale=0.125, **options)
 
     launch()
     graph = torch.cuda.CUDAGraph()

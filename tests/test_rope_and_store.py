@@ -11,7 +11,7 @@ import torch
 from paged_cache import DTYPES, TOLERANCE
 from torch import Tensor
 
-from octavo.ops.rope_and_store import rope_and_store
+from octavo.ops.rope_and_store import QKVHeads, rope_and_store
 from octavo.ops.rope_and_store_kernel import launch_rope_and_store
 from octavo.ops.step_memo import StepMemo
 
@@ -63,7 +63,8 @@ def check(
         "q_norm": torch.randn(head_dim, dtype=dtype, device=device) if norm else None,
         "k_norm": torch.randn(head_dim, dtype=dtype, device=device) if norm else None,
     }
-    q = run(qkv, positions, kv_slots, cos_sin, *caches, num_heads=num_heads, eps=EPS, **vectors)
+    made = QKVHeads(num_heads, eps=EPS, **vectors)
+    q = run(qkv, positions, kv_slots, cos_sin, *caches, made)
 
     heads = qkv.double() if vectors["bias"] is None else qkv.double() + vectors["bias"].double()
     heads = heads.view(num_tokens, -1, head_dim) if num_tokens else heads.view(0, size // head_dim, head_dim)
@@ -122,7 +123,7 @@ def test_layers_of_a_step_share_what_the_first_one_looked_up() -> None:
     positions, kv_slots = torch.tensor([3], dtype=torch.int32), torch.tensor([3])
     qkv = torch.randn(1, 3 * 16)
     first, second = (
-        rope_and_store(qkv, positions, kv_slots, cos_sin, k_cache, v_cache, num_heads=1, memo=memo)
+        rope_and_store(qkv, positions, kv_slots, cos_sin, k_cache, v_cache, QKVHeads(1), memo=memo)
         for _ in range(2)
     )
     assert lookups == 1 and torch.equal(first, second)
