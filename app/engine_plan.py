@@ -12,7 +12,7 @@ import torch
 from ..cache.config import CacheConfig
 from ..cache.ledger import MemoryFitError, MemoryLedger, kv_bytes_per_block
 from ..model.config import ModelConfig
-from ..model.graphs import mixed_sizes
+from ..model.graph_shapes import mixed_sizes
 from ..model.memory import MemoryUse, activation_bytes, device_memory, graph_bytes, weight_bytes
 from ..scheduler.config import SchedulerConfig
 from .config import EngineConfig

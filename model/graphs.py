@@ -1,10 +1,9 @@
 """Whole steps as CUDA graphs, one per padded shape. Knows no model: it captures what it is given.
 
 A captured step reads its inputs from one buffer at a fixed address and leaves its results at fixed addresses,
-so a launch is one copy and one replay. There are two families of shapes: steps of decodes alone, and mixed
-ones, whose rows are decodes and chunks in any proportion. Graphs share one memory pool and are captured from
-large to small: the smaller ones live in what the largest needs. A few come first; the others when there is
-nothing else to do, or when steps have lost more by making do with a larger one than a capture costs.
+so a launch is one copy and one replay. Graphs share one memory pool and are captured from large to small: the
+smaller ones live in what the largest needs. A few are captured first; the others when there is nothing else
+to do, or when steps have lost more by making do with a larger one than a capture costs.
 """
 
 from __future__ import annotations
@@ -20,6 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .graph_shapes import first_shapes
 from .step_inputs import (
     BlockTableMirror,
     HostBuffer,
@@ -30,86 +30,22 @@ from .step_inputs import (
     unpack,
 )
 
-_MIXED_TOKENS = (
-    *(64, 128, 192, 256, 320, 384, 512, 640, 768, 1024, 1280, 1536, 2048),
-    *(2560, 3072, 3584, 4096, 5120, 6144, 7168, 8192),
-)
-_MIXED_ROWS = (16, 64, 256, 512, 1024, 1536)
-_LARGE_TOKENS = 2048
-_LARGE_ROWS = (64, 256, 1024, 2048)
-"""Rows of graphs of more tokens than that, which take so long that padding costs little."""
-_MIN_CHUNKS = 64
-_TOKENS_PER_CHUNK = 32
-_SPARE_UPDATES = 256
-"""Block-table entries of a mixed graph beside one per row and its own tokens': for cached prefixes."""
+_NUM_STAGING = 3
+"""Host buffers that take turns: one is still being read when the next step is packed."""
+_NUM_MEASURED = 6
+"""Graphs beside the largest that `measure` captures."""
+_CAUTION = 1.1
+"""What `measure` multiplies the graphs that it has not captured by."""
+_MAX_WASTED_TOKENS = 4096
+"""Tokens computed in vain for want of one shape. They take about as long as its capture does."""
+_LAUNCHED_TOKENS = 1024
+"""What a step without any graph loses, in tokens."""
+_EMPTY = StepLayout(StepShape(0, 0, 0, 0, 0), 0, [], dict.fromkeys(StepArrays._fields, np.zeros(0, np.int32)))
 
 log = logging.getLogger(__name__)
 
 Step = Callable[[StepArrays], tuple[Tensor, Tensor]]
 """Queues one step on the current stream and returns (logits, tokens)."""
-
-
-def decode_sizes(max_num_seqs: int) -> list[int]:
-    """Batch sizes to capture, ascending; from 64 on, padding costs at most an eighth."""
-    sizes = [*range(1, 17), *range(24, 257, 8), *range(288, 513, 32), *range(576, 1025, 64)]
-    sizes += range(1152, 2049, 128)
-    return sorted({*(size for size in sizes if size < max_num_seqs), min(max_num_seqs, sizes[-1])})
-
-
-def decode_shapes(max_num_seqs: int) -> list[StepShape]:
-    """Steps whose every token is sampled, ascending. A row takes a new block at most, or a cached prefix."""
-    return [StepShape(size, size, 0, size, size) for size in decode_sizes(max_num_seqs)]
-
-
-def mixed_shapes(max_num_seqs: int, max_num_tokens: int, block_size: int) -> list[StepShape]:
-    """Steps with chunks, ascending by tokens, then by rows.
-
-    Beyond 8,192 tokens the device takes longer than launching kernel by kernel does.
-    """
-    return [
-        StepShape(
-            tokens,
-            size,
-            min(size, max_chunks(tokens)),
-            size,
-            size + -(-tokens // block_size) + _SPARE_UPDATES,
-        )
-        for tokens in mixed_sizes(max_num_tokens)
-        for size in _mixed_rows(tokens, max_num_seqs)
-        if size < tokens
-    ]
-
-
-def max_chunks(num_tokens: int) -> int:
-    """Chunks of a mixed graph at most; room for one costs next to nothing."""
-    return max(_MIN_CHUNKS, num_tokens // _TOKENS_PER_CHUNK)
-
-
-def _mixed_rows(num_tokens: int, max_num_seqs: int) -> list[int]:
-    rows = _MIXED_ROWS if num_tokens <= _LARGE_TOKENS else _LARGE_ROWS
-    return sorted({min(num_rows, max_num_seqs) for num_rows in rows})
-
-
-def first_shapes(decodes: Sequence[StepShape], mixed: Sequence[StepShape]) -> set[StepShape]:
-    """Shapes without which no step shall be: any other has one of them that is not much larger."""
-    doubled = {shape for shape in decodes if shape.num_tokens.bit_count() == 1}
-    widest = {shape.num_tokens: shape for shape in mixed}  # rows ascend, so the last stays
-    return {*doubled, *decodes[-1:], *widest.values()}
-
-
-def mixed_sizes(max_num_tokens: int) -> tuple[int, ...]:
-    """Tokens of the steps with chunks that are captured, ascending."""
-    return tuple(tokens for tokens in _MIXED_TOKENS if tokens <= max_num_tokens)
-
-
-def varied_shapes(max_num_seqs: int, block_size: int) -> list[StepShape]:
-    """A few steps that between them need every kernel variant that any step needs."""
-    *decodes, largest = decode_shapes(max_num_seqs)
-    sizes = {1, 2, 3, 8, 16, 32, 64, 128, 256, 512}
-    # Small steps with chunks split prefixes, large ones do not: where, depends on the heads.
-    few, *mixed, many = mixed_shapes(max_num_seqs, _MIXED_TOKENS[-1], block_size)
-    every_width = (shape for shape in mixed if shape.num_tokens == _LARGE_TOKENS)
-    return [*(shape for shape in decodes if shape.num_tokens in sizes), largest, few, *every_width, many]
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,7 +98,6 @@ class StepGraphs:
         self._wasted: Counter[StepShape] = Counter()  # tokens, by the shape that would have saved them
         num_bytes = max(shape.num_bytes for shape in self._left)
         self._inputs = torch.zeros(num_bytes, dtype=torch.uint8, device=device)
-        # Used in turn: one is still being read when the next step is packed.
         self._staging = [host_memory(num_bytes, device) for _ in range(_NUM_STAGING)]
         self._turns = itertools.cycle(range(_NUM_STAGING))
         self._pool = torch.cuda.graph_pool_handle()
@@ -251,13 +186,3 @@ class StepGraphs:
                 graph.capture_end()
         self._captured[shape] = CapturedStep(graph, packed, staging, logits, tokens)
         self._left.discard(shape)
-
-
-_NUM_STAGING = 3
-_NUM_MEASURED = 6
-_CAUTION = 1.1
-_MAX_WASTED_TOKENS = 4096
-"""Of one shape. Their computation takes about as long as its capture, in which streams wait."""
-_LAUNCHED_TOKENS = 1024
-"""What a step without any graph loses, in tokens."""
-_EMPTY = StepLayout(StepShape(0, 0, 0, 0, 0), 0, [], dict.fromkeys(StepArrays._fields, np.zeros(0, np.int32)))

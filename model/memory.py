@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 from .config import ModelConfig
-from .graphs import decode_shapes, mixed_shapes
+from .graph_shapes import decode_shapes, mixed_shapes
 from .prompt_scores import MAX_PIECE_ROWS
 
 _WORKSPACE_BYTES = 64 << 20

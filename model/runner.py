@@ -18,7 +18,8 @@ from ..ops.paged_attention import ChunkRows, DecodeRows
 from ..ops.slot_state import begin_step, end_step
 from .batch import ForwardBatch
 from .decoder import DecoderLM
-from .graphs import StepGraphs, decode_shapes, mixed_shapes, varied_shapes
+from .graph_shapes import decode_shapes, mixed_shapes, varied_shapes
+from .graphs import StepGraphs
 from .plan import GraphCounts, StepPlan
 from .prompt_scores import PromptQuestions, PromptScores
 from .sampler import Sampled, Sampler

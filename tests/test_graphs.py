@@ -12,14 +12,14 @@ from hypothesis import strategies as st
 from runner_harness import BLOCK_SIZE, VOCAB_SIZE, PlanMaker, make_runner
 
 from octavo.model import graphs
-from octavo.model.graphs import (
-    StepGraphs,
+from octavo.model.graph_shapes import (
     decode_shapes,
     decode_sizes,
     first_shapes,
     max_chunks,
     mixed_shapes,
 )
+from octavo.model.graphs import StepGraphs
 from octavo.model.plan import GraphCounts, SequenceSlice, StepPlan
 from octavo.model.runner import ModelRunner
 from octavo.model.step_inputs import BlockTableMirror, StepShape

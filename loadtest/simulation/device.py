@@ -89,6 +89,6 @@ H100 = {
 """One H100 80 GB: Qwen2.5-1.5B and Llama-3.1-8B, bf16."""
 _LARGE = (2560, 3072, 3584, 4096, 5120, 6144, 7168, 8192)
 GRAPHS = (64, 128, 192, 256, 320, 384, 512, 640, 768, 1024, 1280, 1536, 2048, *_LARGE)
-"""Tokens of the steps with prompts that model/graphs.py captures."""
+"""Tokens of the steps with prompts of model/graph_shapes.py."""
 FINER_GRAPHS = (*range(64, 512, 64), *range(512, 2049, 128), *_LARGE)
 """What products in tiles of 128 rows leave room for."""
