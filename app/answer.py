@@ -28,7 +28,7 @@ from .disconnect import unless_disconnected
 from .errors import GenerationError, RequestError
 from .generation import RequestOptions, TextDelta
 from .json_response import ignored_header
-from .logprob_objects import prompt_logprobs
+from .logprobs import prompt_logprobs
 from .protocol import client_names, usage
 from .request_summary import AnswerSummary
 from .sse import EventStream

@@ -11,7 +11,7 @@ from msgspec import Struct
 from msgspec.json import encode
 
 from .errors import RequestError
-from .validation import Refused, check_fields, convert, show, without_nulls
+from .validation import Refused, convert, read_object, wrong
 
 ROLES = ("user", "assistant", "system")
 _BLOCK_REFUSED: Refused = {"citations": ([],)}
@@ -89,13 +89,10 @@ class MessagesReader:
     def add(self, entry: Any, path: str) -> None:
         """The next message. Raises RequestError."""
         if not isinstance(entry, dict):
-            complaint = f"{path} must be an object, got {show(entry)}"
-            raise RequestError(complaint, param=path, code="invalid_type")
-        self._ignored += check_fields(entry, InputMessage, {}, path)
-        message = convert(without_nulls(entry), InputMessage, path)
+            raise wrong(path, "an object", entry, "invalid_type")
+        message = convert(read_object(entry, InputMessage, {}, path, self._ignored), InputMessage, path)
         if message.role not in ROLES:
-            rule = f"must be one of {', '.join(ROLES)}"
-            raise RequestError(f"{path}.role {rule}, got {show(message.role)}", param=f"{path}.role")
+            raise wrong(f"{path}.role", f"one of {', '.join(ROLES)}", message.role)
         if isinstance(message.content, str):
             self._append({"role": message.role, "content": message.content}, path)
             return
@@ -150,10 +147,6 @@ class MessagesReader:
         kind = entry.get("type") if isinstance(entry, dict) else None
         if isinstance(kind, str) and kind not in allowed:
             names = " or ".join(f'"{name}"' for name in allowed)
-            message = f"{path}.type must be {names} here, got {show(kind)}"
-            raise RequestError(message, param=f"{path}.type", code="unsupported_value")
+            raise wrong(f"{path}.type", f"{names} here", kind, "unsupported_value")
         into, refused = _KINDS[kind if isinstance(kind, str) else "text"]
-        if isinstance(entry, dict):
-            self._ignored += check_fields(entry, into, refused, path)
-            entry = {name: value for name, value in without_nulls(entry).items() if name not in refused}
-        return convert(entry, into, path)
+        return convert(read_object(entry, into, refused, path, self._ignored), into, path)

@@ -10,10 +10,8 @@ from ..model.sampling_params import SamplingParams
 from ..scheduler.thinking_limit import ThinkingLimit
 from .answer_parts import PartsMaker
 from .chunks import ChunkShape
+from .logprobs import LogprobsWriter
 from .protocol import SamplingFields
-
-LogprobsWriter = Callable[[Sequence[int], Sequence[Any]], Any]
-"""(token ids, their TokenLogprobs) of one choice's next tokens -> what the response says of them."""
 
 
 class Route(NamedTuple):

@@ -10,19 +10,19 @@ from typing import Any
 
 from ..model.sampling_params import SamplingParams
 from .answer import Answer
-from .asked import Asked, LogprobsWriter, Route
+from .asked import Asked, Route
 from .chat_formats import ChatFormats, check_combination
 from .chunks import CHAT_CHUNK
 from .context import ServerContext
 from .endpoint import GenerationEndpoint
 from .errors import RequestError
+from .logprobs import LogprobsWriter, chat_logprobs
 from .prompt_encoder import PromptEncoder, truncation
 from .protocol import sampling_params
 from .protocol_chat import (
     ChatPrompt,
     ChatRequest,
     chat_choice,
-    chat_logprobs,
     check_template_flags,
     read_chat,
 )

@@ -8,7 +8,7 @@ from typing import Any
 from msgspec import Struct
 
 from .errors import RequestError
-from .validation import Refused, check_fields, convert, join, show, without_nulls
+from .validation import Refused, check_fields, convert, join, missing, read_object, show, without_nulls, wrong
 
 ROLES = ("system", "developer", "user", "assistant", "tool")
 
@@ -80,17 +80,15 @@ def read_messages(entries: Sequence[Any], ignored: list[str]) -> list[dict[str, 
 
 def _read_message(entry: Any, path: str, ignored: list[str]) -> dict[str, Any]:
     if not isinstance(entry, dict):
-        raise RequestError(f"{path} must be an object, got {show(entry)}", param=path, code="invalid_type")
+        raise wrong(path, "an object", entry, "invalid_type")
     into, refused = _kind(entry.get("role"))
     ignored += check_fields(entry, into, refused, path)
     message = convert(without_nulls(entry), into, path)
     if message.role not in ROLES:
-        rule = f"must be one of {', '.join(ROLES)}"
-        raise RequestError(f"{path}.role {rule}, got {show(message.role)}", param=f"{path}.role")
+        raise wrong(f"{path}.role", f"one of {', '.join(ROLES)}", message.role)
     extras = _assistant_extras(message, path, ignored) if isinstance(message, _Assistant) else {}
     if message.content is None and not extras and not (message.role == "assistant" and "content" in entry):
-        name = f"{path}.content"
-        raise RequestError(f"{name} is required", param=name, code="missing_required_parameter")
+        raise missing(f"{path}.content")
     # Open models are trained on "system"; "developer" is OpenAI's newer word for it.
     role = "system" if message.role == "developer" else message.role
     parts = _ASSISTANT_PARTS if role == "assistant" else _PARTS
@@ -123,15 +121,11 @@ def _assistant_extras(message: _Assistant, path: str, ignored: list[str]) -> dic
 
 
 def _read_call(entry: Any, path: str, ignored: list[str]) -> dict[str, Any]:
-    if isinstance(entry, dict):
-        ignored += check_fields(entry, _Call, {}, path)
-        entry = without_nulls(entry)
-    call = convert(entry, _Call, path)
+    call = convert(read_object(entry, _Call, {}, path, ignored), _Call, path)
     if call.type != "function":
-        raise RequestError(f'{path}.type must be "function", got {show(call.type)}', param=f"{path}.type")
+        raise wrong(f"{path}.type", '"function"', call.type)
     path = f"{path}.function"
-    ignored += check_fields(call.function, _Function, {}, path)
-    function = convert(without_nulls(call.function), _Function, path)
+    function = convert(read_object(call.function, _Function, {}, path, ignored), _Function, path)
     named = {"name": function.name, "arguments": function.arguments or "{}"}
     return {**({} if call.id is None else {"id": call.id}), "type": "function", "function": named}
 
@@ -149,9 +143,7 @@ def _read_content(
         path = f"{message_path}.content[{i}]"
         kind = entry.get("type") if isinstance(entry, dict) else None
         if isinstance(kind, str) and kind not in parts:
-            rule = " or ".join(map(show, parts))
-            message = f"{path}.type must be {rule}, got {show(kind)}"
-            raise RequestError(message, param=f"{path}.type", code="unsupported_value")
+            raise wrong(f"{path}.type", " or ".join(map(show, parts)), kind, "unsupported_value")
         into = parts.get(kind, _TextPart) if isinstance(kind, str) else _TextPart
         part = convert(entry, into, path)
         ignored += check_fields(entry, into, _PART_REFUSED, path)

@@ -11,11 +11,11 @@ from .chunks import COMPLETION_CHUNK
 from .context import ServerContext
 from .endpoint import GenerationEndpoint
 from .errors import RequestError
+from .logprobs import CompletionLogprobs
 from .prompt_encoder import PromptEncoder, truncation
 from .protocol import sampling_params
 from .protocol_completion import (
     CompletionRequest,
-    LogprobsBuilder,
     completion_choice,
     read_completion,
 )
@@ -29,7 +29,7 @@ def completions(server: ServerContext, encoder: PromptEncoder) -> GenerationEndp
         object="text_completion",
         chunk=COMPLETION_CHUNK,
         choice=completion_choice,
-        logprobs=lambda as_ids: LogprobsBuilder(encoder.tokenizer.token_bytes, as_ids).build,
+        logprobs=lambda as_ids: CompletionLogprobs(encoder.tokenizer.token_bytes, as_ids).build,
     )
 
     def read(body: bytes) -> Asked:

@@ -17,11 +17,12 @@ import msgspec
 from ..scheduler.request import Claim
 from .answer import Answer
 from .answer_parts import Piece
-from .asked import Asked, LogprobsWriter, Route
+from .asked import Asked, Route
 from .chunks import CHAT_CHUNK
 from .context import ServerContext
 from .errors import GenerationError, RequestError
 from .generation import TextDelta
+from .logprobs import LogprobsWriter
 from .protocol_chat import chat_choice
 from .tool_stream import Content
 from .translation import Translation

@@ -13,7 +13,16 @@ from msgspec import Struct
 from .anthropic_input import MessagesReader
 from .errors import RequestError
 from .translation import ExtendedFields, Translation, json_schema_format, passed_on
-from .validation import Refused, check_fields, convert, refuse_unknown, show, without_nulls
+from .validation import (
+    Refused,
+    check_fields,
+    convert,
+    missing,
+    read_object,
+    refuse_unknown,
+    without_nulls,
+    wrong,
+)
 
 MESSAGES_REFUSED: Refused = {
     # Anthropic
@@ -168,8 +177,7 @@ def _read_format(
     if isinstance(form, dict):
         ignored += check_fields(form, OutputFormat, {}, path)
         if form.get("type") not in (None, "json_schema"):
-            message = f'{path}.type must be "json_schema", got {show(form["type"])}'
-            raise RequestError(message, param=f"{path}.type", code="unsupported_value")
+            raise wrong(f"{path}.type", '"json_schema"', form["type"], "unsupported_value")
     return body, form if isinstance(form, dict) else None, path
 
 
@@ -197,12 +205,8 @@ def _tool_fields(request: CountRequest, ignored: list[str]) -> dict[str, Any]:
         path = f"tools[{i}]"
         kind = entry.get("type") if isinstance(entry, dict) else None
         if kind not in (None, "custom"):
-            message = f'{path}.type must be "custom" on this server, got {show(kind)}'
-            raise RequestError(message, param=f"{path}.type", code="unsupported_value")
-        if isinstance(entry, dict):
-            ignored += check_fields(entry, CustomTool, _TOOL_REFUSED, path)
-            entry = {name: value for name, value in without_nulls(entry).items() if name not in _TOOL_REFUSED}
-        tool = convert(entry, CustomTool, path)
+            raise wrong(f"{path}.type", '"custom" on this server', kind, "unsupported_value")
+        tool = convert(read_object(entry, CustomTool, _TOOL_REFUSED, path, ignored), CustomTool, path)
         function = {"name": tool.name, "parameters": tool.input_schema, "strict": tool.strict}
         if tool.description is not None:
             function["description"] = tool.description
@@ -224,14 +228,14 @@ def _thinking_fields(request: CountRequest) -> dict[str, Any]:
         raise RequestError(message, param="thinking_token_budget")
     budget, path = thinking.budget_tokens, "thinking.budget_tokens"
     if thinking.type not in ("enabled", "adaptive", "disabled"):
-        message = f"thinking.type must be one of enabled, adaptive, disabled, got {show(thinking.type)}"
-        raise RequestError(message, param="thinking.type", code="unsupported_value")
+        rule = "one of enabled, adaptive, disabled"
+        raise wrong("thinking.type", rule, thinking.type, "unsupported_value")
     if thinking.type != "enabled":
         if budget is not None:
             raise RequestError(f'{path} must be left out unless thinking.type is "enabled"', param=path)
         return {"include_reasoning": thinking.type == "adaptive"}
     if budget is None:
-        raise RequestError(f"{path} is required", param=path, code="missing_required_parameter")
+        raise missing(path)
     if budget < 1 or (isinstance(request, MessagesRequest) and budget >= request.max_tokens):
         raise RequestError(f"{path} must be at least 1 and less than max_tokens, got {budget}", param=path)
     return {"thinking_token_budget": budget}
@@ -245,8 +249,6 @@ def _choice(choice: ToolChoice) -> Any:
             return "required"
         case "tool":
             if choice.name is None:
-                code = "missing_required_parameter"
-                raise RequestError("tool_choice.name is required", param="tool_choice.name", code=code)
+                raise missing("tool_choice.name")
             return {"type": "function", "function": {"name": choice.name}}
-    message = f"tool_choice.type must be one of auto, any, tool, none, got {show(choice.type)}"
-    raise RequestError(message, param="tool_choice.type")
+    raise wrong("tool_choice.type", "one of auto, any, tool, none", choice.type)

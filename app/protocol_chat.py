@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from ..model.plan import TokenLogprobs
 from .chat_messages import read_messages
 from .errors import RequestError
-from .logprob_objects import finite, id_name
 from .protocol import (
     DEFAULT_MAX_LOGPROBS,
     REFUSED,
@@ -129,23 +127,6 @@ def _check_chat(request: ChatRequest, max_logprobs: int) -> None:
         raise RequestError("top_logprobs must be 0 or left out unless logprobs is true", param="top_logprobs")
 
 
-def chat_logprobs(
-    token_ids: Sequence[int],
-    logprobs: Sequence[TokenLogprobs],
-    token_bytes: Callable[[int], bytes],
-    as_ids: bool = False,
-) -> dict[str, Any]:
-    """The `logprobs` object of a chat choice or chunk, for tokens in order; as_ids: named by their ids."""
-    content = [
-        {
-            **_token(token_id, entry.logprob, token_bytes, as_ids),
-            "top_logprobs": [_token(other, logprob, token_bytes, as_ids) for other, logprob in entry.top],
-        }
-        for token_id, entry in zip(token_ids, logprobs, strict=True)
-    ]
-    return {"content": content, "refusal": None}
-
-
 def chat_choice(
     index: int, text: str, logprobs: Any, finish_reason: str | None, stop_reason: str | int | None
 ) -> dict[str, Any]:
@@ -157,11 +138,3 @@ def chat_choice(
         "finish_reason": finish_reason,
         "stop_reason": stop_reason,
     }
-
-
-def _token(
-    token_id: int, logprob: float, token_bytes: Callable[[int], bytes], as_ids: bool
-) -> dict[str, Any]:
-    data = token_bytes(token_id)
-    name = id_name(token_id) if as_ids else data.decode("utf-8", "replace")
-    return {"token": name, "logprob": finite(logprob), "bytes": list(data)}

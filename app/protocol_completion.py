@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from ..model.plan import TokenLogprobs
 from .errors import RequestError
-from .logprob_objects import finite, id_name
 from .protocol import (
     DEFAULT_MAX_LOGPROBS,
     REFUSED,
@@ -17,7 +15,7 @@ from .protocol import (
     read_stream_options,
 )
 from .protocol_grammar import read_grammar_fields
-from .validation import Refused, check_fields, convert, refuse_unknown, show
+from .validation import Refused, check_fields, convert, refuse_unknown, show, wrong
 
 DEFAULT_MAX_TOKENS = 16
 
@@ -89,7 +87,7 @@ def read_prompts(prompt: Any) -> list[str | list[int]]:
         prompts, many = [convert(prompt, list[int], "prompt")], False
     else:
         rule = "a string, a list of strings, a list of token ids or a list of lists of token ids"
-        raise RequestError(f"prompt must be {rule}, got {show(prompt)}", param="prompt", code="invalid_type")
+        raise wrong("prompt", rule, prompt, "invalid_type")
     for i, entry in enumerate(prompts):
         if not entry:
             path = f"prompt[{i}]" if many else "prompt"
@@ -100,47 +98,6 @@ def read_prompts(prompt: Any) -> list[str | list[int]]:
 def _check_completion(request: CompletionRequest, max_logprobs: int) -> None:
     if request.logprobs is not None:
         check_num_logprobs("logprobs", request.logprobs, max_logprobs)
-
-
-class LogprobsBuilder:
-    """The `logprobs` object of one choice, token by token; `text_offset` runs through all its chunks.
-
-    as_ids: tokens are named by their ids.
-    """
-
-    def __init__(self, token_bytes: Callable[[int], bytes], as_ids: bool = False) -> None:
-        self._token_bytes = token_bytes
-        self._as_ids = as_ids
-        self._offset = 0
-
-    def build(self, token_ids: Sequence[int], logprobs: Sequence[TokenLogprobs | None]) -> dict[str, Any]:
-        """The object for the next tokens of the choice; nothing comes before a prompt's first: None."""
-        tokens: list[str] = []
-        offsets: list[int] = []
-        top: list[dict[str, float] | None] = []
-        for token_id, entry in zip(token_ids, logprobs, strict=True):
-            token = self._name(token_id)
-            tokens.append(token)
-            offsets.append(self._offset)
-            self._offset += len(self._text(token_id))
-            if entry is None:
-                top.append(None)
-                continue
-            # The chosen token is always among them, so up to one more than asked for.
-            chances = {self._name(other): finite(logprob) for other, logprob in entry.top}
-            top.append({token: finite(entry.logprob)} | chances)
-        return {
-            "text_offset": offsets,
-            "token_logprobs": [None if entry is None else finite(entry.logprob) for entry in logprobs],
-            "tokens": tokens,
-            "top_logprobs": top,
-        }
-
-    def _name(self, token_id: int) -> str:
-        return id_name(token_id) if self._as_ids else self._text(token_id)
-
-    def _text(self, token_id: int) -> str:
-        return self._token_bytes(token_id).decode("utf-8", "replace")
 
 
 def completion_choice(

@@ -9,7 +9,7 @@ from msgspec import Struct
 
 from ..model.grammar import Grammar, StructuredOutputsParams
 from .errors import RequestError
-from .validation import Refused, check_fields, show, without_nulls
+from .validation import Refused, missing, read_object, wrong
 
 _TYPES = ("text", "json_object", "json_schema", "structural_tag")
 # What vLLM has beside these: a choice among its own backends.
@@ -74,11 +74,9 @@ def read_grammar_fields(body: Mapping[str, Any], ignored: list[str]) -> Mapping[
 def _read(
     body: Mapping[str, Any], name: str, into: type[Struct], refused: Refused, path: str, ignored: list[str]
 ) -> Mapping[str, Any]:
-    value = body.get(name)
-    if not isinstance(value, dict):
+    if not isinstance(body.get(name), dict):
         return body
-    ignored += check_fields(value, into, refused, path + name)
-    return {**body, name: {k: v for k, v in without_nulls(value).items() if k not in refused}}
+    return {**body, name: read_object(body[name], into, refused, path + name, ignored)}
 
 
 def asked_grammar(form: ResponseFormat | None, structured: StructuredOutputs | None) -> AskedGrammar:
@@ -94,8 +92,7 @@ def asked_grammar(form: ResponseFormat | None, structured: StructuredOutputs | N
 
 def _from_format(form: ResponseFormat) -> AskedGrammar:
     if form.type not in _TYPES:
-        message = f"response_format.type must be one of {', '.join(_TYPES)}, got {show(form.type)}"
-        raise RequestError(message, param="response_format.type", code="unsupported_value")
+        raise wrong("response_format.type", f"one of {', '.join(_TYPES)}", form.type, "unsupported_value")
     tag = {name: value for name in _STRUCTURAL if (value := getattr(form, name)) is not None}
     if form.type == "structural_tag":
         try:
@@ -113,7 +110,7 @@ def _from_format(form: ResponseFormat) -> AskedGrammar:
         return AskedGrammar(StructuredOutputsParams(json_object=True).to_grammar(), "response_format")
     field = "response_format.json_schema"
     if form.json_schema is None:
-        raise RequestError(f"{field} is required", param=field, code="missing_required_parameter")
+        raise missing(field)
     field = f"{field}.schema"
     try:
         return AskedGrammar(StructuredOutputsParams(json=form.json_schema.schema).to_grammar(), field)

@@ -13,7 +13,16 @@ from msgspec import Struct
 from .errors import RequestError
 from .responses_input import InputReader
 from .translation import ExtendedFields, Translation, json_schema_format, passed_on
-from .validation import Refused, check_fields, convert, refuse_unknown, show, without_nulls
+from .validation import (
+    Refused,
+    check_fields,
+    convert,
+    read_object,
+    refuse_unknown,
+    show,
+    without_nulls,
+    wrong,
+)
 
 _NAMES = {
     "messages": "input",
@@ -170,9 +179,7 @@ def _check(request: ResponsesRequest) -> None:
         raise RequestError("stream_options must be left out unless stream is true", param="stream_options")
     for i, name in enumerate(request.include):
         if name not in _INCLUDED:
-            path = f"include[{i}]"
-            rule = f"must be one of {', '.join(_INCLUDED)}"
-            raise RequestError(f"{path} {rule}, got {show(name)}", param=path, code="unsupported_value")
+            raise wrong(f"include[{i}]", f"one of {', '.join(_INCLUDED)}", name, "unsupported_value")
     top = request.top_logprobs
     if top and _LOGPROBS not in request.include:
         message = f"top_logprobs must be 0 or left out unless include names {_LOGPROBS}"
@@ -218,11 +225,8 @@ def _tool_fields(request: ResponsesRequest, ignored: list[str]) -> dict[str, Any
         path = f"tools[{i}]"
         kind = entry.get("type", "function") if isinstance(entry, dict) else "function"
         if kind != "function":
-            message = f'{path}.type must be "function" on this server, got {show(kind)}'
-            raise RequestError(message, param=f"{path}.type", code="unsupported_value")
-        if isinstance(entry, dict):
-            ignored += check_fields(entry, FunctionTool, {}, path)
-            entry = without_nulls(entry)
+            raise wrong(f"{path}.type", '"function" on this server', kind, "unsupported_value")
+        entry = read_object(entry, FunctionTool, {}, path, ignored)
         tool = convert(entry, FunctionTool, path)
         function = {name: entry[name] for name in _FUNCTION_FIELDS if name in entry}
         tools.append({"type": tool.type, "function": function})
@@ -243,5 +247,4 @@ def _choice(choice: str | dict[str, Any]) -> Any:
                 below["tools"] = [_choice(entry) if isinstance(entry, dict) else entry for entry in listed]
             return {"type": "allowed_tools", "allowed_tools": below}
         case kind:
-            message = f'tool_choice.type must be "function" or "allowed_tools", got {show(kind)}'
-            raise RequestError(message, param="tool_choice.type", code="unsupported_value")
+            raise wrong("tool_choice.type", '"function" or "allowed_tools"', kind, "unsupported_value")

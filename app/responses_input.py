@@ -10,7 +10,7 @@ from typing import Any
 from msgspec import Struct
 
 from .errors import RequestError
-from .validation import Refused, check_fields, convert, show, without_nulls
+from .validation import Refused, check_fields, convert, read_object, wrong
 
 ROLES = ("system", "developer", "user", "assistant")
 _PART_REFUSED: Refused = {"annotations": ([],), "logprobs": ([],), "prompt_cache_breakpoint": ()}
@@ -90,16 +90,13 @@ class InputReader:
     def add(self, entry: Any, path: str) -> None:
         """The next item. Raises RequestError."""
         if not isinstance(entry, dict):
-            message = f"{path} must be an object, got {show(entry)}"
-            raise RequestError(message, param=path, code="invalid_type")
+            raise wrong(path, "an object", entry, "invalid_type")
         kind = entry.get("type") or "message"
         if not isinstance(kind, str) or kind not in _KINDS:
-            message = f"{path}.type must be one of {', '.join(_KINDS)} on this server, got {show(kind)}"
-            raise RequestError(message, param=f"{path}.type", code="unsupported_value")
+            rule = f"one of {', '.join(_KINDS)} on this server"
+            raise wrong(f"{path}.type", rule, kind, "unsupported_value")
         into, refused = _KINDS[kind]
-        self._ignored += check_fields(entry, into, refused, path)
-        entry = {name: value for name, value in without_nulls(entry).items() if name not in refused}
-        match convert(entry, into, path):
+        match convert(read_object(entry, into, refused, path, self._ignored), into, path):
             case InputMessage() as item:
                 self._add_message(item, path)
             case InputCall() as item:
@@ -119,8 +116,7 @@ class InputReader:
 
     def _add_message(self, item: InputMessage, path: str) -> None:
         if item.role not in ROLES:
-            rule = f"must be one of {', '.join(ROLES)}"
-            raise RequestError(f"{path}.role {rule}, got {show(item.role)}", param=f"{path}.role")
+            raise wrong(f"{path}.role", f"one of {', '.join(ROLES)}", item.role)
         kind = "output_text" if item.role == "assistant" else "input_text"
         content = self._content(item.content, f"{path}.content", kind)
         last = self.messages[-1] if self.messages else {}
@@ -150,8 +146,7 @@ class InputReader:
     def _part(self, entry: Any, kinds: Any, path: str) -> dict[str, Any]:
         given = entry.get("type") if isinstance(entry, dict) else None
         if isinstance(given, str) and given not in kinds:
-            message = f'{path}.type must be "{kinds[0]}" on this server, got {show(given)}'
-            raise RequestError(message, param=f"{path}.type", code="unsupported_value")
+            raise wrong(f"{path}.type", f'"{kinds[0]}" on this server', given, "unsupported_value")
         part = convert(entry, _Part, path)
         self._ignored += check_fields(entry, _Part, _PART_REFUSED, path)
         return {"type": "text", "text": part.text}

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from msgspec import UNSET, Struct, UnsetType
 
 from .errors import RequestError
-from .validation import check_fields, convert, show, without_nulls
+from .validation import convert, missing, read_object, show, wrong
 
 MAX_TOOLS = 512
 _NAME = re.compile(r"[A-Za-z0-9_.-]{1,128}")
@@ -172,13 +172,10 @@ def _named(value: Any, tools: Mapping[str, Tool], path: str, ignored: list[str])
 def _known(value: Any, into: type[Struct], path: str, ignored: list[str]) -> Any:
     """`value` without nulls; its unknown fields' paths go to `ignored`."""
     if value is UNSET:
-        raise RequestError(f"{path} is required", param=path, code="missing_required_parameter")
-    if not isinstance(value, Mapping):
-        return value
-    ignored += check_fields(value, into, {}, path)
-    return without_nulls(value)
+        raise missing(path)
+    return read_object(value, into, {}, path, ignored)
 
 
 def _require(holds: bool, path: str, rule: str, value: object) -> None:
     if not holds:
-        raise RequestError(f"{path} must be {rule}, got {show(value)}", param=path)
+        raise wrong(path, rule, value)

@@ -105,15 +105,36 @@ def show(value: Any) -> str:
     return text if len(text) <= _MAX_VALUE_CHARS else f"{text[:_MAX_VALUE_CHARS]}..."
 
 
+def wrong(path: str, rule: str, value: Any, code: str = "invalid_value") -> RequestError:
+    """The field at `path` must be what `rule` says, and is `value`."""
+    return RequestError(f"{path} must be {rule}, got {show(value)}", param=path, code=code)
+
+
+def missing(path: str) -> RequestError:
+    """The field at `path` must be given."""
+    return RequestError(f"{path} is required", param=path, code="missing_required_parameter")
+
+
+def read_object(
+    entry: Any, into: type[msgspec.Struct], refused: Refused, path: str, ignored: list[str]
+) -> Any:
+    """`entry`, if it is an object, without nulls and without `refused`; unknown fields go to `ignored`.
+
+    Anything else comes back as it is: `convert` will complain of it.
+    """
+    if not isinstance(entry, Mapping):
+        return entry
+    ignored += check_fields(entry, into, refused, path)
+    return {name: value for name, value in without_nulls(entry).items() if name not in refused}
+
+
 def _refusal(field: str, value: Any, accepted: tuple[Any, ...]) -> RequestError:
     if not accepted:
         return RequestError(
             f"{field} is not supported by this server", param=field, code="unsupported_parameter"
         )
     values = " or ".join(show(entry) for entry in accepted)
-    return RequestError(
-        f"{field} must be {values} on this server, got {show(value)}", param=field, code="unsupported_value"
-    )
+    return wrong(field, f"{values} on this server", value, "unsupported_value")
 
 
 def _explain(complaint: str, value: Any, path: str) -> RequestError:
@@ -122,9 +143,8 @@ def _explain(complaint: str, value: Any, path: str) -> RequestError:
     # "[...]" and "~" stand for a mapping's value and key; the mapping itself is the field at fault then.
     below = place["path"].removeprefix("$").split("[...]")[0].removesuffix(".~") if place else ""
     field = f"{path}{below}" if path else below.removeprefix(".")
-    if missing := _MISSING.search(complaint):
-        name = join(field, missing["name"])
-        return RequestError(f"{name} is required", param=name, code="missing_required_parameter")
+    if absent := _MISSING.search(complaint):
+        return missing(join(field, absent["name"]))
     if expected := _EXPECTED.search(complaint):
         kinds = [kind for kind in expected["types"].split(" | ") if kind != "null"]
         rule = " or ".join(_IN_WORDS.get(kind, kind) for kind in kinds)

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import pytest
 
 from octavo.app.errors import ContextLengthError, RequestError
-from octavo.app.logprob_objects import finite
 from octavo.app.protocol import SamplingFields, check_common, client_names, sampling_params, usage
 from octavo.app.validation import convert
 from octavo.model.sampling_params import SamplingParams
@@ -132,8 +130,3 @@ def test_usage_adds_up() -> None:
     counted = usage(7, 5, 3)
     assert counted["total_tokens"] == 12
     assert counted["prompt_tokens_details"] == {"cached_tokens": 3}
-
-
-def test_log_probabilities_fit_json() -> None:
-    assert finite(-math.inf) == -9999.0
-    assert finite(-1.5) == -1.5

@@ -1,4 +1,4 @@
-"""Chat requests: messages, fields, refusals, and the shape of log-probabilities."""
+"""Chat requests: messages, fields and refusals."""
 
 from __future__ import annotations
 
@@ -10,11 +10,9 @@ from octavo.app.errors import RequestError
 from octavo.app.protocol_chat import (
     CHAT_REFUSED,
     ChatRequest,
-    chat_logprobs,
     check_template_flags,
     read_chat,
 )
-from octavo.model.plan import TokenLogprobs
 
 HELLO = [{"role": "user", "content": "hello"}]
 
@@ -116,20 +114,3 @@ def test_flags_of_the_template() -> None:
     with pytest.raises(RequestError) as caught:
         check_template_flags(True, True)
     assert caught.value.param == "add_generation_prompt"
-
-
-def test_logprobs_carry_bytes_of_half_characters() -> None:
-    entry = TokenLogprobs(-0.25, 1, ((1, -0.25), (2, float("-inf"))))
-    pieces = {1: "ü".encode()[:1], 2: b"x"}
-    content = chat_logprobs([1], [entry], pieces.__getitem__)["content"]
-    assert content == [
-        {
-            "token": "\ufffd",
-            "logprob": -0.25,
-            "bytes": [0xC3],
-            "top_logprobs": [
-                {"token": "\ufffd", "logprob": -0.25, "bytes": [0xC3]},
-                {"token": "x", "logprob": -9999.0, "bytes": [0x78]},
-            ],
-        }
-    ]

@@ -1,4 +1,4 @@
-"""Completion requests: prompts in four forms, refusals, and log-probabilities with running offsets."""
+"""Completion requests: prompts in four forms, and refusals."""
 
 from __future__ import annotations
 
@@ -10,11 +10,9 @@ from octavo.app.errors import RequestError
 from octavo.app.protocol_completion import (
     COMPLETION_REFUSED,
     CompletionRequest,
-    LogprobsBuilder,
     read_completion,
     read_prompts,
 )
-from octavo.model.plan import TokenLogprobs
 
 
 @pytest.mark.parametrize(
@@ -98,34 +96,3 @@ def test_known_fields_that_do_nothing_here_are_refused_by_name(field: str) -> No
         read_completion({"prompt": "a", field: {"anything": "else"}})
     assert (caught.value.param, caught.value.status) == (field, 400)
     assert field not in CompletionRequest.__struct_fields__
-
-
-def test_nothing_comes_before_a_prompts_first_token() -> None:
-    builder = LogprobsBuilder({1: b"ab", 2: b"c"}.__getitem__)
-    assert builder.build([1, 2], [None, TokenLogprobs(-1.0, 1, ())]) == {
-        "text_offset": [0, 2],
-        "token_logprobs": [None, -1.0],
-        "tokens": ["ab", "c"],
-        "top_logprobs": [None, {"c": -1.0}],
-    }
-
-
-def test_offsets_run_through_all_chunks() -> None:
-    pieces = {1: b"ab", 2: "ü".encode(), 3: b"c"}
-    builder = LogprobsBuilder(pieces.__getitem__)
-    first = builder.build([1], [TokenLogprobs(-1.0, 2, ((3, -0.5),))])
-    second = builder.build(
-        [2, 3], [TokenLogprobs(-2.0, 1, ()), TokenLogprobs(float("-inf"), 9, ((1, -3.0),))]
-    )
-    assert first == {
-        "text_offset": [0],
-        "token_logprobs": [-1.0],
-        "tokens": ["ab"],
-        "top_logprobs": [{"ab": -1.0, "c": -0.5}],
-    }
-    assert second == {
-        "text_offset": [2, 3],
-        "token_logprobs": [-2.0, -9999.0],
-        "tokens": ["ü", "c"],
-        "top_logprobs": [{"ü": -2.0}, {"c": -9999.0, "ab": -3.0}],
-    }
