@@ -44,7 +44,7 @@ class EnginePlan:
     def measured(self, config: EngineConfig, use: MemoryUse) -> EnginePlan:
         """The plan with the KV cache that is left by what the device was seen to use. Raises StartupError."""
         try:
-            ledger = _fit(config, self.model, self.dtype, self.device, use, self.max_model_len)
+            ledger = _Division(config, self.model, self.dtype, self.device).fit(use, self.max_model_len)
         except MemoryFitError as error:
             raise StartupError(str(error)) from error
         return replace(self, ledger=ledger, cache=replace(self.cache, num_blocks=ledger.num_blocks))
@@ -71,16 +71,13 @@ def plan_engine(config: EngineConfig, source: ModelSource) -> EnginePlan:
             f"--max-model-len must be at most the model's own length, {model.max_length}, got {wanted_len}"
         )
     default_tokens = max(8192 if on_gpu else 512, 0 if config.enable_chunked_prefill else wanted_len)
-    max_num_seqs = config.max_num_seqs or min(
-        _default_seqs(config, model, dtype, device, config.max_num_batched_tokens or default_tokens),
-        config.max_num_batched_tokens or default_tokens,
-    )
+    division = _Division(config, model, dtype, device)
+    max_tokens = config.max_num_batched_tokens or default_tokens
+    max_num_seqs = config.max_num_seqs or min(division.default_seqs(max_tokens), max_tokens)
     max_num_batched_tokens = config.max_num_batched_tokens or max(default_tokens, max_num_seqs)
-    use = _reckoned(config, model, dtype, device, max_num_seqs, max_num_batched_tokens)
+    use = division.reckoned(max_num_seqs, max_num_batched_tokens)
     try:
-        ledger = _fit(
-            config, model, dtype, device, use, None if config.max_model_len == "auto" else wanted_len
-        )
+        ledger = division.fit(use, None if config.max_model_len == "auto" else wanted_len)
         max_model_len = min(wanted_len, ledger.capacity_tokens)
         scheduler = SchedulerConfig(
             max_num_seqs=max_num_seqs,
@@ -98,80 +95,72 @@ def plan_engine(config: EngineConfig, source: ModelSource) -> EnginePlan:
     return EnginePlan(model, dtype, device, max_model_len, scheduler, cache, ledger)
 
 
-def _default_seqs(
-    config: EngineConfig, model: ModelConfig, dtype: torch.dtype, device: torch.device, max_tokens: int
-) -> int:
-    """Places in the batch: many, where the KV cache would hold a conversation's worth for each."""
-    if device.type == "cpu":
-        return _CPU_SEQS
-    *fewer, fewest = _GPU_SEQS
-    for num_seqs in fewer:
-        use = _reckoned(config, model, dtype, device, num_seqs, max_tokens)
-        try:
-            ledger = _fit(config, model, dtype, device, use, None)
-        except MemoryFitError:
-            continue
-        if ledger.capacity_tokens >= num_seqs * _TOKENS_PER_SEQ:
-            return num_seqs
-    return fewest
+@dataclass(frozen=True, slots=True)
+class _Division:
+    """How memory would be divided for one model on one device."""
 
+    config: EngineConfig
+    model: ModelConfig
+    dtype: torch.dtype
+    device: torch.device
 
-def _reckoned(
-    config: EngineConfig,
-    model: ModelConfig,
-    dtype: torch.dtype,
-    device: torch.device,
-    max_num_seqs: int,
-    max_num_batched_tokens: int,
-) -> MemoryUse:
-    """An upper bound of what the engine will use beside its KV cache."""
-    on_gpu = device.type == "cuda"
-    total_bytes, others_bytes = device_memory(device)
-    graphs_bytes = 0
-    if on_gpu and not config.enforce_eager:
-        graphs_bytes = graph_bytes(
-            model,
-            dtype,
+    def default_seqs(self, max_tokens: int) -> int:
+        """Places in the batch: many, where the KV cache would hold a conversation's worth for each."""
+        if self.device.type == "cpu":
+            return _CPU_SEQS
+        *fewer, fewest = _GPU_SEQS
+        for num_seqs in fewer:
+            try:
+                ledger = self.fit(self.reckoned(num_seqs, max_tokens), None)
+            except MemoryFitError:
+                continue
+            if ledger.capacity_tokens >= num_seqs * _TOKENS_PER_SEQ:
+                return num_seqs
+        return fewest
+
+    def reckoned(self, max_num_seqs: int, max_num_batched_tokens: int) -> MemoryUse:
+        """An upper bound of what the engine will use beside its KV cache."""
+        on_gpu = self.device.type == "cuda"
+        total_bytes, others_bytes = device_memory(self.device)
+        graphs_bytes = 0
+        if on_gpu and not self.config.enforce_eager:
+            graphs_bytes = graph_bytes(
+                self.model,
+                self.dtype,
+                max_num_batched_tokens=max_num_batched_tokens,
+                max_num_seqs=max_num_seqs,
+                block_size=self.config.block_size,
+            )
+        activations_bytes = activation_bytes(
+            self.model,
+            self.dtype,
             max_num_batched_tokens=max_num_batched_tokens,
             max_num_seqs=max_num_seqs,
-            block_size=config.block_size,
+            on_gpu=on_gpu,
         )
-    activations_bytes = activation_bytes(
-        model,
-        dtype,
-        max_num_batched_tokens=max_num_batched_tokens,
-        max_num_seqs=max_num_seqs,
-        on_gpu=on_gpu,
-    )
-    return MemoryUse(total_bytes, others_bytes, weight_bytes(model, dtype), activations_bytes, graphs_bytes)
+        weights_bytes = weight_bytes(self.model, self.dtype)
+        return MemoryUse(total_bytes, others_bytes, weights_bytes, activations_bytes, graphs_bytes)
 
-
-def _fit(
-    config: EngineConfig,
-    model: ModelConfig,
-    dtype: torch.dtype,
-    device: torch.device,
-    use: MemoryUse,
-    max_model_len: int | None,
-) -> MemoryLedger:
-    """Divide the memory by the settings. Raises MemoryFitError."""
-    kv_cache_bytes = config.kv_cache_memory_bytes
-    if kv_cache_bytes is None and device.type == "cpu":
-        left_bytes = use.total_bytes - use.weights_bytes - use.activations_bytes
-        kv_cache_bytes = min(_CPU_KV_BYTES, max(0, left_bytes) // 2) or None
-    return MemoryLedger.fit(
-        total_bytes=use.total_bytes,
-        others_bytes=use.others_bytes,
-        weights_bytes=use.weights_bytes,
-        activations_bytes=use.activations_bytes,
-        graphs_bytes=use.graphs_bytes,
-        block_bytes=kv_bytes_per_block(model, config.block_size, dtype.itemsize),
-        block_size=config.block_size,
-        utilization=config.gpu_memory_utilization,
-        kv_cache_bytes=kv_cache_bytes,
-        num_blocks=config.num_gpu_blocks_override,
-        max_model_len=max_model_len,
-    )
+    def fit(self, use: MemoryUse, max_model_len: int | None) -> MemoryLedger:
+        """Divide the memory by the settings. Raises MemoryFitError."""
+        config = self.config
+        kv_cache_bytes = config.kv_cache_memory_bytes
+        if kv_cache_bytes is None and self.device.type == "cpu":
+            left_bytes = use.total_bytes - use.weights_bytes - use.activations_bytes
+            kv_cache_bytes = min(_CPU_KV_BYTES, max(0, left_bytes) // 2) or None
+        return MemoryLedger.fit(
+            total_bytes=use.total_bytes,
+            others_bytes=use.others_bytes,
+            weights_bytes=use.weights_bytes,
+            activations_bytes=use.activations_bytes,
+            graphs_bytes=use.graphs_bytes,
+            block_bytes=kv_bytes_per_block(self.model, config.block_size, self.dtype.itemsize),
+            block_size=config.block_size,
+            utilization=config.gpu_memory_utilization,
+            kv_cache_bytes=kv_cache_bytes,
+            num_blocks=config.num_gpu_blocks_override,
+            max_model_len=max_model_len,
+        )
 
 
 def itl_target_s(config: EngineConfig, *, on_gpu: bool) -> float | None:

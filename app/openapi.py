@@ -30,7 +30,9 @@ _GENERATES = {
     504: "The request ran out of time.",
 }
 _NEEDS_KEY = {401: _GENERATES[401]}
-_READS = {status: _GENERATES[status] for status in (401, 404, 413)}
+_FINDS = {status: _GENERATES[status] for status in (401, 404)}
+_READS = {**_FINDS, 413: _GENERATES[413]}
+_NOT_READY = {503: "Not now; the message says why."}
 _INTRODUCTION = (
     "Every response has the header x-request-id. A request field that nobody knows is passed over and named "
     "in the header x-octavo-ignored-fields, or refused where the server runs with --strict; fields that are "
@@ -43,6 +45,7 @@ class Operation(NamedTuple):
     """One route and method.
 
     answer: the type of its JSON, or the media type of another body.
+    request: the type of its body, if it takes one.   refused: fields that are known and not supported.
     event: if it can be streamed, the type of an event or a sentence about them.
     errors: status to reason, beside 400 where there is a body.
     """
@@ -50,11 +53,11 @@ class Operation(NamedTuple):
     method: str
     path: str
     summary: str
-    request: type[Struct] | None
-    refused: Refused
     answer: type[Struct] | str
-    event: type[Struct] | str | None = None
     errors: dict[int, str] = {}
+    request: type[Struct] | None = None
+    refused: Refused = {}
+    event: type[Struct] | str | None = None
 
 
 OPERATIONS = (
@@ -62,102 +65,70 @@ OPERATIONS = (
         "post",
         "/v1/chat/completions",
         "Answer a conversation",
+        answers.ChatCompletion,
+        _GENERATES,
         ChatRequest,
         CHAT_REFUSED,
-        answers.ChatCompletion,
         answers.ChatCompletionChunk,
-        _GENERATES,
     ),
     Operation(
         "post",
         "/v1/completions",
         "Continue texts",
+        answers.Completion,
+        _GENERATES,
         CompletionRequest,
         COMPLETION_REFUSED,
         answers.Completion,
-        answers.Completion,
-        _GENERATES,
     ),
     Operation(
         "post",
         "/v1/responses",
         "Answer a conversation, with OpenAI's newer API; nothing is stored",
+        translated.ResponseObject,
+        _GENERATES,
         ResponsesRequest,
         RESPONSES_REFUSED,
-        translated.ResponseObject,
         "named events, from response.created to response.completed, response.incomplete or response.failed",
-        _GENERATES,
     ),
     Operation(
         "post",
         "/v1/messages",
         "Answer a conversation, with Anthropic's API",
+        translated.Message,
+        _GENERATES,
         MessagesRequest,
         MESSAGES_REFUSED,
-        translated.Message,
         "named events, from message_start to message_stop, or error",
-        _GENERATES,
     ),
     Operation(
         "post",
         "/v1/messages/count_tokens",
         "Count the tokens of a prompt",
+        translated.TokenCount,
+        _READS,
         CountRequest,
         MESSAGES_REFUSED,
-        translated.TokenCount,
-        errors=_READS,
     ),
-    Operation("get", "/v1/models", "The names of the model", None, {}, answers.ModelList, errors=_NEEDS_KEY),
-    Operation(
-        "get",
-        "/v1/models/{model}",
-        "One of them",
-        None,
-        {},
-        answers.ModelCard,
-        errors={status: _READS[status] for status in (401, 404)},
-    ),
+    Operation("get", "/v1/models", "The names of the model", answers.ModelList, _NEEDS_KEY),
+    Operation("get", "/v1/models/{model}", "One of them", answers.ModelCard, _FINDS),
     Operation(
         "post",
         "/tokenize",
         "Token ids of a text or a conversation",
+        answers.Tokens,
+        _READS,
         TokenizeRequest,
         TOKENIZE_REFUSED,
-        answers.Tokens,
-        errors=_READS,
     ),
-    Operation(
-        "post",
-        "/detokenize",
-        "The text of token ids",
-        DetokenizeRequest,
-        {},
-        answers.Text,
-        errors=_READS,
-    ),
-    Operation(
-        "get",
-        "/health",
-        "Whether requests are served",
-        None,
-        {},
-        answers.Readiness,
-        errors={503: "Not now; the message says why."},
-    ),
-    Operation(
-        "get",
-        "/readyz",
-        "Whether one more request finds room",
-        None,
-        {},
-        answers.Readiness,
-        errors={503: "Not now; the message says why."},
-    ),
-    Operation("get", "/livez", "Whether the event loop turns", None, {}, answers.Status),
-    Operation("get", "/version", "The server's version", None, {}, answers.Version, errors=_NEEDS_KEY),
-    Operation("get", "/metrics", "Numbers for Prometheus", None, {}, "text/plain", errors=_NEEDS_KEY),
-    Operation("get", "/openapi.json", "This document", None, {}, "application/json"),
-    Operation("get", "/docs", "This document, for people", None, {}, "text/html"),
+    Operation("post", "/detokenize", "The text of token ids", answers.Text, _READS, DetokenizeRequest),
+    Operation("get", "/health", "Whether requests are served", answers.Readiness, _NOT_READY),
+    Operation("get", "/readyz", "Whether one more request finds room", answers.Readiness, _NOT_READY),
+    Operation("get", "/livez", "Whether the event loop turns", answers.Status),
+    Operation("get", "/version", "The server's version", answers.Version, _NEEDS_KEY),
+    Operation("get", "/metrics", "Numbers for Prometheus", "text/plain", _NEEDS_KEY),
+    Operation("get", "/openapi.json", "This document", "application/json"),
+    Operation("get", "/docs", "This document, for people", "text/html"),
 )
 
 
