@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 import torch
+from hypothesis import HealthCheck, settings
 from server_process import CLIENT_KEY, CLIENT_MODEL, serve_demo
 
 from octavo import LLM
@@ -15,6 +16,10 @@ from octavo import LLM
 if not torch.cuda.is_available():
     # Read when a kernel is defined: from here on, kernels are interpreted and take tensors in host memory.
     os.environ["TRITON_INTERPRET"] = "1"
+
+# A machine that is busy makes examples slow; where `CI` is set, hypothesis' own profile has more to say.
+settings.register_profile("octavo", settings(), deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("octavo")
 
 DEVICES = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
 

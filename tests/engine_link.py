@@ -71,6 +71,6 @@ async def read(stream: OutputStream) -> list[TokenOutput]:
 
 def run(test: Callable[[], Awaitable[None]]) -> None:
     async def bounded() -> None:
-        await asyncio.wait_for(test(), 20)
+        await asyncio.wait_for(test(), 120)
 
     asyncio.run(bounded())

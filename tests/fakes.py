@@ -78,6 +78,8 @@ class FakeExecutor:
         self._latency_s = latency_s
         self._fail_at_step = fail_at_step
         self.refuses: Callable[[SlotStart], bool] = lambda start: False
+        self.gates: dict[int, asyncio.Event] = {}  # steps, from 0, that are not done before these are set
+        self.awaited = -1  # the step that was last waited for
         self._slots: dict[int, DeviceSlot] = {}
         self._pages: dict[tuple[int, int], Entry] = {}
         self._queue: deque[tuple[FakeHandle, StepPlan, str]] = deque()
@@ -87,7 +89,7 @@ class FakeExecutor:
         """Queue the plan; nothing is computed yet."""
         assert not self.closed, "launch after close"
         latency_s = self._latency_s(plan) if callable(self._latency_s) else self._latency_s
-        handle = FakeHandle(self, latency_s)
+        handle = FakeHandle(self, len(self.plans), latency_s)
         self.plans.append(plan)
         self._queue.append((handle, plan, repr(plan)))
         self.max_in_flight = max(self.max_in_flight, len(self._queue))
@@ -237,13 +239,17 @@ class FakeExecutor:
 class FakeHandle:
     """Implements `StepHandle`."""
 
-    def __init__(self, executor: FakeExecutor, latency_s: float) -> None:
+    def __init__(self, executor: FakeExecutor, number: int, latency_s: float) -> None:
         self.value: StepResult | None = None
         self._executor = executor
+        self._number = number
         self._latency_s = latency_s
 
     async def result(self) -> StepResult:
-        """Wait the step's latency, then compute it."""
+        """Wait the step's latency, and for its gate if it has one, then compute it."""
+        self._executor.awaited = self._number
+        if self._number in self._executor.gates:
+            await self._executor.gates[self._number].wait()
         await asyncio.sleep(self._executor.wait_s(self._latency_s, asyncio.get_running_loop().time()))
         return self.get()
 

@@ -69,8 +69,8 @@ def byte_tokenizer() -> Tokenizer:
 class ScriptedClient:
     """An EngineClient whose answers the prompt chooses, by a word that it contains.
 
-    slow: a letter every 10 ms, up to max_tokens.   late: nothing for 0.5 s.   count: the seed in digits.
-    ponder: some reasoning, then an answer.
+    slow: a letter every 10 ms, up to max_tokens.   count: the seed in digits.
+    late: nothing for 0.5 s.   held: nothing before `go` is set.   ponder: some reasoning, then an answer.
     broken: fails after three tokens.   dead: the engine dies after three tokens.   full: the queue is full.
     Otherwise `reply`, ended by the end token.
     """
@@ -79,7 +79,8 @@ class ScriptedClient:
         self.reply = reply
         self.requests: list[Request] = []
         self.running: set[str] = set()
-        self.aborted: dict[str, float] = {}
+        self.aborted: set[str] = set()
+        self.go = threading.Event()
 
     def submit(self, request: Request) -> OutputStream:
         text = bytes(token for token in request.prompt_token_ids if token < EOS).decode(errors="replace")
@@ -140,22 +141,22 @@ class ScriptedStream(OutputStream):
         super().__init__(lambda reason: None)
         self._client = client
         self._request = request
-        self._prompt = prompt
-        self._position = 0
+        self._prompt, self._position = prompt, 0
         self._timings = RequestTimings(time.monotonic(), num_cached_tokens=3)
         if "slow" in prompt:
             self._tokens = [ord("a") + i % 26 for i in range(request.max_tokens)]
         else:
             reply = str(request.params.seed) if "count" in prompt else client.reply
-            if "ponder" in prompt:
-                reply = "<think>It *may* be so.</think>It is."
-            self._tokens = [*reply.encode(), EOS][: request.max_tokens]
+            thought = "<think>It *may* be so.</think>It is."
+            self._tokens = [*(thought if "ponder" in prompt else reply).encode(), EOS][: request.max_tokens]
 
     async def accepted(self) -> None:
         """The constructor's caller has taken it."""
 
     async def next(self) -> Sequence[TokenOutput]:
         await asyncio.sleep(self._pause_s())
+        while "held" in self._prompt and not self._client.go.is_set():
+            await asyncio.sleep(0.01)
         token = self._tokens[self._position]
         self._position += 1
         if self._position == 1:
@@ -174,7 +175,7 @@ class ScriptedStream(OutputStream):
     def abort(self, reason: FinishReason = FinishReason.ABORT) -> None:
         if self._request.request_id in self._client.running:
             self._client.running.discard(self._request.request_id)
-            self._client.aborted[self._request.request_id] = time.monotonic()
+            self._client.aborted.add(self._request.request_id)
 
     def _pause_s(self) -> float:
         if "late" in self._prompt and self._position == 0:
@@ -254,7 +255,7 @@ def serve(app: ASGIApp) -> Iterator[str]:
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
     thread.start()
     try:
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 60
         while not server.started:
             assert thread.is_alive() and time.monotonic() < deadline, "the server did not start"
             time.sleep(0.01)

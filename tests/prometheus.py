@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import math
 import shutil
-import socket
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any
 
 import httpx
 import yaml  # type: ignore[import-untyped]
+from free_port import free_port
 from programs import program
 
 DEPLOY = Path(__file__).resolve().parent.parent / "deploy"
@@ -23,7 +23,7 @@ class Prometheus:
     """Its HTTP API."""
 
     def __init__(self, url: str) -> None:
-        self._client = httpx.Client(base_url=url, timeout=30)
+        self._client = httpx.Client(base_url=url, timeout=60)
 
     def close(self) -> None:
         """No more questions."""
@@ -57,9 +57,7 @@ def prometheus(folder: Path, target: str) -> Iterator[Prometheus]:
     config["scrape_configs"][0]["static_configs"][0]["targets"] = [target]
     shutil.copy(RULES, folder)
     (folder / "prometheus.yml").write_text(yaml.safe_dump(config))
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{probe.getsockname()[1]}"
+    address = f"127.0.0.1:{free_port()}"
     log = folder / "prometheus.log"
     with log.open("w") as output:
         process = subprocess.Popen(
@@ -79,4 +77,4 @@ def prometheus(folder: Path, target: str) -> Iterator[Prometheus]:
     finally:
         running.close()
         process.terminate()
-        process.wait(30)
+        process.wait(120)

@@ -86,7 +86,7 @@ class Served:
 
     async def ended(self, *request_ids: str) -> None:
         for request_id in request_ids:
-            await asyncio.wait_for(self.clients.ended[request_id].wait(), 30)
+            await asyncio.wait_for(self.clients.ended[request_id].wait(), 120)
 
     def check(self, request_id: str) -> None:
         expected = expected_output(self.requests[request_id], MODEL, 64)

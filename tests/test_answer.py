@@ -22,7 +22,7 @@ def engine() -> ScriptedClient:
 @pytest.fixture(scope="module")
 def http(engine: ScriptedClient) -> Iterator[httpx.Client]:
     settings = {"trust_request_chat_template": True, "max_logprobs": -1}
-    with serve(make_app(engine, settings)) as url, httpx.Client(base_url=url, timeout=20) as client:
+    with serve(make_app(engine, settings)) as url, httpx.Client(base_url=url, timeout=60) as client:
         yield client
 
 
@@ -147,7 +147,7 @@ def test_a_template_that_is_no_template(http: httpx.Client) -> None:
 def test_templates_of_requests_need_trust() -> None:
     with serve(make_app(ScriptedClient())) as url:
         for path in (CHAT, "/tokenize"):
-            response = httpx.post(f"{url}{path}", json={**HELLO, "chat_template": "x"})
+            response = httpx.post(f"{url}{path}", json={**HELLO, "chat_template": "x"}, timeout=60)
             error = response.json()["error"]
             assert (response.status_code, error["param"]) == (400, "chat_template")
             assert "--trust-request-chat-template" in error["message"]

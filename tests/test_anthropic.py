@@ -26,7 +26,7 @@ def engine() -> ScriptedClient:
 @pytest.fixture(scope="module")
 def http(engine: ScriptedClient) -> Iterator[httpx.Client]:
     app = make_app(engine, {"api_keys": (KEY,)})
-    with serve(app) as url, httpx.Client(base_url=url, timeout=20, headers={"x-api-key": KEY}) as client:
+    with serve(app) as url, httpx.Client(base_url=url, timeout=60, headers={"x-api-key": KEY}) as client:
         yield client
 
 
@@ -211,13 +211,13 @@ def test_refusals_of_other_kinds(http: httpx.Client) -> None:
 )
 @pytest.mark.parametrize("path", [PATH, COUNT])
 def test_wrong_key(http: httpx.Client, header: dict[str, str], path: str) -> None:
-    response = httpx.post(str(http.base_url.join(path)), json=HELLO, headers=header)
+    response = httpx.post(str(http.base_url.join(path)), json=HELLO, headers=header, timeout=60)
     check_error(response, 401, "authentication_error", "invalid_api_key", None)
 
 
 def test_both_ways_to_give_the_key(http: httpx.Client) -> None:
     for header in ({"x-api-key": KEY}, {"authorization": f"Bearer {KEY}", "x-api-key": "placeholder"}):
-        assert httpx.get(str(http.base_url.join("/v1/models")), headers=header).status_code == 200
+        assert httpx.get(str(http.base_url.join("/v1/models")), headers=header, timeout=60).status_code == 200
 
 
 def test_unknown_fields_are_named(http: httpx.Client) -> None:

@@ -8,6 +8,7 @@ from contextlib import aclosing, asynccontextmanager
 from typing import Any
 
 import pytest
+from patience import until
 
 from octavo import AsyncLLM, RequestOutput, SamplingParams, StructuredOutputsParams
 from octavo.app.errors import ContextLengthError, RequestError
@@ -72,9 +73,9 @@ async def check_abort(llm: AsyncLLM) -> None:
 
 async def check_abort_from_outside(llm: AsyncLLM) -> None:
     task = asyncio.create_task(collect(llm, CAPITAL, ENDLESS, "long"))
-    await asyncio.sleep(0.3)
+    await until(lambda: llm.stats().num_running)
     await llm.abort("long")
-    outputs = await asyncio.wait_for(task, 60)
+    outputs = await asyncio.wait_for(task, 120)
     assert outputs[-1].outputs[0].finish_reason == "abort"
 
 
@@ -84,7 +85,7 @@ async def check_leaving(llm: AsyncLLM) -> None:
             break
     await check_idle(llm)
     task = asyncio.create_task(collect(llm, CAPITAL, ENDLESS, "long"))
-    await asyncio.sleep(0.3)
+    await until(lambda: llm.stats().num_running)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
@@ -92,12 +93,11 @@ async def check_leaving(llm: AsyncLLM) -> None:
 
 
 async def check_idle(llm: AsyncLLM) -> None:
-    for _ in range(200):
+    def idle() -> bool:
         stats = llm.stats()
-        if stats.num_running == stats.num_waiting == 0 and stats.kv_usage == 0:
-            return
-        await asyncio.sleep(0.01)
-    raise AssertionError(f"the engine still holds something: {llm.stats()}")
+        return stats.num_running == stats.num_waiting == 0 and stats.kv_usage == 0
+
+    await until(idle)
 
 
 async def check_errors(llm: AsyncLLM) -> None:
@@ -141,7 +141,7 @@ def test_with_the_demo_model() -> None:
         ]
         async with running() as llm:
             for check in checks:
-                await asyncio.wait_for(check(llm), 60)
+                await asyncio.wait_for(check(llm), 120)
 
     asyncio.run(run())
 
@@ -157,7 +157,7 @@ def test_loads_at_first_use_and_closes_while_running() -> None:
         assert isinstance(llm.get_default_sampling_params(), SamplingParams)
         await llm.close()
         await llm.close()
-        outputs = await asyncio.wait_for(task, 60)
+        outputs = await asyncio.wait_for(task, 120)
         assert outputs[-1].outputs[0].finish_reason == "abort"
         with pytest.raises(RuntimeError, match="closed"):
             await collect(llm, "Hello")

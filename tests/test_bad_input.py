@@ -20,7 +20,7 @@ def engine() -> ScriptedClient:
 
 @pytest.fixture(scope="module")
 def http(engine: ScriptedClient) -> Iterator[httpx.Client]:
-    with serve(make_app(engine)) as url, httpx.Client(base_url=url, timeout=20) as client:
+    with serve(make_app(engine)) as url, httpx.Client(base_url=url, timeout=60) as client:
         yield client
 
 
@@ -63,7 +63,7 @@ def test_ten_megabytes_of_text(http: httpx.Client) -> None:
 @pytest.mark.parametrize("framing", ["content-length: 20000000", "transfer-encoding: chunked"])
 def test_larger_bodies_are_refused_unread(http: httpx.Client, framing: str) -> None:
     parts = urlsplit(str(http.base_url))
-    with socket.create_connection((parts.hostname, parts.port), timeout=10) as connection:
+    with socket.create_connection((parts.hostname, parts.port), timeout=60) as connection:
         connection.sendall(f"POST {CHAT} HTTP/1.1\r\nHost: x\r\n{framing}\r\n\r\n".encode())
         if "chunked" in framing:
             for _ in range(17):
@@ -81,7 +81,7 @@ def test_larger_bodies_are_refused_to_clients_that_send_them(http: httpx.Client,
 def test_api_keys(engine: ScriptedClient) -> None:
     with (
         serve(make_app(engine, {"api_keys": ("secret-a", "secret-ü")})) as url,
-        httpx.Client(base_url=url) as http,
+        httpx.Client(base_url=url, timeout=60) as http,
     ):
         for path in ("/v1/models", "/tokenize", "/v1/nope", "/version", "/metrics", CHAT):
             for headers in ({}, {"authorization": "Bearer wrong"}, {"authorization": "secret-a"}):
@@ -98,7 +98,7 @@ def test_api_keys(engine: ScriptedClient) -> None:
 
 def test_strict(engine: ScriptedClient) -> None:
     hello = [{"role": "user", "content": "hi"}]
-    with serve(make_app(engine, {"strict": True})) as url, httpx.Client(base_url=url) as http:
+    with serve(make_app(engine, {"strict": True})) as url, httpx.Client(base_url=url, timeout=60) as http:
         response = http.post(CHAT, json={"messages": hello, "temprature": 1})
         message = check_error(response, 400, "unknown_field", "temprature")
         assert message == 'Unknown field "temprature"; did you mean temperature?'
@@ -110,7 +110,7 @@ def test_strict(engine: ScriptedClient) -> None:
 
 def test_not_ready(engine: ScriptedClient) -> None:
     app = make_app(engine, complaint=lambda: "The engine has died: out of luck")
-    with serve(app) as url, httpx.Client(base_url=url) as http:
+    with serve(app) as url, httpx.Client(base_url=url, timeout=60) as http:
         for path in ("/health", "/readyz"):
             response = http.get(path)
             assert "out of luck" in check_error(response, 503, "server_not_ready", None)
@@ -121,7 +121,7 @@ def test_not_ready(engine: ScriptedClient) -> None:
 def test_model_without_tokenizer_or_template(engine: ScriptedClient) -> None:
     app = make_app(engine, tokenizer=None, chat_template=None)
     hello = {"messages": [{"role": "user", "content": "hi"}]}
-    with serve(app) as url, httpx.Client(base_url=url) as http:
+    with serve(app) as url, httpx.Client(base_url=url, timeout=60) as http:
         answer = http.post(COMPLETIONS, json={"prompt": [104, 105], "max_tokens": 3}).json()
         assert (answer["choices"][0]["text"], answer["usage"]["completion_tokens"]) == ("", 3)
         for body in ({"prompt": "hi"}, {"prompt": [1], "logprobs": 1}, {"prompt": [1], "echo": True}):
@@ -135,7 +135,7 @@ def test_bug_is_an_error_in_the_same_shape(engine: ScriptedClient) -> None:
             raise ZeroDivisionError
 
     app = make_app(engine, default_params=Broken())
-    with serve(app) as url, httpx.Client(base_url=url) as http:
+    with serve(app) as url, httpx.Client(base_url=url, timeout=60) as http:
         origin = {"origin": "http://localhost:3000"}
         response = http.post(COMPLETIONS, content=json.dumps({"prompt": "hi"}), headers=origin)
         check_error(response, 500, "internal_error", None)

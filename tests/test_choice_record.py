@@ -20,7 +20,7 @@ def test_gaps_lie_between_deliveries_and_fall_into_buckets_like_any() -> None:
         record.receive(TextDelta("a", (1,)))
         time.sleep(0.012)
     gaps = metrics.histograms.inter_token
-    assert gaps.count == 3 and 0.036 <= gaps.total < 5
+    assert gaps.count == 3 and gaps.total >= 0.036
     assert sum(gaps.counts[: gaps.bounds.index(0.01) + 1]) == 0
 
 

@@ -103,7 +103,7 @@ def test_what_ends_all_choices_is_their_cause(error: Exception, cause: str, n: i
 def test_more_choices_than_may_wait_are_refused_for_good() -> None:
     with (
         serve(make_app(ScriptedClient(), {"max_queued_requests": 3})) as url,
-        httpx.Client(base_url=url) as http,
+        httpx.Client(base_url=url, timeout=60) as http,
     ):
         many = http.post(COMPLETIONS, json={"prompt": ["a", "b"], "n": 2})
         assert "at most 3 choices" in check_error(many, 400, "invalid_value", "prompt")

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
+import resource
 import subprocess
 import sys
-import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -25,7 +25,7 @@ def octavo(*words: str, **environment: str) -> subprocess.CompletedProcess[str]:
         [sys.executable, "-m", "octavo", *words],
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=300,
         env={**os.environ, **environment},
         stdin=subprocess.DEVNULL,
     )
@@ -54,6 +54,11 @@ def test_help_shows_every_flag_with_its_default() -> None:
     assert "No module" not in done.stderr
 
 
+def cpu_s_of_children() -> float:
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
 @pytest.mark.parametrize("words", [["--help"], ["--version"], ["serve", "--help"], ["chat", "--help"]])
 def test_quick_answers_are_quick_and_load_no_torch(words: list[str]) -> None:
     program = (
@@ -66,11 +71,11 @@ def test_quick_answers_are_quick_and_load_no_torch(words: list[str]) -> None:
     )
     durations_s = []
     for _ in range(3):
-        began_s = time.perf_counter()
-        done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
-        durations_s.append(time.perf_counter() - began_s)
+        began_s = cpu_s_of_children()
+        done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120)
+        durations_s.append(cpu_s_of_children() - began_s)
         assert done.returncode == 0, done.stderr
-    # 0.15 s alone on two cores; generous, because other tests may run beside this one.
+    # 0.15 s on a good processor; of its time and not the clock's, since others may have most of that.
     assert min(durations_s) < 1.0
 
 

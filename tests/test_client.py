@@ -14,7 +14,7 @@ from octavo.scheduler.request import FinishReason, TokenOutput
 
 
 def run(test: Coroutine[Any, Any, None]) -> None:
-    asyncio.run(asyncio.wait_for(test, 5))
+    asyncio.run(asyncio.wait_for(test, 60))
 
 
 def output(token: int) -> TokenOutput:

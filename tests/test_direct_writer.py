@@ -39,12 +39,12 @@ async def talk(handler: Handler, client: Callable[[socket.socket], Coroutine[Any
     server = HttpServer(application(handler), lambda: None)
     listener = socket.create_server(("127.0.0.1", 0))
     serving = asyncio.create_task(server.serve([listener]))
-    await asyncio.wait_for(server.ready.wait(), 20)
+    await asyncio.wait_for(server.ready.wait(), 60)
     connection = socket.socket()
     connection.setblocking(False)
     await asyncio.get_running_loop().sock_connect(connection, listener.getsockname())
     try:
-        await asyncio.wait_for(client(connection), 30)
+        await asyncio.wait_for(client(connection), 120)
     finally:
         connection.close()
         server.should_exit = True

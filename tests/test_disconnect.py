@@ -94,15 +94,17 @@ def test_cancelling_leaves_no_task_behind() -> None:
 
 
 async def _meanwhile() -> int:
-    calls = 0
+    calls, enough = 0, asyncio.Event()
 
     async def tick() -> None:
         nonlocal calls
         calls += 1
+        if calls == 3:
+            enough.set()
 
-    await unless_disconnected(Connection().receive, asyncio.sleep(0.1), every_s=0.02, meanwhile=tick)
+    await unless_disconnected(Connection().receive, enough.wait(), every_s=0.02, meanwhile=tick)
     return calls
 
 
 def test_something_happens_while_it_lasts() -> None:
-    assert 2 <= asyncio.run(_meanwhile()) <= 5
+    assert asyncio.run(_meanwhile()) == 3

@@ -146,7 +146,7 @@ async def live(clients: list[Any], model: ToyModel, fail_at: int | None, device:
 
     transport = httpx.ASGITransport(app, raise_app_exceptions=False)
     async with httpx.AsyncClient(transport=transport, base_url="http://x", timeout=None) as http:
-        await asyncio.wait_for(asyncio.gather(*(ask(*client) for client in clients)), 30)
+        await asyncio.wait_for(asyncio.gather(*(ask(*client) for client in clients)), 120)
     await asyncio.sleep(0.01)
     while scheduler.load()[:2] != (0, 0):
         await asyncio.sleep(0.01)

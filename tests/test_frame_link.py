@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import socket
-import time
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any
 
 import pytest
+from patience import at_some_pace
 
 from octavo.app.frame_link import FrameLink
 from octavo.app.frames import Kind, frame
@@ -58,10 +59,8 @@ def test_frames_go_both_ways() -> None:
 
 def test_unread_bytes_are_bounded() -> None:
     async def visit(end: End, theirs: socket.socket) -> None:
-        began = time.monotonic()
         for _ in range(5):
-            end.link.send(BIG)  # never waits
-        assert time.monotonic() - began < 1
+            end.link.send(BIG)  # never waits: nobody reads
         assert await end.lost == "it left more than 3000000 bytes unread"
         assert end.link.was_cut
         end.link.send(BIG)  # is nothing any more
@@ -72,22 +71,24 @@ def test_unread_bytes_are_bounded() -> None:
 def test_unread_time_is_bounded() -> None:
     async def visit(end: End, theirs: socket.socket) -> None:
         end.link.send(BIG)
-        assert await asyncio.wait_for(end.lost, 5) == "it has read nothing for 0.1 s"
+        assert await asyncio.wait_for(end.lost, 60) == "it has read nothing for 0.1 s"
 
     with_socket(visit, max_stalled_s=0.1)
 
 
 def test_whoever_reads_again_in_time_is_kept() -> None:
-    async def visit(end: End, theirs: socket.socket) -> None:
+    async def visit(end: End, theirs: socket.socket, pace: float) -> None:
         end.link.send(BIG)
-        await asyncio.sleep(0.1)
+        await asyncio.sleep(0.1 * pace)
         got = 0
         while got < len(BIG):
-            got += len(await asyncio.get_running_loop().sock_recv(theirs, 1 << 20))
-        await asyncio.sleep(0.4)
+            part = await asyncio.get_running_loop().sock_recv(theirs, 1 << 20)
+            assert part, "it was cut off"
+            got += len(part)
+        await asyncio.sleep(0.4 * pace)
         assert not end.lost.done()
 
-    with_socket(visit, max_stalled_s=0.3)
+    at_some_pace(lambda pace: with_socket(partial(visit, pace=pace), max_stalled_s=0.3 * pace))
 
 
 @pytest.mark.parametrize("noise", [b"\xff" * 9])

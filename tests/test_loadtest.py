@@ -74,7 +74,7 @@ async def record(reads: Sequence[bytes], cut_after: int | None = None, close: bo
         connection.data_received(read)
     if close:
         connection.connection_lost(None)
-    return await asyncio.wait_for(task, 10)
+    return await asyncio.wait_for(task, 60)
 
 
 @pytest.mark.parametrize("line_end", ["\n", "\r\n"])

@@ -34,18 +34,19 @@ def test_gives_results_and_errors(loop: LoopThread) -> None:
 
 
 def test_an_interrupt_cancels_the_coroutine_before_it_is_told(loop: LoopThread) -> None:
-    ended = []
+    ended = list[bool]()
+    main_thread = threading.main_thread().ident
+    assert main_thread is not None
 
     async def wait_long() -> None:
+        # Sent once the main thread waits for this, and not to whatever it does before.
+        asyncio.get_running_loop().call_later(0.1, lambda: signal.pthread_kill(main_thread, signal.SIGINT))
         try:
             await asyncio.sleep(60)
         finally:
             await asyncio.sleep(0.05)
             ended.append(True)
 
-    main_thread = threading.main_thread().ident
-    assert main_thread is not None
-    threading.Timer(0.1, signal.pthread_kill, [main_thread, signal.SIGINT]).start()
     with pytest.raises(KeyboardInterrupt):
         loop.run(wait_long())
     assert ended == [True]

@@ -23,7 +23,7 @@ def ask(rules: CorsRules, origin: str, **headers: str) -> tuple[httpx.Response, 
     with serve(make_app(ScriptedClient(), {"cors": rules})) as url:
         asked = {**ASKS, "origin": origin, **headers}
         question = httpx.options(f"{url}/v1/completions", headers=asked)
-        return question, httpx.get(f"{url}/v1/models", headers={"origin": origin})
+        return question, httpx.get(f"{url}/v1/models", headers={"origin": origin}, timeout=60)
 
 
 def test_any_page_may_call_and_read_our_headers() -> None:

@@ -124,7 +124,7 @@ def test_stream_closed_early_stops_the_engine(client: OpenAI, demo_url: str) -> 
     stream = client.chat.completions.create(model="smol", messages=MESSAGES, stream=True, **settings)
     next(iter(stream))
     stream.close()
-    with httpx.Client(base_url=demo_url, headers={"authorization": f"Bearer {KEY}"}) as http:
+    with httpx.Client(base_url=demo_url, headers={"authorization": f"Bearer {KEY}"}, timeout=60) as http:
         wait_idle(http)
 
 

@@ -21,14 +21,14 @@ def http() -> Iterator[httpx.Client]:
     headers = {"authorization": f"Bearer {KEY}"}
     with (
         serve(make_app(ScriptedClient(), {"api_keys": (KEY,)})) as url,
-        httpx.Client(base_url=url, timeout=20, headers=headers) as client,
+        httpx.Client(base_url=url, timeout=60, headers=headers) as client,
     ):
         yield client
 
 
 @pytest.fixture(scope="module")
 def document(http: httpx.Client) -> dict[str, Any]:
-    found: dict[str, Any] = httpx.get(str(http.base_url.join("/openapi.json"))).json()
+    found: dict[str, Any] = httpx.get(str(http.base_url.join("/openapi.json")), timeout=60).json()
     return found
 
 
@@ -145,7 +145,7 @@ def test_errors_are_as_declared(http: httpx.Client, document: dict[str, Any]) ->
                 response = http.request(method, url, json={"model": 7})
                 assert response.status_code == 400
                 assert not complaints(response.json(), answered(document, method, path, 400), document)
-            response = httpx.request(method, str(http.base_url.join(url)))
+            response = httpx.request(method, str(http.base_url.join(url)), timeout=60)
             assert (response.status_code == 401) == ("401" in operation["responses"]), path
             if response.status_code == 401:
                 assert not complaints(response.json(), answered(document, method, path, 401), document)

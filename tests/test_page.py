@@ -48,7 +48,7 @@ def say(tab: Tab, text: str) -> None:
 
 
 def test_what_the_browser_gets_and_may_do(url: str) -> None:
-    with httpx.Client(base_url=url) as http:
+    with httpx.Client(base_url=url, timeout=60) as http:
         page = http.get("/")
         named = set(re.findall(r'(?:src|href)="(page/[^"]+)"', page.text))
         for module in FOLDER.glob("*.js"):
@@ -210,7 +210,7 @@ def test_eight_chats_at_once_through_front_ends_and_a_server_that_dies(tmp_path:
     with (
         toy_server(tmp_path, latency=0.05, max_seqs=16) as server,
         open_tab(browser, server.url) as tab,
-        httpx.Client(base_url=server.url) as http,
+        httpx.Client(base_url=server.url, timeout=60) as http,
     ):
         tab.wait("document.querySelector('#model-name').textContent")
         tab.evaluate("location.hash = '#engine'")

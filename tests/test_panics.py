@@ -60,7 +60,7 @@ def test_one_request_fails_and_the_server_goes_on() -> None:
     client = ScriptedClient(reply="all is Well")
     body = {"prompt": "please", "max_tokens": 50}
     app = make_app(client, tokenizer=panicky_tokenizer())
-    with serve(app) as url, httpx.Client(base_url=url, timeout=20) as http:
+    with serve(app) as url, httpx.Client(base_url=url, timeout=60) as http:
         check_error(http.post(COMPLETIONS, json={**body, "prompt": "unlucky"}), 500, "internal_error", None)
         check_error(http.post(COMPLETIONS, json=body), 500, "internal_error", None)
         streamed = http.post(COMPLETIONS, json={**body, "stream": True}).text

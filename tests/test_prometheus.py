@@ -95,7 +95,7 @@ def test_every_rule_is_evaluated_and_none_fires_on_a_server_that_is_well(
 def test_promtool_has_nothing_to_say_of_the_metrics(scraped: tuple[Prometheus, str]) -> None:
     """But of colons and one suffix, in names that vLLM chose."""
     _, url = scraped
-    text = httpx.get(f"{url}/metrics", timeout=30).text
+    text = httpx.get(f"{url}/metrics", timeout=60).text
     said = subprocess.run(
         [program("promtool"), "check", "metrics"], input=text, capture_output=True, text=True
     )

@@ -44,7 +44,7 @@ def test_page_is_whole_and_stays_at_home() -> None:
 
 def test_page_needs_no_key() -> None:
     with serve(make_app(ScriptedClient(), {"api_keys": ("k",)})) as url:
-        response = httpx.get(f"{url}/docs")
+        response = httpx.get(f"{url}/docs", timeout=60)
     assert response.status_code == 200 and response.headers["content-type"].startswith("text/html")
     assert "POST /v1/responses" in response.text
     assert "default-src 'none'" in response.headers["content-security-policy"]

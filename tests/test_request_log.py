@@ -49,7 +49,7 @@ def lines() -> Iterator[Lines]:
 def http() -> Iterator[httpx.Client]:
     with serve(make_app(ScriptedClient(), {"api_keys": (KEY,)})) as url:
         headers = {"authorization": f"Bearer {KEY}", "x-request-id": "my-id"}
-        with httpx.Client(base_url=url, headers=headers, timeout=30) as client:
+        with httpx.Client(base_url=url, headers=headers, timeout=60) as client:
             yield client
 
 
@@ -117,7 +117,9 @@ def test_a_wrong_key_leaves_a_line_without_it(http: httpx.Client, lines: Lines) 
 
 def test_prompts_and_answers_are_logged_if_asked_for(lines: Lines) -> None:
     with serve(make_app(ScriptedClient(), {"log_prompts": True})) as url:
-        httpx.post(f"{url}/v1/completions", json={"prompt": ["count", "count"], "seed": 7, "n": 1})
+        httpx.post(
+            f"{url}/v1/completions", json={"prompt": ["count", "count"], "seed": 7, "n": 1}, timeout=60
+        )
     line = lines.one()
     assert line["prompts"] == ("count", "count")
     assert line["texts"] == ("7", "7")

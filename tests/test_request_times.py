@@ -40,10 +40,10 @@ def test_what_never_came_about_is_null() -> None:
 def test_clients_are_told() -> None:
     body = {"prompt": "late", "max_tokens": 3, "stream_options": {"include_usage": True}}
     with serve(make_app(ScriptedClient())) as url:
-        whole = httpx.post(f"{url}/v1/completions", json={**body, "stream_options": None})
-        stream = httpx.post(f"{url}/v1/completions", json={**body, "stream": True})
+        whole = httpx.post(f"{url}/v1/completions", json={**body, "stream_options": None}, timeout=60)
+        stream = httpx.post(f"{url}/v1/completions", json={**body, "stream": True}, timeout=60)
         chat = {"messages": [{"role": "user", "content": "late"}], "max_tokens": 3}
-        other = httpx.post(f"{url}/v1/messages", json=chat)
+        other = httpx.post(f"{url}/v1/messages", json=chat, timeout=60)
     assert other.headers["server-timing"].startswith("queue;dur=")
     told = whole.json()["usage"]
     assert told["prompt_tokens_details"] == {"cached_tokens": 3}

@@ -23,7 +23,7 @@ def engine() -> ScriptedClient:
 
 @pytest.fixture(scope="module")
 def http(engine: ScriptedClient) -> Iterator[httpx.Client]:
-    with serve(make_app(engine)) as url, httpx.Client(base_url=url, timeout=20) as client:
+    with serve(make_app(engine)) as url, httpx.Client(base_url=url, timeout=60) as client:
         yield client
 
 

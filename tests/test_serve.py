@@ -16,9 +16,12 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import httpx
 import pytest
 from fakes import FakeExecutor, ToyModel
+from free_port import free_port
 from http_harness import TEMPLATE, byte_tokenizer
+from toy_server import wait_for
 
 from octavo.app import serve
 from octavo.app.chat_template import ChatTemplate
@@ -30,6 +33,7 @@ from octavo.app.inproc_client import InprocClient
 from octavo.app.launch import Launched
 from octavo.cache.config import CacheConfig
 from octavo.cache.ledger import MemoryLedger
+from octavo.model.plan import StepPlan
 from octavo.scheduler.config import SchedulerConfig
 from octavo.scheduler.scheduler import Scheduler
 
@@ -37,14 +41,18 @@ HOST = "127.0.0.1"
 STEP_S = 0.01
 
 
-def free_port() -> int:
-    with socket.create_server((HOST, 0)) as listener:
-        port: int = listener.getsockname()[1]
-        return port
+class Pace:
+    """Seconds of a step, which a test may change while streams run."""
+
+    def __init__(self, step_s: float = STEP_S) -> None:
+        self.step_s = step_s
+
+    def __call__(self, plan: StepPlan) -> float:
+        return self.step_s
 
 
-def launcher(fail_at_step: int | None = None) -> Callable[[EngineConfig], Any]:
-    """A launch of the real engine on a fake device, a token every `STEP_S`."""
+def launcher(fail_at_step: int | None = None, pace: Pace | None = None) -> Callable[[EngineConfig], Any]:
+    """A launch of the real engine on a fake device, a token every `STEP_S` unless `pace` says otherwise."""
 
     async def launch(config: EngineConfig, *others: object) -> Launched:
         cache = CacheConfig(num_blocks=200, block_size=16)
@@ -53,7 +61,7 @@ def launcher(fail_at_step: int | None = None) -> Callable[[EngineConfig], Any]:
             num_slots=4,
             num_blocks=200,
             block_size=16,
-            latency_s=STEP_S,
+            latency_s=pace or STEP_S,
             fail_at_step=fail_at_step,
         )
         scheduler = SchedulerConfig(max_num_seqs=4, max_num_batched_tokens=64, max_model_len=2000)
@@ -88,7 +96,7 @@ class Stream:
     """A streamed completion, read frame by frame."""
 
     def __init__(self, port: int, max_tokens: int) -> None:
-        self._connection = http.client.HTTPConnection(HOST, port, timeout=20)
+        self._connection = http.client.HTTPConnection(HOST, port, timeout=60)
         self._response = post(self._connection, {"prompt": "x", "max_tokens": max_tokens, "stream": True})
         self.status = self._response.status
 
@@ -101,6 +109,10 @@ class Stream:
     def read_one(self) -> None:
         while not self._response.readline().startswith(b"data: "):
             pass
+
+
+def readiness(port: int) -> int:
+    return httpx.get(f"http://{HOST}:{port}/readyz", timeout=60).status_code
 
 
 def post(connection: http.client.HTTPConnection, body: dict[str, Any]) -> http.client.HTTPResponse:
@@ -116,7 +128,7 @@ def visitor(port: int, visit: Callable[[int], None]) -> Iterator[None]:
 
     def run() -> None:
         try:
-            deadline_s = time.monotonic() + 20
+            deadline_s = time.monotonic() + 60
             while True:
                 try:
                     socket.create_connection((HOST, port), timeout=1).close()
@@ -166,26 +178,26 @@ def kill(number: signal.Signals = signal.SIGTERM) -> None:
 def test_running_requests_finish_and_new_ones_are_refused(
     number: signal.Signals, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(serve, "launch", launcher())
+    pace = Pace(0.3)
+    monkeypatch.setattr(serve, "launch", launcher(pace=pace))
 
     def visit(port: int) -> None:
         stream = Stream(port, max_tokens=80)
         stream.read_one()
         kill(number)
-        time.sleep(0.1)
-        late = http.client.HTTPConnection(HOST, port, timeout=20)
+        wait_for(lambda: readiness(port) == 503)
+        late = http.client.HTTPConnection(HOST, port, timeout=60)
         refused = post(late, {"prompt": "x"})
         assert (refused.status, refused.headers["retry-after"]) == (503, "5")
         assert json.load(refused)["error"]["code"] == "server_draining"
-        late.request("GET", "/readyz")
-        assert late.getresponse().status == 503
         late.close()
+        pace.step_s = 0
         frames = stream.read()
         assert frames[-1] == "[DONE]"
         assert json.loads(frames[-2])["choices"][0]["finish_reason"] == "length"
         assert len(frames) > 20
 
-    assert serve_for(visit) == 0
+    assert serve_for(visit, drain_timeout=120) == 0
     out = capsys.readouterr().out
     assert out.startswith(f"octavo: toy ready at http://{HOST}:") and out.count("\n") == 1
 
@@ -194,21 +206,20 @@ def test_running_requests_finish_and_new_ones_are_refused(
 def test_what_does_not_finish_in_time_is_told_so(
     drain_timeout: float, num_signals: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(serve, "launch", launcher())
+    monkeypatch.setattr(serve, "launch", launcher(pace=Pace(0.1)))
 
     def visit(port: int) -> None:
         stream = Stream(port, max_tokens=1900)
         stream.read_one()
-        for _ in range(num_signals):
+        for last in [False, True][-num_signals:]:
             kill()
-            time.sleep(0.1)
+            if not last:
+                wait_for(lambda: readiness(port) == 503)  # two signals at once are one
         frames = stream.read()
         assert frames[-1] == "[DONE]"
         assert "error" in json.loads(frames[-2])
 
-    began_s = time.monotonic()
     assert serve_for(visit, drain_timeout=drain_timeout) == 0
-    assert time.monotonic() - began_s < 10
 
 
 def test_a_dead_engine_ends_streams_and_server(
@@ -229,17 +240,17 @@ def test_a_dead_engine_ends_streams_and_server(
 def test_an_idle_server_stops_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(serve, "launch", launcher())
     began_s = time.monotonic()
-    assert serve_for(lambda port: kill()) == 0
-    assert time.monotonic() - began_s < 5
+    assert serve_for(lambda port: kill(), drain_timeout=300) == 0
+    assert time.monotonic() - began_s < 100
 
 
 def test_ctrl_c_is_heard_while_the_model_loads(monkeypatch: pytest.MonkeyPatch) -> None:
     async def load_for_long(config: EngineConfig, *others: object) -> Launched:
-        time.sleep(20)
+        threading.Timer(0.2, kill, [signal.SIGINT]).start()
+        time.sleep(60)
         raise AssertionError("the load went on")
 
     monkeypatch.setattr(serve, "launch", load_for_long)
-    threading.Timer(0.3, kill, [signal.SIGINT]).start()
     handler = signal.getsignal(signal.SIGINT)
     with pytest.raises(KeyboardInterrupt):
         serve.run(EngineConfig(), ServerConfig(port=0, frontends=0))
@@ -272,7 +283,7 @@ def test_a_real_process_serves_the_demo_and_leaves_the_port() -> None:
     try:
         assert server.stdout is not None
         assert f"ready at http://{HOST}:{port}" in server.stdout.readline()
-        second = subprocess.run(command, capture_output=True, text=True, timeout=120)
+        second = subprocess.run(command, capture_output=True, text=True, timeout=300)
         assert second.returncode == 2
         assert second.stderr.count("\n") == 1
         assert f"octavo serve: cannot listen on {HOST} port {port}" in second.stderr

@@ -8,6 +8,7 @@ import socket
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -15,6 +16,7 @@ import httpx
 import pytest
 from bad_input import BAD_INPUTS, CHAT, COMPLETIONS
 from http_harness import check_error
+from patience import at_some_pace
 from server_process import samples, serve_demo, wait_idle
 
 GREEDY = {"temperature": 0, "ignore_eos": True}
@@ -69,17 +71,21 @@ def test_ten_megabytes_do_not_hold_up_others(http: httpx.Client) -> None:
         "/detokenize": [({"tokens": [-1] * 3_000_000}, 400)],
     }
     with ThreadPoolExecutor(1) as pool, httpx.Client(base_url=http.base_url, timeout=60) as other:
+
+        def check(pace: float, path: str, body: bytes, status: int) -> None:
+            answer = pool.submit(http.post, path, content=body)
+            waits = []
+            while not answer.done():
+                began_s = time.monotonic()
+                assert other.get("/livez").status_code == 200
+                waits.append(time.monotonic() - began_s)
+            assert answer.result().status_code == status
+            assert max(waits) < 1.0, (path, max(waits))
+
         for path, cases in bodies.items():
             for fields, status in cases:
                 body = json.dumps(fields).encode()
-                answer = pool.submit(http.post, path, content=body)
-                waits = []
-                while not answer.done():
-                    began_s = time.monotonic()
-                    assert other.get("/livez").status_code == 200
-                    waits.append(time.monotonic() - began_s)
-                assert answer.result().status_code == status
-                assert max(waits) < 1.0, (path, max(waits))
+                at_some_pace(partial(check, path=path, body=body, status=status), paces=(1.0,) * 5)
     wait_idle(http)
 
 
@@ -161,7 +167,7 @@ def test_clients_that_vanish_at_any_point_leave_nothing(http: httpx.Client) -> N
     rng = random.Random(7)
     for attempt in range(60):
         path = rng.choice((CHAT, COMPLETIONS))
-        fields = {"max_tokens": 400, "stream": rng.random() < 0.7, "n": rng.choice((1, 1, 3)), **GREEDY}
+        fields = {"max_tokens": 700, "stream": rng.random() < 0.7, "n": rng.choice((1, 1, 3)), **GREEDY}
         text = f"attempt {attempt} " * rng.choice((1, 40))
         body = json.dumps({"messages": [{"role": "user", "content": text}], **fields}).encode()
         if path == COMPLETIONS:

@@ -44,10 +44,10 @@ def test_tls_in_one_process(
 
     def visit(port: int) -> None:
         url = f"https://127.0.0.1:{port}"
-        with httpx.Client(base_url=url, verify=trusting(cert), timeout=30) as http:
+        with httpx.Client(base_url=url, verify=trusting(cert), timeout=60) as http:
             assert http.post("/v1/completions", json=BODY).status_code == 200
             with pytest.raises(httpx.RemoteProtocolError):
-                httpx.get(f"http://127.0.0.1:{port}/health")
+                httpx.get(f"http://127.0.0.1:{port}/health", timeout=60)
 
     serve_at(visit, ssl_certfile=str(cert), ssl_keyfile=str(key))
     assert " ready at https://127.0.0.1:" in capsys.readouterr().out
@@ -57,7 +57,7 @@ def test_tls_with_front_ends(certificate: tuple[Path, Path], tmp_path: Path) -> 
     cert, key = certificate
     with toy_server(tmp_path, cert=cert, key=key) as server:
         url = server.url.replace("http:", "https:")
-        with httpx.Client(base_url=url, verify=trusting(cert), timeout=30) as http:
+        with httpx.Client(base_url=url, verify=trusting(cert), timeout=60) as http:
             stream = http.post("/v1/completions", json={**BODY, "stream": True})
             assert stream.text.endswith("data: [DONE]\n\n")
 
@@ -67,7 +67,7 @@ def test_a_unix_socket_with_front_ends(tmp_path: Path) -> None:
     with toy_server(tmp_path, uds=path) as server:
         assert server.url == f"unix:{path}"
         transport = httpx.HTTPTransport(uds=str(path))
-        with httpx.Client(base_url="http://octavo", transport=transport, timeout=30) as http:
+        with httpx.Client(base_url="http://octavo", transport=transport, timeout=60) as http:
             for _ in range(4):
                 assert http.post("/v1/completions", json=BODY).status_code == 200
 
@@ -117,7 +117,7 @@ def test_keys_of_flags_and_file_open_all_but_probes(tmp_path: Path, monkeypatch:
     path.write_text("sk-file\n")
 
     def visit(port: int) -> None:
-        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=30) as http:
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60) as http:
             for key, status in (("sk-flag", 200), ("sk-file", 200), ("sk-other", 401)):
                 answer = http.get("/metrics", headers={"authorization": f"Bearer {key}"})
                 assert answer.status_code == status

@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
 from http_harness import CHAT, COMPLETIONS, REPLY, ScriptedClient, make_app, serve
+from patience import at_some_pace
+from toy_server import wait_for
 
 
 @pytest.fixture(scope="module")
@@ -27,19 +29,22 @@ def url(client: ScriptedClient) -> Iterator[str]:
 def connect(url: str, path: str, body: dict[str, Any]) -> socket.socket:
     """A connection on which the request has been sent."""
     parts = urlsplit(url)
-    connection = socket.create_connection((parts.hostname, parts.port), timeout=10)
+    connection = socket.create_connection((parts.hostname, parts.port), timeout=60)
     payload = json.dumps(body).encode()
     head = f"POST {path} HTTP/1.1\r\nConnection: close\r\nContent-Length: {len(payload)}\r\n\r\n"
     connection.sendall(head.encode() + payload)
     return connection
 
 
-def exchange(url: str, path: str, body: dict[str, Any]) -> tuple[bytes, bytes]:
-    """Response head and body, the chunked transfer coding taken off."""
+def exchange(
+    url: str, path: str, body: dict[str, Any], heard: Callable[[bytes], None] = lambda raw: None
+) -> tuple[bytes, bytes]:
+    """Response head and body, the chunked transfer coding taken off.   heard: told all that came so far."""
     with connect(url, path, body) as connection:
         raw = b""
         while part := connection.recv(65536):
             raw += part
+            heard(raw)
     head, _, rest = raw.partition(b"\r\n\r\n")
     content = b""
     while rest:
@@ -119,8 +124,12 @@ def test_running_usage_is_on_every_chunk(url: str) -> None:
     assert counts == sorted(counts) and counts[0] == 1 and counts[-1] == len(REPLY.encode()) + 1
 
 
-def test_comments_while_a_request_waits(url: str) -> None:
-    _, content = exchange(url, CHAT, user("late"))
+def test_comments_while_a_request_waits(client: ScriptedClient, url: str) -> None:
+    def heard(raw: bytes) -> None:
+        if raw.count(b": keep-alive\n\n") == 3:
+            client.go.set()
+
+    _, content = exchange(url, CHAT, user("held"), heard)
     first_data = content.index(b"data: ")
     waiting = content[:first_data]
     assert waiting.count(b": keep-alive\n\n") >= 3
@@ -129,8 +138,11 @@ def test_comments_while_a_request_waits(url: str) -> None:
 
 
 def test_no_comments_while_text_flows(url: str) -> None:
-    _, content = exchange(url, CHAT, {**user("slow"), "max_tokens": 40})
-    assert b": keep-alive" not in content
+    def check(pace: float) -> None:
+        _, content = exchange(url, CHAT, {**user("slow"), "max_tokens": 40})
+        assert b": keep-alive" not in content
+
+    at_some_pace(check, paces=(1.0,) * 10)  # a machine that stands still for 0.1 s makes one
 
 
 @pytest.mark.parametrize("word, code", [("broken", "generation_failed"), ("dead", "engine_dead")])
@@ -159,12 +171,17 @@ def test_choices_are_told_apart(url: str) -> None:
 
 
 def test_a_long_text_comes_as_it_is_made(url: str) -> None:
-    with connect(url, COMPLETIONS, {"prompt": "slow", "stream": True, "max_tokens": 100}) as connection:
-        moments = []
-        while part := connection.recv(65536):
-            moments += [time.monotonic()] * part.count(b"data: {")
-    assert len(moments) == 101
-    assert moments[-1] - moments[0] > 0.5, "100 tokens at 10 ms each cannot come at once"
+    def check(pace: float) -> None:
+        num_tokens = int(100 * pace)
+        body = {"prompt": "slow", "stream": True, "max_tokens": num_tokens}
+        with connect(url, COMPLETIONS, body) as connection:
+            moments = []
+            while part := connection.recv(65536):
+                moments += [time.monotonic()] * part.count(b"data: {")
+        assert len(moments) == num_tokens + 1
+        assert moments[-1] - moments[0] > 0.005 * num_tokens, "tokens at 10 ms each cannot come at once"
+
+    at_some_pace(check)
 
 
 @pytest.mark.parametrize("path, num_choices", [(CHAT, 1), (CHAT, 3), (COMPLETIONS, 1)])
@@ -174,33 +191,23 @@ def test_client_that_vanishes_stops_the_engine(
 ) -> None:
     body = user("slow") if path == CHAT else {"prompt": "slow", "stream": True}
     before = set(client.aborted)
-    connection = connect(url, path, {**body, "max_tokens": 1500, "n": num_choices})
+    connection = connect(url, path, {**body, "max_tokens": 1900, "n": num_choices})
     received = 0
     while received < num_bytes:
         received += len(connection.recv(1000))
-    deadline = time.monotonic() + 5
-    while len(client.running) < num_choices and time.monotonic() < deadline:
-        time.sleep(0.001)
-    assert len(client.running) == num_choices
-    gone_s = time.monotonic()
+    wait_for(lambda: len(client.running) == num_choices)
     connection.close()
-    while client.running and time.monotonic() < deadline:
-        time.sleep(0.001)
-    aborted = set(client.aborted) - before
-    assert len(aborted) == num_choices and not client.running
-    assert max(client.aborted[name] for name in aborted) - gone_s < 1, "the stream itself goes on for 15 s"
+    wait_for(lambda: not client.running)
+    assert len(client.aborted - before) == num_choices, "the streams themselves go on for 19 s"
 
 
 def test_client_that_vanishes_from_a_whole_answer_stops_the_engine(client: ScriptedClient, url: str) -> None:
-    connection = connect(url, COMPLETIONS, {"prompt": "slow", "max_tokens": 1500})
-    deadline = time.monotonic() + 5
-    while not client.running and time.monotonic() < deadline:
-        time.sleep(0.001)
-    assert client.running
+    connection = connect(url, COMPLETIONS, {"prompt": "slow", "max_tokens": 1900})
+    before = set(client.aborted)
+    wait_for(lambda: client.running)
     connection.close()
-    while client.running and time.monotonic() < deadline:
-        time.sleep(0.001)
-    assert not client.running
+    wait_for(lambda: not client.running)
+    assert len(client.aborted - before) == 1
 
 
 def test_half_a_request_costs_nothing(client: ScriptedClient, url: str) -> None:

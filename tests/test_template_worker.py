@@ -10,6 +10,7 @@ from typing import Any
 import httpx
 import pytest
 from http_harness import ScriptedClient, make_app, serve
+from patience import at_some_pace
 
 from octavo.app.errors import RequestError
 from octavo.app.template_worker import Job, TemplateWorker
@@ -66,7 +67,7 @@ def test_what_runs_away_is_ended(worker: TemplateWorker, source: str) -> None:
     with pytest.raises(RequestError) as caught:
         worker.render(job(source))
     assert caught.value.status == 400
-    assert time.monotonic() - began_s < 20  # two seconds on an idle machine
+    assert time.monotonic() - began_s < 60  # two seconds on an idle machine
     assert worker.render(job("fine")) == "fine"
 
 
@@ -76,12 +77,16 @@ def test_the_server_serves_on_meanwhile() -> None:
     app = make_app(ScriptedClient(), {"trust_request_chat_template": True})
     with serve(app) as url, ThreadPoolExecutor(1) as pool:
         chat = f"{url}/v1/chat/completions"
-        runs_away = pool.submit(httpx.post, chat, json={**body, "chat_template": source}, timeout=60)
-        num_served = 0
-        while not runs_away.done():
-            assert httpx.post(chat, json=body, timeout=60).status_code == 200
-            num_served += 1
-        error = runs_away.result().json()["error"]
-    assert num_served > 1
-    assert (runs_away.result().status_code, error["param"]) == (400, "chat_template")
-    assert "ran for more than 2 s" in error["message"]
+
+        def check(pace: float) -> None:
+            runs_away = pool.submit(httpx.post, chat, json={**body, "chat_template": source}, timeout=60)
+            num_served = 0
+            while not runs_away.done():
+                assert httpx.post(chat, json=body, timeout=60).status_code == 200
+                num_served += 1
+            error = runs_away.result().json()["error"]
+            assert (runs_away.result().status_code, error["param"]) == (400, "chat_template")
+            assert "ran for more than 2 s" in error["message"]
+            assert num_served > 1
+
+        at_some_pace(check)

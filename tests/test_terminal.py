@@ -165,10 +165,10 @@ def test_settings_reach_the_server(url: str, engine: ScriptedClient) -> None:
 
 
 def test_leaving_an_answer_stops_it_at_the_server(url: str, engine: ScriptedClient) -> None:
-    answer = remote(url, max_tokens=1500).complete("slow")
+    answer = remote(url, max_tokens=1900).complete("slow")
     next(answer)
     answer.close()
-    deadline_s = time.monotonic() + 10
+    deadline_s = time.monotonic() + 60
     while engine.running:
         assert time.monotonic() < deadline_s, "the server went on"
         time.sleep(0.01)
@@ -212,7 +212,7 @@ def test_a_real_process_answers_a_pipe() -> None:
         input="The capital of France is\n",
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=300,
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith(" Paris")

@@ -36,7 +36,7 @@ def engine() -> ScriptedClient:
 def http(engine: ScriptedClient) -> Iterator[httpx.Client]:
     template = ChatTemplate(QWEN, TOKENS)
     app = make_app(engine, chat_template=template, tokenizer=thinking_tokenizer(), vocab_size=VOCAB_SIZE)
-    with serve(app) as url, httpx.Client(base_url=url, timeout=30) as client:
+    with serve(app) as url, httpx.Client(base_url=url, timeout=60) as client:
         yield client
 
 
@@ -94,8 +94,10 @@ def test_wrong_values(http: httpx.Client, value: Any, code: str) -> None:
 def test_a_model_whose_reasoning_cannot_be_limited(source: str, cause: str) -> None:
     app = make_app(ScriptedClient(), chat_template=ChatTemplate(source, TOKENS))
     with serve(app) as url:
-        response = httpx.post(url + CHAT, json={"messages": MESSAGES, "thinking_token_budget": 7})
-        text = httpx.post(url + "/v1/completions", json={"prompt": "x", "thinking_token_budget": 7})
+        response = httpx.post(url + CHAT, json={"messages": MESSAGES, "thinking_token_budget": 7}, timeout=60)
+        text = httpx.post(
+            url + "/v1/completions", json={"prompt": "x", "thinking_token_budget": 7}, timeout=60
+        )
     error = response.json()["error"]
     assert (response.status_code, error["code"]) == (400, "unsupported_parameter")
     assert error["param"] == "thinking_token_budget" and cause in error["message"]

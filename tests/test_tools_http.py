@@ -249,7 +249,10 @@ def test_settings_override_the_template() -> None:
 
 def test_tokenize_counts_tools() -> None:
     engine = ScriptedClient()
-    with serve(make_app(engine, chat_template=ChatTemplate(QWEN))) as url, httpx.Client(base_url=url) as http:
+    with (
+        serve(make_app(engine, chat_template=ChatTemplate(QWEN))) as url,
+        httpx.Client(base_url=url, timeout=60) as http,
+    ):
         body = {"messages": MESSAGES, "tools": [TOOL]}
         tokens = http.post("/tokenize", json=body).json()["tokens"]
         http.post("/v1/chat/completions", json=body)

@@ -160,8 +160,10 @@ def test_a_server_sends_its_spans_at_the_latest_when_it_ends() -> None:
     with receiver() as collector:
         endpoint = f"http://127.0.0.1:{collector.server_port}"
         with serve(make_app(ScriptedClient(), {"otlp_endpoint": endpoint})) as url:
-            httpx.post(f"{url}/v1/completions", json={"prompt": "x", "max_tokens": 2}).raise_for_status()
-            httpx.get(f"{url}/livez").raise_for_status()
+            httpx.post(
+                f"{url}/v1/completions", json={"prompt": "x", "max_tokens": 2}, timeout=60
+            ).raise_for_status()
+            httpx.get(f"{url}/livez", timeout=60).raise_for_status()
     (resource,) = [resource for export in collector.exports for resource in export.resource_spans]
     about = {pair.key: pair.value.string_value for pair in resource.resource.attributes}
     assert (about["service.name"], about["service.version"]) == ("octavo", "9.9")
@@ -172,7 +174,9 @@ def test_a_server_sends_its_spans_at_the_latest_when_it_ends() -> None:
 def test_a_collector_that_is_not_there_harms_no_request() -> None:
     with serve(make_app(ScriptedClient(), {"otlp_endpoint": "http://127.0.0.1:9"})) as url:
         for _ in range(3):
-            httpx.post(f"{url}/v1/completions", json={"prompt": "x", "max_tokens": 2}).raise_for_status()
+            httpx.post(
+                f"{url}/v1/completions", json={"prompt": "x", "max_tokens": 2}, timeout=60
+            ).raise_for_status()
 
 
 @pytest.mark.parametrize(

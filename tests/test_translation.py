@@ -52,6 +52,6 @@ def test_limits_of_time_are_the_same_fields_in_every_api(path: str, prompt: str)
         assert claim.queue_deadline_s - claim.arrival_s == pytest.approx(20)
         for name in ("timeout", "queue_timeout"):
             for value, code in ((0, "invalid_value"), (-1, "invalid_value"), ("5", "invalid_type")):
-                refused = httpx.post(url + path, json={**body, name: value})
+                refused = httpx.post(url + path, json={**body, name: value}, timeout=60)
                 error = refused.json()["error"]
                 assert (refused.status_code, error["param"], error["code"]) == (400, name, code)

@@ -6,6 +6,7 @@ import asyncio
 
 import pytest
 from fakes import FakeExecutor, ToyModel
+from patience import until
 
 from octavo.cache.config import CacheConfig
 from octavo.model.sampling_params import SamplingParams
@@ -39,9 +40,14 @@ def add(engine: Engine, name: str, num_prompt: int, max_tokens: int) -> None:
 
 
 async def until_idle(engine: Engine) -> None:
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         while engine.look(-1).num_running:
             await asyncio.sleep(0.005)
+
+
+async def until_idle_of(engine: Engine) -> None:
+    """The same without a look."""
+    await until(lambda: engine.load()[:2] == (0, 0))
 
 
 def test_a_look_shows_requests_blocks_and_every_step() -> None:
@@ -92,13 +98,14 @@ def test_nobody_looks_and_nothing_is_recorded(monkeypatch: pytest.MonkeyPatch) -
         engine = engine_of(latency_s=0.001)
         running = asyncio.create_task(engine.run())
         add(engine, "unwatched", num_prompt=5, max_tokens=20)
-        await asyncio.sleep(0.1)
+        await until_idle_of(engine)
         assert not made
         engine.look(-1)
         add(engine, "watched", num_prompt=5, max_tokens=5)
-        await asyncio.sleep(0.2)
-        add(engine, "after", num_prompt=5, max_tokens=5)  # its first step finds nobody watching
+        await until_idle_of(engine)
         await asyncio.sleep(0.1)
+        add(engine, "after", num_prompt=5, max_tokens=5)  # its first step finds nobody watching
+        await until_idle_of(engine)
         seen = engine.look(-1)
         assert len(made) == 2 and not seen.steps
         running.cancel()

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import IO
 
 import uvloop
+from engine_clock import EngineClock
 from expected import expected_output
 from fakes import FakeExecutor, ToyModel
 from http_harness import TEMPLATE, byte_tokenizer
@@ -39,6 +40,7 @@ from octavo.app.supervisor import Supervisor
 from octavo.cache.config import CacheConfig
 from octavo.model.plan import StepPlan
 from octavo.model.sampling_params import SamplingParams
+from octavo.scheduler import engine
 from octavo.scheduler.config import SchedulerConfig
 from octavo.scheduler.request import Request
 from octavo.scheduler.scheduler import Scheduler
@@ -47,6 +49,11 @@ TOY = ToyModel(vocab_size=256)
 MAX_MODEL_LEN = 2000
 NUM_BLOCKS = 2000
 HOST = "127.0.0.1"
+START_S = 300.0
+PACE = "seconds of a step"
+"""A file in the server's folder; `ToyServer.pace` writes it."""
+SIGNAL_PASSES_S = 600.0
+"""So long passes for the engine at once when its process is sent SIGUSR1."""
 
 
 def write_tokenizer(folder: Path) -> None:
@@ -56,9 +63,17 @@ def write_tokenizer(folder: Path) -> None:
 
 
 def latency(options: argparse.Namespace) -> Callable[[StepPlan], float]:
-    """Steps take `--latency`; one takes `--hang-for` instead, if asked to."""
+    """Steps take `--latency`, or what a file says; one takes `--hang-for` instead, if asked to."""
     steps = itertools.count()
-    return lambda plan: options.hang_for if next(steps) == options.hang_at else float(options.latency)
+
+    def of(plan: StepPlan) -> float:
+        if next(steps) == options.hang_at:
+            return float(options.hang_for)
+        with contextlib.suppress(FileNotFoundError):
+            return float((options.folder / PACE).read_text())
+        return float(options.latency)
+
+    return of
 
 
 async def serve(options: argparse.Namespace) -> int:
@@ -107,6 +122,9 @@ async def serve(options: argparse.Namespace) -> int:
         ),
         max_silent_s=options.max_silent,
     )
+    clock = EngineClock()
+    vars(engine)["time"] = clock
+    signal.signal(signal.SIGUSR1, lambda *_: clock.pass_s(SIGNAL_PASSES_S))
     server.start()
     supervisor.serve(server, {"weights": 3000, "KV cache": 5000, "total": 8000})
     try:
@@ -124,14 +142,15 @@ async def serve(options: argparse.Namespace) -> int:
 class ToyServer:
     """The running program. log: what it and its front ends have said."""
 
-    def __init__(self, process: subprocess.Popen[str]) -> None:
+    def __init__(self, process: subprocess.Popen[str], folder: Path) -> None:
         self.process = process
+        self._pace = folder / PACE
         self.log = ""
         self.url = ""
         self._ready = threading.Event()
         self._reader = threading.Thread(target=self._read)
         self._reader.start()
-        assert self._ready.wait(60), self.log
+        assert self._ready.wait(START_S), f"it did not get ready: {self.log}"
         assert self.url, self.log
 
     def _read(self) -> None:
@@ -148,7 +167,13 @@ class ToyServer:
         children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text()
         return sorted(map(int, children.split()))
 
-    def end(self, number: signal.Signals | None = None, within_s: float = 20) -> int:
+    def pace(self, step_s: float) -> None:
+        """From the next step on, steps take so long: what runs lasts as long as is needed, and then ends."""
+        new = self._pace.with_suffix(".new")
+        new.write_text(str(step_s))
+        new.rename(self._pace)
+
+    def end(self, number: signal.Signals | None = None, within_s: float = 60) -> int:
         """The exit code, after a signal if one is given; all output has been read then."""
         if number is not None:
             self.process.send_signal(number)
@@ -181,7 +206,7 @@ def toy_server(
     )
     server = None
     try:
-        server = ToyServer(process)
+        server = ToyServer(process, folder)
         yield server
     finally:
         process.kill()
@@ -211,7 +236,7 @@ def alive(pid: int) -> bool:
         return False
 
 
-def wait_for(holds: object, within_s: float = 20.0) -> None:
+def wait_for(holds: object, within_s: float = 60.0) -> None:
     """Until `holds()` is true; fails if it does not become so."""
     assert callable(holds)
     deadline = time.monotonic() + within_s
