@@ -27,7 +27,7 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=40)
     parser.add_argument("--streams", type=int, default=100)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--within", type=float, default=60.0, help="seconds, after which a stream hangs")
+    parser.add_argument("--within", type=float, default=120.0, help="seconds, after which a stream hangs")
     options = parser.parse_args()
     random.seed(options.seed)
     seen: dict[str, Counter[str]] = {fault.__name__: Counter() for fault in FAULTS}

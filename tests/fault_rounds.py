@@ -24,7 +24,10 @@ from server_process import wait_idle
 from toy_server import ToyServer, alive, answer_of, toy_server, wait_for
 
 MAX_TOKENS = 60
-WITHIN_S = 60.0
+WITHIN_S = 120.0
+SLOW_S = 2.0
+"""A slow reader is slow for so long: a pause for each of its bytes would be ten seconds at best, a minute if
+the machine is busy."""
 
 
 def kill_frontend(server: ToyServer) -> None:
@@ -101,9 +104,13 @@ async def stream(http: httpx.AsyncClient, prompt: str, leaves_s: float | None, s
                 assert response.status_code in (429, 500, 503), response.status_code
                 return str(response.status_code)
             begun = True
+            slow_until_s = time.monotonic() + SLOW_S if slow else 0
             async for data in response.aiter_raw(1 if slow else None):
                 raw += data
-                await asyncio.sleep(0.001 if slow else 0)
+                if not slow:
+                    await asyncio.sleep(0)
+                elif time.monotonic() < slow_until_s:
+                    await asyncio.sleep(0.001)
     except TimeoutError:
         return "left"
     except httpx.TransportError:
