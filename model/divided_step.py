@@ -41,10 +41,14 @@ def run_divided(
     """Yields all rows as `Parts`.
 
     The rows' slots have started and their blocks are filed, so `run` gets rows that bring none.
+    Each piece is waited for: steps are packed in turn in a few host buffers, one of which is read still while
+    the next is written, and there may be more pieces than buffers.
     """
     bare = tuple(row._replace(new_blocks=()) for row in rows)
     fits, part = _tried(StepPlan(bare), run)
     if fits or len(rows) == 1:
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
         yield rows, part
         return
     half = len(rows) // 2
