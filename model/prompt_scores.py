@@ -21,9 +21,9 @@ from torch import Tensor
 
 from ..ops.sampling import log_probabilities
 from .plan import StepPlan, TokenLogprobs
+from .upload import uploaded
 
-_MIN_PIECE_ROWS = 8
-MAX_PIECE_ROWS = 64
+MIN_PIECE_ROWS, MAX_PIECE_ROWS = 8, 64
 """Rows whose logits are in memory as float32 at once, where log-probabilities are told."""
 
 
@@ -92,8 +92,8 @@ class PromptQuestions:
     def answer(self, hidden: Tensor, head: Callable[[Tensor], Tensor], num_slots: int) -> PromptScores:
         """hidden: [P, hidden_size], of `tokens`.   head: hidden states -> logits."""
         num_top = max(span.num_top for span in self.spans)
-        targets = torch.from_numpy(self.targets).to(hidden.device, non_blocking=True)
-        size = max(_MIN_PIECE_ROWS, min(MAX_PIECE_ROWS, num_slots))
+        targets = uploaded(self.targets, hidden.device)
+        size = max(MIN_PIECE_ROWS, min(MAX_PIECE_ROWS, num_slots))
         pieces = [
             log_probabilities(head(rows), wanted, num_top)
             for rows, wanted in zip(hidden.split(size), targets.split(size), strict=True)

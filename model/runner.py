@@ -21,9 +21,18 @@ from .decoder import DecoderLM
 from .graph_shapes import decode_shapes, mixed_shapes, varied_shapes
 from .graphs import StepGraphs
 from .plan import GraphCounts, StepPlan
-from .prompt_scores import PromptQuestions, PromptScores
+from .prompt_scores import MIN_PIECE_ROWS, PromptQuestions, PromptScores
 from .sampler import Sampled, Sampler
-from .step_inputs import BlockTableMirror, HostBuffer, StepArrays, host_memory, lay_out, unpack
+from .step_inputs import (
+    BlockTableMirror,
+    HostBuffer,
+    StepArrays,
+    StepLayout,
+    host_memory,
+    lay_out,
+    unpack,
+)
+from .upload import uploaded
 
 if TYPE_CHECKING:
     from ..ops.compile_ahead import CompilingAhead
@@ -61,7 +70,7 @@ class ModelRunner:
         self._sampler = Sampler(num_slots + 1, vocab_size, device)
         # Of every step, also of all graphs: as results of their own, theirs would add up to gigabytes.
         self._logits = (
-            torch.empty(num_slots, vocab_size, dtype=self._dtype, device=device)
+            torch.empty(max(num_slots, MIN_PIECE_ROWS), vocab_size, dtype=self._dtype, device=device)
             if device.type == "cuda"
             else None
         )
@@ -117,20 +126,23 @@ class ModelRunner:
         """Queue the plan's work on the device; None if there is nothing to tell of it.
 
         Raises what launching raises. After torch.OutOfMemoryError and `refile`, the plan's rows may run
-        again, in pieces and without new blocks.
+        again, in pieces and without starts, masks and new blocks.
         """
-        errors = self._untold | self._sampler.start(plan.starts)
-        self._untold = errors  # until a run gets through
-        sampled = self._run(plan)
-        self._untold = {}
+        layout = lay_out(plan, self._mirror)  # first, as it needs no memory: `refile` does the rest
+        self._settle(plan)
+        sampled = self._run(plan, layout)
+        errors, self._untold = self._untold, {}
         if not errors:
             return sampled
         sampled = sampled or Sampled.nothing(self.device)
         return replace(sampled, errors={**sampled.errors, **errors})
 
-    def _run(self, plan: StepPlan) -> Sampled | None:
+    def _settle(self, plan: StepPlan) -> None:
+        """Slots change hands, and get the masks of this step."""
+        self._untold |= self._sampler.start(plan.starts)  # until a run gets through
         self._sampler.mask(plan.masks)
-        layout = lay_out(plan, self._mirror)
+
+    def _run(self, plan: StepPlan, layout: StepLayout) -> Sampled | None:
         questions = PromptQuestions.of(plan, self._sampler.state.num_prompt_logprobs)
         kind = "mixed" if layout.shape.num_chunks else "decode"
         step = self._graphs.replay(layout) if self._graphs is not None and questions is None else None
@@ -161,7 +173,9 @@ class ModelRunner:
 
     @torch.inference_mode()
     def refile(self, plan: StepPlan) -> None:
-        """Bring the block tables up to date with a plan whose run broke off before or after it did so."""
+        """Bring what is kept by slot up to date with a plan whose run broke off before or after it did so,
+        but before anything was sampled."""
+        self._settle(plan)
         index, values = self._mirror.entries([row.slot for row in plan.rows])
         self._block_tables.view(-1)[torch.tensor(index, device=self.device)] = torch.tensor(
             values, dtype=torch.int32, device=self.device
@@ -201,8 +215,7 @@ class ModelRunner:
     ) -> tuple[Tensor, PromptScores]:
         """`_forward`, and what is asked of prompts."""
         tokens, slots, lens = (
-            torch.from_numpy(asked).to(self.device, non_blocking=True)
-            for asked in (questions.tokens, questions.slots, questions.lens)
+            uploaded(asked, self.device) for asked in (questions.tokens, questions.slots, questions.lens)
         )
         last_slots = torch.cat([inputs.sample_slots, slots])
         last_lens = torch.cat([inputs.sample_positions, lens])
@@ -214,9 +227,12 @@ class ModelRunner:
         hidden = self._model.hidden(batch, self._pages)
         num_sampled = len(inputs.last_tokens)
         # First of all, so that no other logits take memory meanwhile.
-        scores = questions.answer(hidden[num_sampled:], self._model.logits, self.num_slots)
-        out = None if self._logits is None else self._logits[:num_sampled]
-        return self._model.logits(hidden[:num_sampled], out), scores
+        scores = questions.answer(hidden[num_sampled:], self._head, self.num_slots)
+        return self._head(hidden[:num_sampled]), scores
+
+    def _head(self, hidden: Tensor) -> Tensor:
+        """[S, hidden_size] -> logits [S, vocab_size]; on a GPU the next call overwrites them."""
+        return self._model.logits(hidden, None if self._logits is None else self._logits[: len(hidden)])
 
     def _batch(self, inputs: StepArrays, max_seq_len: int) -> ForwardBatch:
         """The step as the decoder takes it, once the block tables are up to date."""

@@ -19,6 +19,7 @@ from ..ops.sampling import Column
 from .plan import DeviceFullError, SlotStart, TokenLogprobs, TokenMasks
 from .prompt_scores import MAX_PIECE_ROWS, LogprobTensors, PromptScores
 from .sampling_state import SamplingState, Stage
+from .upload import uploaded
 
 _NARROWS = Stage.FILTER | Stage.MIN_P
 _NO_ROWS = np.zeros(0, np.int64)
@@ -244,7 +245,7 @@ class Sampler:
         num_top: NDArray[np.int64],
         max_rows: int,
     ) -> LogprobTensors:
-        rows = torch.from_numpy(host_rows).to(logits.device)
+        rows = uploaded(host_rows, logits.device)
         count = min(int(num_top.max()), logits.shape[1])
         pieces = [
             sampling.log_probabilities(logits.index_select(0, part), tokens[part], count)

@@ -18,6 +18,7 @@ from torch import Tensor
 from ..ops.sampling import MAX_COUNT, PROMPT_SEEN, Column, mask_words
 from .plan import SlotStart, TokenMasks
 from .sampling_params import MAX_BIASES, SamplingParams
+from .upload import uploaded
 
 _PLAIN = SamplingParams(temperature=0.0)
 _FOREVER = 2**31 - 1
@@ -95,8 +96,8 @@ class SamplingState:
         words = torch.from_numpy(masks.words)
         if self.masks.is_cuda and not words.is_pinned():
             words = words.pin_memory()  # 19 KB a row with 152,000 tokens
-        (where,) = _upload([np.array(masks.slots, np.int32)], self.masks.device)
-        self.masks.index_copy_(0, where.long(), words.to(self.masks.device, non_blocking=True))
+        where = uploaded(np.array(masks.slots, np.int64), self.masks.device)
+        self.masks.index_copy_(0, where, words.to(self.masks.device, non_blocking=True))
 
     def row_stages(self, host_slots: Sequence[int], num_rows: int) -> NDArray[np.uint8]:
         """The stages [num_rows] of the rows of a step, which counts as sampled; rows past host_slots are
@@ -292,9 +293,7 @@ def _histories(
 
 def _upload(pieces: Sequence[NDArray[np.int32]], device: torch.device) -> list[Tensor]:
     """The pieces on the device, through one copy."""
-    packed = torch.from_numpy(np.concatenate([piece.ravel() for piece in pieces]))
-    if device.type == "cuda":
-        packed = packed.pin_memory().to(device, non_blocking=True)
+    packed = uploaded(np.concatenate([piece.ravel() for piece in pieces]), device)
     ends = np.cumsum([piece.size for piece in pieces]).tolist()
     parts = (packed[end - piece.size : end] for piece, end in zip(pieces, ends, strict=True))
     return [part.view(piece.shape) for part, piece in zip(parts, pieces, strict=True)]

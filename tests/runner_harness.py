@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 from collections.abc import Sequence
 from typing import Any
@@ -12,7 +13,8 @@ from model_harness import Harness
 from octavo.cache.storage import KVStorage
 from octavo.model.config import ModelConfig
 from octavo.model.decoder import DecoderLM
-from octavo.model.plan import SequenceSlice, SlotStart, StepPlan
+from octavo.model.executor import StreamExecutor, ThreadExecutor
+from octavo.model.plan import Executor, SequenceSlice, SlotStart, StepPlan, StepResult
 from octavo.model.runner import ModelRunner
 from octavo.model.sampling_params import SamplingParams
 
@@ -122,3 +124,21 @@ class PlanMaker:
             blocks.append(self._free.pop())
             new.append(blocks[-1])
         return SequenceSlice(slot, start, length, tokens, new, samples)
+
+
+def executor_for(runner: ModelRunner) -> Executor:
+    """The one that fits its device."""
+    return ThreadExecutor(runner) if runner.device.type == "cpu" else StreamExecutor(runner)
+
+
+def results_of(runner: ModelRunner, steps: Sequence[StepPlan]) -> list[StepResult]:
+    """Of an executor that is given all steps before the first is waited for."""
+
+    async def main() -> list[StepResult]:
+        executor = executor_for(runner)
+        try:
+            return [await handle.result() for handle in [executor.launch(step) for step in steps]]
+        finally:
+            executor.close()
+
+    return asyncio.run(main())
