@@ -83,4 +83,7 @@ def varied_shapes(max_num_seqs: int, block_size: int) -> list[StepShape]:
     # Small steps with chunks split prefixes, large ones do not: where, depends on the heads.
     few, *mixed, many = mixed_shapes(max_num_seqs, _MIXED_TOKENS[-1], block_size)
     every_width = (shape for shape in mixed if shape.num_tokens == _LARGE_TOKENS)
-    return [*(shape for shape in decodes if shape.num_tokens in sizes), largest, few, *every_width, many]
+    # Where fewer sequences run than thin products take rows, chunks may have as many tokens.
+    short = (StepShape(tokens, 1, 1, 1, 1) for tokens in (2, 3, 8) if tokens > max_num_seqs)
+    named = (shape for shape in decodes if shape.num_tokens in sizes)
+    return [*named, largest, *short, few, *every_width, many]

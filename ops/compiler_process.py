@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 _MODULE = "octavo.ops.compile_ahead"
@@ -34,8 +35,8 @@ class CompilerProcess:
     def give(self, work: bytes) -> None:
         """See compile_ahead.py; nothing, if there is no work."""
         assert self._process.stdin is not None
-        self._process.stdin.write(work)
-        self._process.stdin.close()
+        with suppress(BrokenPipeError), self._process.stdin as pipe:  # has ended already? `wait` tells
+            pipe.write(work)
 
     def wait(self) -> None:
         """Until everything is compiled; what could not be is left to its first real launch."""
