@@ -1,6 +1,6 @@
-"""What the server answers, as types, for the OpenAPI document. Nothing is built from them: answers are bytes.
+"""Types of the server's answers, for the OpenAPI document. Answers are not built from them: they are bytes.
 
-Tests read the server's own answers into these types, unknown fields forbidden, so that they stay true.
+Tests read the server's answers into these types, unknown fields forbidden, so that they stay true.
 """
 
 from __future__ import annotations

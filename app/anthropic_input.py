@@ -1,6 +1,6 @@
-"""The messages of a request to /v1/messages, checked, as those of a chat request. Knows no other field.
+"""The messages of a request to /v1/messages as those of a chat request, checked. Knows no other field.
 
-A user's message may hold results of tools, which chat requests have as messages of their own.
+A user's message may hold results of tools, which are messages of their own in a chat request.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class InputText(Struct, kw_only=True):
 
 
 class InputThinking(Struct, kw_only=True):
-    """What the model thought; the signature is empty, since nothing is to be proved."""
+    """What the model thought. The signature is empty here and not checked."""
 
     type: str
     thinking: str
@@ -52,7 +52,7 @@ class InputToolUse(Struct, kw_only=True):
 
 
 class InputToolResult(Struct, kw_only=True):
-    """What a call returned; an error is told by its content."""
+    """What a call returned. Of an error, the model is told the content."""
 
     type: str
     tool_use_id: str

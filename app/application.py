@@ -1,4 +1,4 @@
-"""The web application: routes, what surrounds every response, start and end. Knows no engine, no socket."""
+"""The web application: routes, middleware, start and end. Knows no engine and no socket."""
 
 from __future__ import annotations
 
@@ -70,8 +70,8 @@ def create_app(
 
     metrics: where this front end counts.
     live: the live view of its engine; None if there is nobody to watch.
-    gather: the numbers of the whole server, asked for at every scrape; None if `metrics` are all there are.
-    complaint: why nothing new is taken, in one sentence; None if it is.   pulse: how the engine is.
+    gather: the numbers of the whole server, called at every scrape; None if `metrics` are all there are.
+    complaint: one sentence why no new request is taken; None if they are.   pulse: how the engine is.
     lifespan: entered before the first request and left after the last, in the server's event loop.
     """
     server = ServerContext(
@@ -141,7 +141,7 @@ def _routes(
 def _middleware(
     server: ServerContext, routes: list[Route], observers: Sequence[Observer], *, open_paths: tuple[str, ...]
 ) -> list[Middleware]:
-    """Outermost first: a refused key is counted and has an id too, and a browser may read why."""
+    """Outermost first, so that a refused key is counted, has an id, and a browser may read why."""
     settings = server.settings
     layers = [
         Middleware(Accounting, metrics=server.metrics, routes=routes, observers=observers),
@@ -164,7 +164,7 @@ def _middleware(
 def _metrics_handler(
     metrics: ServerMetrics, gather: Callable[[], Awaitable[ServerMetrics]] | None
 ) -> Callable[[Request], Awaitable[Response]]:
-    # The process that owns the device, whichever front end is asked.
+    # The process that owns the device: this one, or the parent of this front end.
     process = os.getpid() if gather is None else os.getppid()
 
     async def expose(request: Request) -> Response:

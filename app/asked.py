@@ -1,4 +1,4 @@
-"""What a request asks for, read, and how its route answers. Knows no engine and no HTTP."""
+"""What a request asks for, once it is read, and how its route answers. Knows no engine and no HTTP."""
 
 from __future__ import annotations
 
@@ -33,13 +33,12 @@ class Asked:
     """A request, read: what to generate.
 
     echoes: for each prompt the text that its answers begin with.
-    prompt_only: the one token that was generated is left out of the answer.
+    prompt_only: the answer is the prompt; the one token that is generated is left out.
     told: for each prompt what the response tells of it.
-    parts: takes answers apart that are more than text; None if there are no such.
-    prompt_field, max_tokens_field: the request's names for them, for errors that come later.
+    parts: takes apart answers that are more than text; None if they are text only.
+    prompt_field, max_tokens_field, grammar_field: the request's names of these, for later errors; the last is
+    empty if the grammar comes from response_format or structured_outputs.
     tokenize_s: seconds that encoding the prompts took.
-    grammar_field: likewise for what `params.structured_outputs` comes from, if neither response_format nor
-    structured_outputs.
     thinking: how long the model may reason.
     """
 

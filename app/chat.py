@@ -1,4 +1,4 @@
-"""POST /v1/chat/completions: from a body to a prompt and settings. Other APIs are translated to it."""
+"""POST /v1/chat/completions: from a body to a prompt and settings. Other APIs are translated to this one."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ class ChatReader:
     def _in_parts(
         self, params: SamplingParams, formats: ChatFormats, tools: ToolUse | None, prompt: str
     ) -> SamplingParams:
-        """`params` for an answer that has the parts that it may have, and whose parts can be told apart."""
+        """`params` with the grammar of an answer in parts, and with special tokens if they mark the parts."""
         tokenizer = self._encoder.tokenizer
         if formats.needs_special_tokens(tools, tokenizer):
             params = replace(params, skip_special_tokens=False)
@@ -141,7 +141,7 @@ class ChatReader:
 
 
 def _last_words(messages: Sequence[Mapping[str, Any]]) -> str:
-    """What the assistant said last, if nobody spoke after it; the answer to `echo` goes on from there."""
+    """The text of a last message that is the assistant's, which the answer continues and `echo` repeats."""
     last = messages[-1]
     return last["content"] if last["role"] == "assistant" else ""
 

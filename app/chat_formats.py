@@ -1,6 +1,6 @@
-"""How one model writes tool calls and reasoning, and what follows for a request. Knows no HTTP.
+"""How one model writes tool calls and reasoning, and what that means for a request. Knows no HTTP.
 
-A model's habits are read off its chat template, or set by `--tool-call-parser` and `--reasoning-parser`.
+The formats are read off the model's chat template, or set by `--tool-call-parser` and `--reasoning-parser`.
 """
 
 from __future__ import annotations
@@ -24,28 +24,28 @@ _EFFORTS = ("none", "minimal", "low", "medium", "high", "xhigh", "max")
 
 
 class ChatFormats(NamedTuple):
-    """A model's habits; None where it has none that are known."""
+    """A model's formats; None where none is known."""
 
     tools: ToolFormat | None
     reasoning: ReasoningFormat | None
 
     @classmethod
     def of(cls, template: ChatTemplate, tool_parser: str, reasoning_parser: str) -> ChatFormats:
-        """What `template` teaches, unless the settings name it."""
+        """The formats that the settings name, else those that `template` teaches."""
         tools = tool_format(tool_parser, template.source)
         if tools is None and not template.shows_tools:
             tools = HERMES  # the model is told so
         return cls(tools, reasoning_format(reasoning_parser, template.source))
 
     def beside(self, answer: Grammar | None) -> ChatFormats:
-        """The habits that a request leaves room for: a grammar that cannot follow reasoning bars it."""
+        """The formats that fit a request: beside a grammar that cannot follow reasoning, there is none."""
         bars = answer is not None and answer.kind not in COMBINABLE
         return self._replace(reasoning=None) if bars else self
 
     def grammar(
         self, use: ToolUse | None, answer: Grammar | None, prompt: str, tokenizer: Tokenizer
     ) -> Grammar | None:
-        """What an answer to `prompt` must be; `answer` is what the request wants, tools aside.
+        """The grammar of an answer to `prompt`. answer: what the request asks for apart from tools.
 
         Raises ValueError if it gets too long.
         """
@@ -72,7 +72,7 @@ class ChatFormats(NamedTuple):
             )
 
     def parts(self, use: ToolUse | None, prompt: str, include_reasoning: bool) -> PartsMaker | None:
-        """What takes the answers to `prompt` apart; None if they are content and nothing else."""
+        """What takes the answers to `prompt` apart; None if they are content only."""
         reasoning, tools = self.reasoning, self.tools
         if reasoning is None and use is None:
             return None
@@ -97,7 +97,7 @@ class ChatFormats(NamedTuple):
     def thinking_limit(
         self, budget: int | None, prompt: str, tokenizer: Tokenizer, vocab_size: int
     ) -> ThinkingLimit | None:
-        """That the reasoning in an answer to `prompt` ends after `budget` tokens.
+        """The limit that ends the reasoning in an answer to `prompt` after `budget` tokens.
 
         Raises RequestError if the model does not reason, or not between tokens of their own.
         """
@@ -124,7 +124,8 @@ class ChatFormats(NamedTuple):
         return any(tokenizer.special_id(marker) is not None for marker in markers)
 
     def fitting_ids(self, messages: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-        """`messages` with ids of calls, perhaps another server's, as this model's template takes them."""
+        """`messages` with ids of calls that this model's template takes; another server may have made
+        them."""
         if self.tools is None or not self.tools.id_length:
             return list(messages)
         return [_with_ids(message, self.tools) for message in messages]
@@ -144,7 +145,7 @@ def check_combination(use: ToolUse | None, answer: Grammar | None, field: str) -
 
 
 def effort_variables(effort: str | None, template: ChatTemplate) -> dict[str, Any]:
-    """What the chat template is told of `reasoning_effort`. Raises RequestError if it would not listen."""
+    """The variables that tell the template of `reasoning_effort`. Raises RequestError if it uses none."""
     if effort is None:
         return {}
     if effort not in _EFFORTS:

@@ -12,7 +12,7 @@ from .validation import Refused, check_fields, convert, join, missing, read_obje
 
 ROLES = ("system", "developer", "user", "assistant", "tool")
 
-# A message comes back with the keys that an answer has, most of them null or empty.
+# Clients send answers back with all keys that they had, most of them null or empty.
 _REFUSED: Refused = {"annotations": ([],), "audio": (), "function_call": (), "refusal": ("",)}
 _NOT_ASSISTANT_REFUSED: Refused = {"reasoning": ("",), "reasoning_content": ("",), "tool_calls": ([],)}
 _NOT_TOOL_REFUSED: Refused = {"tool_call_id": ()}
@@ -26,7 +26,7 @@ class _Message(Struct, kw_only=True):
 
 
 class _Assistant(_Message, kw_only=True):
-    """reasoning_content is an older word for reasoning, and the one that most templates know."""
+    """reasoning_content is an older name of reasoning, and the one that most templates know."""
 
     reasoning: str | None = None
     reasoning_content: str | None = None
@@ -48,12 +48,12 @@ class _RefusalPart(Struct, kw_only=True):
 
     @property
     def text(self) -> str:
-        """What was said in place of an answer."""
+        """The words of the refusal."""
         return self.refusal
 
 
 class _Call(Struct, kw_only=True):
-    """index: the place that a call, put together from a stream, had there."""
+    """index: of a call that was put together from a stream."""
 
     function: dict[str, Any]
     id: str | None = None

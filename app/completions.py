@@ -68,7 +68,7 @@ def _encode(
     prompts: list[str | list[int]], encoder: PromptEncoder, request: CompletionRequest
 ) -> list[list[int]]:
     if request.logprobs is not None or request.prompt_logprobs is not None:
-        _ = encoder.tokenizer  # Log-probabilities are told by the tokens' texts.
+        _ = encoder.tokenizer  # Raises if there is none: log-probabilities are told with the tokens' texts.
     encoded = []
     cut = truncation(request, request.max_tokens)
     for i, prompt in enumerate(prompts):
@@ -90,7 +90,7 @@ def _echoes(
     encoder: PromptEncoder,
     request: CompletionRequest,
 ) -> list[str]:
-    """The prompts' texts, of those that may have been truncated what is left."""
+    """The prompts' texts; what is left of them, if they may have been truncated."""
     whole = request.truncate_prompt_tokens is None
     return [
         prompt

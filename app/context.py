@@ -24,9 +24,9 @@ _INLINE_BYTES = 2048
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServerContext:
-    """The engine's front door, the settings, the numbers, and threads for work that would block the loop.
+    """generation: starts completions.   metrics: where this process counts.
 
-    templates: renders those that requests bring.
+    threads: for work that would block the event loop.   templates: renders those that requests bring.
     """
 
     generation: Generation

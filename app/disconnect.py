@@ -1,4 +1,4 @@
-"""Work for a client, dropped the moment the client is gone. Knows not what the work is."""
+"""Work for a client, dropped the moment the client is gone. Does not know what the work is."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ async def unless_disconnected(
     every_s: float | None = None,
     meanwhile: Callable[[], Awaitable[None]] | None = None,
 ) -> T:
-    """Result of `work`; the request's body must have been read.
+    """The result of `work`, unless the client goes first. The request's body must have been read.
 
     meanwhile: called every `every_s` seconds until `work` is done.
-    Raises ClientDisconnect, with `work` cancelled and its clean-up finished, if the client goes first.
+    Raises ClientDisconnect, with `work` cancelled and its clean-up finished.
     """
     task = asyncio.ensure_future(work)
     gone = asyncio.ensure_future(_disconnected(receive))

@@ -39,14 +39,14 @@ class DoorClient:
         self._closed = True
 
     def complaint(self) -> str | None:
-        """Why nothing new is taken; None while it is."""
+        """Why no new request is taken; None while they are."""
         return "The server is shutting down and takes no new requests." if self._closed else None
 
 
 class OpenRequests:
     """An ASGI application around `app` that knows how many HTTP requests it has not finished.
 
-    Being the outermost, it also leaves the server's own `send` in the scope's extensions, see sse.py.
+    As the outermost it also leaves the server's own `send` in the scope's extensions; see sse.py.
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -76,7 +76,7 @@ class OpenRequests:
         return self._num_open
 
     async def idle(self, timeout_s: float | None) -> bool:
-        """Wait until none is open, so long at most (None: as long as it takes); whether none is."""
+        """Wait until none is open, at most `timeout_s` (None: as long as it takes); whether none is."""
         try:
             await asyncio.wait_for(self._idle.wait(), timeout_s)
         except TimeoutError:

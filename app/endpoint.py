@@ -26,7 +26,7 @@ from .server_settings import ServerSettings
 TIMEOUT_HEADER = "x-request-timeout"
 QUEUE_TIMEOUT_HEADER = "x-queue-timeout"
 ANYBODY = ""
-"""The tenant of all requests, where no API key is needed."""
+"""The tenant of all requests where no API key is needed."""
 
 A = TypeVar("A", bound=Asked)
 A_contra = TypeVar("A_contra", bound=Asked, contravariant=True)
@@ -47,7 +47,7 @@ class GenerationEndpoint(Generic[A]):
         self._start = start
 
     async def post(self, request: Request) -> Response:
-        """The response. What fails before it is known how many choices are asked for counts as one."""
+        """The response. A request that fails before its number of choices is known counts as one."""
         arrival_s = time.monotonic()
         request.state.generates = True
         server = self._server

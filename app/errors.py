@@ -21,7 +21,7 @@ from collections.abc import Mapping
 from typing import Any
 
 REFUSALS = ("request", "rate_limit", "queue_full", "late", "stuck", "grammars", "draining")
-"""Why a request is not taken. request: for what it asks.   late: its first token would come too late.
+"""Why a request is not taken. request: what it asks for.   late: its first token would come too late.
 stuck: the device does not answer.   grammars: too many are being compiled."""
 _ANTHROPIC_TYPES = {
     401: "authentication_error",
@@ -48,7 +48,7 @@ class RequestError(OctavoError):
 
     param: the field at fault, as a path (`messages[0].content`), if one is.
     code: a word that programs compare.   retry_after_s: whole seconds for the Retry-After header.
-    headers: more headers of the response.   refusal: one of REFUSALS; of any weight only where it is one.
+    headers: more headers of the response.   refusal: one of REFUSALS, if the request is not taken.
     """
 
     def __init__(
@@ -153,7 +153,7 @@ class BodyTooLargeError(RequestError):
 
 
 class RateLimitError(RequestError):
-    """An API key has asked for all that it may in a minute. kind: requests or tokens, OpenAI's type."""
+    """An API key has used up what it may ask for in a minute. kind: OpenAI's type, requests or tokens."""
 
     def __init__(self, message: str, *, kind: str, retry_after_s: int, headers: Mapping[str, str]) -> None:
         super().__init__(
@@ -168,7 +168,7 @@ class RateLimitError(RequestError):
 
 
 class EngineOverloadedError(RequestError):
-    """There is too much to do, by default in the queue; the client should come back later."""
+    """There is too much to do: by default, the queue is full. The client should come back later."""
 
     def __init__(self, message: str, *, retry_after_s: int = 1, refusal: str = "queue_full") -> None:
         super().__init__(
@@ -182,7 +182,7 @@ class EngineOverloadedError(RequestError):
 
 
 class DeadlineError(RequestError):
-    """The request did not start, or not end, in the time that it had."""
+    """The request did not start or end in the time that it had."""
 
     def __init__(self, message: str) -> None:
         super().__init__(message, code="deadline_exceeded", status=504, type="timeout_error")

@@ -1,4 +1,4 @@
-"""Probes: is the server alive, does it get ahead, is it ready, which version. Knows only the pulse."""
+"""Probes: is the server alive, does it make progress, is it ready, which version. Knows only the pulse."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _RETRY_AFTER_S = 1
 
 
 class Health:
-    """The handlers. `complaint` says in one sentence why nothing new is taken, None if it is.
+    """The handlers. `complaint` says in one sentence why no new request is taken, None if they are.
 
     A server accepts connections only when its model is loaded, so all of them imply that.
     """
@@ -29,22 +29,21 @@ class Health:
         self._pulse = pulse
 
     async def well(self, request: Request) -> Response:
-        """/health: 503 while the server drains or its device is stuck. The body has the age of the step under
-        way, in seconds, 0 if nothing is to be done."""
+        """/health: 503 while the server drains or its device is stuck."""
         pulse = self._pulse()
         return _told(self._complaint() or pulse.trouble(), pulse)
 
     async def ready(self, request: Request) -> Response:
-        """/readyz: 503 in these cases too, and while one more request would be refused."""
+        """/readyz: 503 in these cases, and while one more request would be refused."""
         pulse = self._pulse()
         return _told(self._complaint() or pulse.trouble() or pulse.saturation(), pulse)
 
     async def alive(self, request: Request) -> Response:
-        """200 as long as the event loop turns: /livez."""
+        """/livez: 200 as long as the event loop turns."""
         return json_response({"status": "ok"})
 
     async def version(self, request: Request) -> Response:
-        """octavo's version."""
+        """/version."""
         return json_response({"version": self._server.settings.version})
 
 

@@ -1,4 +1,4 @@
-"""One HTTP connection, as uvicorn reads it: what is not read is cut off, what is too large is refused.
+"""One HTTP connection, as uvicorn reads it, with bounds on size and on how slow a client may be.
 
 Knows no routes and no application.
 """
@@ -26,7 +26,7 @@ _HEADER_OVERHEAD = len(": \r\n")
 
 
 class ReadTimer:
-    """One clock per connection: moving the moment at which it is too late costs no new timer.
+    """Limits how long a client may leave something half sent. Moving the deadline costs no new timer.
 
     too_late: called once, `limit_s` after the last `expect` or `more`, unless `done` came before.
     """
@@ -39,12 +39,12 @@ class ReadTimer:
         self._timer: asyncio.TimerHandle | None = None
 
     def expect(self) -> None:
-        """Something must be there in time, as a whole; if it is expected already, by the earlier moment."""
+        """Something must arrive as a whole within the limit; a deadline that is set already stays."""
         if self._due_s is None:
             self.more()
 
     def more(self) -> None:
-        """A part of what may be long has come: from now on, the time counts anew."""
+        """A part of something long has come: the limit counts from now."""
         self._due_s = self._loop.time() + self._limit_s
         if self._timer is None:
             self._timer = self._loop.call_at(self._due_s, self._look)
@@ -72,13 +72,13 @@ class ReadTimer:
 
 
 class HttpConnection(HttpToolsProtocol):
-    """uvicorn lets nothing be produced while 64 KiB wait to be read; a client that then reads nothing at all
-    for `max_stalled_s` is cut off.
+    """uvicorn stops the application while 64 KiB wait to be read. A client that then reads nothing at all for
+    `max_stalled_s` is cut off.
 
     max_header_bytes: of a request's line and headers, however they arrive; more is answered with 431.
-    max_silent_s: within which a request's headers must be there as a whole, and between parts of its body;
-        a connection that sent nothing yet is closed, one that sent a part is answered with 408.
-    max_connections: of the process; one beyond it gets 503, while there is a file left to say so with.
+    max_silent_s: for all headers of a request to arrive, and between parts of its body. A connection that
+        has sent nothing is closed, one that has sent a part is answered with 408.
+    max_connections: of the process; one more gets 503, for which a file is kept free.
     """
 
     def __init__(
@@ -94,8 +94,8 @@ class HttpConnection(HttpToolsProtocol):
         super().__init__(**others)
         self._max_header_bytes = max_header_bytes
         self._max_connections = max_connections
-        self._num_header_bytes = 0  # of the request that is being read, as far as it has been parsed
-        self._num_unparsed = 0  # fed since the parser last saw the end of anything
+        self._num_header_bytes = 0  # of the request that is being read, parsed so far
+        self._num_unparsed = 0  # bytes since the parser last got ahead
         self._progresses = False
         self._refused = False
         self._on_slow_reader = on_slow_reader
@@ -130,10 +130,10 @@ class HttpConnection(HttpToolsProtocol):
         super().data_received(data)
         self._num_unparsed = 0 if self._progresses else self._num_unparsed + len(data)
         if self._num_unparsed > self._max_header_bytes and not self._refused:
-            self.send_400_response("")  # the parser would keep it all until the header ends
+            self.send_400_response("")  # else the parser would buffer it all
 
     def on_message_begin(self) -> None:
-        """Of the parser: a request."""
+        """Of the parser: a request begins."""
         super().on_message_begin()
         self._reading.expect()
         self._progresses = True
@@ -168,7 +168,7 @@ class HttpConnection(HttpToolsProtocol):
         super().on_message_complete()
 
     def send_400_response(self, msg: str) -> None:
-        """Refuse what is no request, or begins with too much, in the shape of all errors; then close."""
+        """Refuse what is no HTTP request, or has too large headers, in the shape of all errors."""
         if max(self._num_header_bytes, self._num_unparsed) > self._max_header_bytes:
             message = f"The request's line and headers must be at most {self._max_header_bytes} bytes."
             error = RequestError(message, status=431, code="request_headers_too_large")
@@ -190,14 +190,14 @@ class HttpConnection(HttpToolsProtocol):
         self.transport.close()
 
     def _count(self, num_bytes: int) -> None:
-        """Raises what the parser takes for a bad request."""
+        """Count header bytes. Raises OverflowError, which uvicorn takes for a bad request."""
         self._progresses = True
         self._num_header_bytes += num_bytes
         if self._num_header_bytes > self._max_header_bytes:
             raise OverflowError("too many bytes of headers")
 
     def pause_writing(self) -> None:
-        """The client has stopped to read; give it a while."""
+        """The client has stopped reading; give it a while."""
         super().pause_writing()
         self._num_unread = self._count_unread()
         self._stall = self.loop.call_later(self._max_stalled_s, self._check_stall)
@@ -217,7 +217,7 @@ class HttpConnection(HttpToolsProtocol):
         if self._refused or self.transport.is_closing():
             return
         if self.flow is not None and self.flow.read_paused:
-            self._reading.more()  # it is the server that does not read
+            self._reading.more()  # the server has stopped reading, not the client sending
         elif not self._begun:
             self.transport.close()
         else:
@@ -225,7 +225,7 @@ class HttpConnection(HttpToolsProtocol):
             self._refuse(RequestError(message, status=408, code="request_timeout"))
 
     def _count_unread(self) -> int:
-        """Bytes that the client has not acknowledged, here and in the kernel, which makes room in gulps."""
+        """Bytes that the client has not acknowledged: those here, and those in the kernel's send buffer."""
         queued = fcntl.ioctl(self.transport.get_extra_info("socket"), termios.TIOCOUTQ, bytes(4))
         return self.transport.get_write_buffer_size() + int.from_bytes(queued, sys.byteorder)
 

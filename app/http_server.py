@@ -1,4 +1,4 @@
-"""uvicorn as octavo runs it: signals are left to others. Knows no routes and no connections."""
+"""uvicorn as octavo runs it, without its signal handlers. Knows no routes and no connections."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from .server_settings import EdgeSettings
 
 BACKLOG = 8192
 LAST_WRITES_S = 2
-"""Time for clients to read what a cut stream still has to say."""
+"""Time for clients to read the last events of streams that were cut."""
 _KEEP_ALIVE_S = 60
 _MAX_STALLED_S = 30.0
 _MAX_SILENT_S = 30.0
@@ -29,8 +29,8 @@ _DEFAULT_EDGE = EdgeSettings()
 class HttpServer(uvicorn.Server):
     """Serves `app` on sockets that are bound already, until `should_exit` is set.
 
-    on_slow_reader: called when a connection was cut since its client read nothing for `max_stalled_s`.
-    max_silent_s: for how long a client may leave a request half sent.
+    on_slow_reader: called when a connection is cut because its client read nothing for `max_stalled_s`.
+    max_silent_s: how long a client may leave a request half sent.
     """
 
     def __init__(
@@ -72,7 +72,7 @@ class HttpServer(uvicorn.Server):
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """Leave them alone: signals begin a drain elsewhere, and uvicorn's stop comes after it."""
+        """Do nothing: signals begin a drain (service.py), and uvicorn is stopped after it."""
         yield
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:

@@ -38,7 +38,7 @@ def ignored_header(fields: Sequence[str]) -> dict[str, str]:
 
 
 def error_response(request: Request, error: RequestError) -> Response:
-    """The response that tells `error`; its code is left in the request's state, for whoever counts."""
+    """The response of `error`; its code is left in the request's state, where it is counted."""
     request.state.error_code = error.code
     request_id = getattr(request.state, "request_id", "")
     headers = {REQUEST_ID_HEADER: request_id, **error.headers}
@@ -64,7 +64,7 @@ async def on_request_error(request: Request, error: Exception) -> Response:
 
 
 async def on_http_exception(request: Request, error: Exception) -> Response:
-    """For what the router says: no such route, not this method."""
+    """For the router's errors: no such route, or not with this method."""
     assert isinstance(error, HTTPException), error
     status = error.status_code
     where = f"{request.method} {request.url.path}"
@@ -81,5 +81,5 @@ async def on_http_exception(request: Request, error: Exception) -> Response:
 
 
 async def on_disconnect(request: Request, error: Exception) -> Response:
-    """For ClientDisconnect: nobody reads this; the status is nginx's word for it, for the count."""
+    """For ClientDisconnect: nobody reads the response, but its status, nginx's for this case, is counted."""
     return Response(status_code=499)

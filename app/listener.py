@@ -16,7 +16,7 @@ from .errors import StartupError
 
 @contextlib.contextmanager
 def bound(host: str, port: int, uds: str | None) -> Iterator[socket.socket]:
-    """A socket at the path `uds` if there is one, else at `host` and `port`. Closed and unlinked in the end.
+    """A socket at the path `uds` if given, else at `host` and `port`; closed and unlinked in the end.
 
     Raises StartupError.
     """
@@ -67,7 +67,8 @@ def bind_unix(path: str) -> socket.socket:
 def share(listener: socket.socket, num_sockets: int) -> list[socket.socket]:
     """`listener` and others for its address, among which the kernel spreads connections evenly.
 
-    It was bound alone, so that a taken port has been found. A unix socket has one queue, which all share.
+    Only now, so that binding `listener` alone has shown whether the port was taken. A unix socket has one
+    queue, which all share.
     """
     if listener.family == socket.AF_UNIX:
         return [listener, *(listener.dup() for _ in range(num_sockets - 1))]

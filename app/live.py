@@ -1,6 +1,6 @@
-"""A live view of the engine: looks a few times a second while somebody watches, once for all who do.
+"""A live view of the engine: looks a few times a second while somebody watches, once for all watchers.
 
-Each event is a whole picture; who reads slowly misses some. Knows no page and no process boundary.
+Each event is a whole picture, so a slow reader may miss some. Knows no page and no process boundary.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 
 _PERIOD_S = 0.25
 _LOOKS_PER_COUNT = 4
-"""Latencies are gathered from every front end, so less often than the engine is looked at."""
+"""Latencies are gathered from every front end, so less often than every look."""
 _MAX_WATCHERS = 32
 _KEEP_ALIVE_S = 15.0
 
@@ -70,7 +70,7 @@ class Live:
         return EventStream(self.frames(), on_close=lambda: None, headers={}, keep_alive_s=_KEEP_ALIVE_S)
 
     async def frames(self) -> AsyncGenerator[bytes]:
-        """The events of one watcher; an error is the last of them."""
+        """The events of one watcher; an error is the last."""
         newest: asyncio.Queue[bytes | RequestError] = asyncio.Queue(maxsize=1)
         self._watchers.add(newest)
         if self._closed:
@@ -88,7 +88,7 @@ class Live:
                 self._looking = None
 
     def close(self) -> None:
-        """End every stream: they would hold up a drain for as long as somebody watches."""
+        """End every stream: open ones would hold up a drain."""
         self._closed = True
         if self._looking is not None:
             self._looking.cancel()  # nothing follows the error
@@ -127,7 +127,7 @@ class Live:
 
 
 def _latencies(metrics: ServerMetrics) -> dict[str, object]:
-    """Counts per bucket since the start: who watches can tell the last minute from two of these."""
+    """Counts per bucket since the start; the difference of two views tells the time between them."""
     all_of_them = metrics.histograms
     shown = (all_of_them.first_token, all_of_them.inter_token, all_of_them.queue, all_of_them.latency)
     return {histogram.name: _counts(histogram) for histogram in shown}

@@ -20,7 +20,7 @@ _WIND_EVERY_S = 1.0
 
 
 async def measure_lag(lag_s: Distribution) -> None:
-    """Observe how late a timer is, which is how long a stream would have waited, until cancelled."""
+    """Observe, until cancelled, how late timers fire: so long would a stream have waited."""
     while True:
         due_s = time.monotonic() + _LAG_PERIOD_S
         await asyncio.sleep(_LAG_PERIOD_S)

@@ -33,7 +33,7 @@ class Accounting:
     """Gives each request an id, returns it as `x-request-id`, and counts the response by route and status.
 
     A client's own `x-request-id` is kept if it is fit for headers and logs.
-    observers: told of every request when it has ended.
+    observers: called with every request's summary when it has ended.
     """
 
     def __init__(
@@ -65,7 +65,7 @@ class Accounting:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                # Asked for now, since a body may name the id too.
+                # Read as late as this, since the body may name the id.
                 headers = MutableHeaders(scope=message)
                 headers[REQUEST_ID_HEADER] = state["request_id"]
                 if is_anthropic(scope["path"]):
@@ -105,10 +105,7 @@ class Accounting:
 
 
 class Bugs:
-    """Answers with 500 what raised an exception that nobody expected, and logs it with the request's id.
-
-    Other requests do not notice.
-    """
+    """Answers 500 to a request that raised an unexpected exception, and logs it with the request's id."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -129,7 +126,7 @@ class Bugs:
             await self._app(scope, receive, watched_send)
         except Exception:
             if started:
-                raise  # The server cuts the connection: the client must not take half an answer for all.
+                raise  # The server cuts the connection: the client sees that the answer is not whole.
             request_id = scope["state"]["request_id"]
             log.exception("request %s failed", request_id, extra={"fields": {"request_id": request_id}})
             bug = RequestError(OUR_FAULT, status=500, code="internal_error", type="server_error")
@@ -139,7 +136,7 @@ class Bugs:
 class ApiKeys:
     """Lets requests through that carry one of `keys`; `open_paths` need none.
 
-    names: what the request is filed under, one for each key: `tenant` of the scope's state.
+    names: one for each key; the name of the key that was given becomes `tenant` in the scope's state.
     """
 
     def __init__(
@@ -155,7 +152,7 @@ class ApiKeys:
         if not needed or scope["path"] in self._open_paths:
             await self._app(scope, receive, send)
             return
-        # Headers are Latin-1 on the wire as far as ASGI is concerned; what they mean is UTF-8.
+        # ASGI decodes headers as Latin-1; their bytes are UTF-8.
         headers = Headers(scope=scope)
         kind, _, key = headers.get("authorization", "").partition(" ")
         bearer = key.strip() if kind.lower() == "bearer" else ""
@@ -170,20 +167,20 @@ class ApiKeys:
 
     def _tenant_of(self, key: str) -> str | None:
         digest = sha256(key.encode("latin-1")).digest()
-        # Each is compared, and in constant time: how long it takes says nothing of how close a guess was.
+        # All are compared, in constant time: how long it takes must not tell how close a guess was.
         names = [name for known, name in self._digests if hmac.compare_digest(digest, known)]
         return names[0] if names else None
 
 
 class Cors(CORSMiddleware):
-    """Answers the questions that browsers ask first, and tells them who may read the answers."""
+    """Starlette's CORS, with refusals in the shape of all errors."""
 
     def preflight_response(self, request_headers: Headers) -> Response:
-        """What a browser asks before a script's request goes out."""
+        """The answer to what a browser asks before it sends a script's request."""
         response = super().preflight_response(request_headers)
         if response.status_code < 400:
             return response
-        message = f"{bytes(response.body).decode()}."  # Starlette's words: which of origin, method, headers
+        message = f"{bytes(response.body).decode()}."  # it names what is wrong: origin, method or headers
         refusal = RequestError(message, code="cors_refused", status=response.status_code)
         headers = {
             name: value
@@ -194,7 +191,7 @@ class Cors(CORSMiddleware):
 
 
 class RootPath:
-    """An ASGI application around `app`, which sees paths without the prefix. root_path: as in `/llm`."""
+    """Takes off the prefix under which a proxy offers the server, if it is there. root_path: as in `/llm`."""
 
     def __init__(self, app: ASGIApp, root_path: str) -> None:
         self._app = app

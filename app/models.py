@@ -26,10 +26,10 @@ class Models:
         return json_response({"object": "list", "data": [self._card(name) for name in names]})
 
     async def get(self, request: Request) -> Response:
-        """One of them. Raises ModelNotFoundError, and HTTPException for no name at all."""
+        """One name. Raises ModelNotFoundError, and HTTPException for an empty name."""
         name: str = request.path_params["model"]
         if not name:
-            raise HTTPException(404)  # elsewhere no name means the first one
+            raise HTTPException(404)  # served_name would take the first one
         return json_response(self._card(self._server.served_name(name)))
 
     def _card(self, name: str) -> dict[str, Any]:
@@ -42,6 +42,6 @@ class Models:
             "root": model.name,
             "parent": None,
             "max_model_len": model.max_model_len,
-            # What a request gets that says nothing: nobody should have to guess.
+            # What requests get that set nothing.
             "default_sampling_params": dict(model.default_params),
         }

@@ -11,8 +11,8 @@ from starlette.staticfiles import StaticFiles
 FOLDER = Path(__file__).with_name("page")
 _INDEX = "index.html"
 _HEADERS = {
-    # The page talks to its own server and to nobody else, and nobody frames it. No script, style or event
-    # handler inside the HTML is obeyed, and no text can become HTML.
+    # The page talks to its own server only and cannot be framed. No script, style or event handler inside
+    # the HTML runs, and no text can become HTML.
     "content-security-policy": (
         "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
         "base-uri 'none'; form-action 'none'; frame-ancestors 'none'; require-trusted-types-for 'script'; "
@@ -27,14 +27,14 @@ _TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".
 
 
 class Page:
-    """The handlers. paths: all that they serve, which needs no API key: the page asks for one itself."""
+    """The handlers. paths: what they serve, without an API key: the page asks the user for one."""
 
     def __init__(self) -> None:
         self._files = StaticFiles(directory=FOLDER)
         self.paths = ("/", *(f"/page/{path.name}" for path in FOLDER.iterdir()))
 
     async def index(self, request: Request) -> Response:
-        """What a person sees who opens the address in a browser."""
+        """What a browser shows at the server's address."""
         return await self._answer(_INDEX, request)
 
     async def file(self, request: Request) -> Response:
@@ -45,6 +45,6 @@ class Page:
         response = await self._files.get_response(name, request.scope)
         response.headers.update(_HEADERS)
         if "content-type" in response.headers:
-            # Machines differ in what they call a script, and with nosniff the name decides.
+            # Machines differ in their types of scripts, and with nosniff a wrong type keeps one from running.
             response.headers["content-type"] = f"{_TYPES[Path(name).suffix]}; charset=utf-8"
         return response

@@ -33,7 +33,7 @@ def let_threads_sleep() -> None:
 
 
 def freeze_garbage() -> None:
-    """Spare what stays anyway, model and tokenizer, from later collections, which take 20 ms and more."""
+    """Exempt what exists now, model and tokenizer, from garbage collections: they would take 20 ms."""
     gc.collect()
     gc.freeze()
 
@@ -54,12 +54,12 @@ def max_connections() -> int:
 
 
 def module_command(module: str, *arguments: object) -> list[str]:
-    """The command that runs a module of octavo as a process, without looking into the current directory."""
+    """The command that runs a module of octavo as a process, whatever is in the current directory."""
     return [sys.executable, "-P", "-m", module, *map(str, arguments)]
 
 
 def module_environment() -> dict[str, str]:
-    """The environment of such a process: it finds the modules that this process would find."""
+    """The environment of such a process, in which it finds the same modules as this one."""
     return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
 
 

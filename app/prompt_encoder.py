@@ -1,6 +1,6 @@
 """Texts and conversations of clients to token ids of a length that can fit. Knows no routes.
 
-What is far too long is refused before it is tokenized: a body of megabytes costs seconds otherwise.
+A prompt that is far too long is refused before it is tokenized, which would take seconds for megabytes.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from .tokenizer import Tokenizer
 from .tool_formats import HERMES
 from .tool_types import ToolUse
 
-# Normalisation can shorten a text before it is split, though not by this much.
+# Normalisation can shorten a text before it is split, but not by more than this.
 _SHRINKS_AT_MOST = 4
 _NEVER_TOO_LONG_CHARS = 100_000
 
 
 class Truncation(NamedTuple):
-    """Tokens of a prompt to keep; -1 is as many as leave room for `max_tokens` more."""
+    """How many tokens of a prompt to keep; -1 is as many as leave room for `max_tokens` more."""
 
     num_tokens: int
     keeps_end: bool
@@ -39,7 +39,7 @@ def truncation(fields: SamplingFields, max_tokens: int | None) -> Truncation | N
 
 
 class PromptEncoder:
-    """Encodes for one model. `field` below is the request field to name in a RequestError.
+    """Encodes for one model. `field` below is the request's field that a RequestError names.
 
     worker: renders templates that requests bring.   tool_parser, reasoning_parser: see ChatFormats.
     """

@@ -78,7 +78,7 @@ class StreamOptions(Struct, kw_only=True):
 class CommonFields(Struct, kw_only=True):
     """What means the same in every API, most of it vLLM's extensions.
 
-    Ranges are SamplingParams' affair, types are checked here.
+    Types are checked here, ranges by SamplingParams.
     timeout, queue_timeout: seconds that the request may take, and wait, from its arrival on.
     """
 
@@ -109,8 +109,7 @@ class CommonFields(Struct, kw_only=True):
 class SamplingFields(CommonFields, kw_only=True):
     """What chat and completions understand.
 
-    user, metadata, safety_identifier and prompt_cache_key are labels for whoever keeps accounts: no answer
-    depends on them.
+    user, metadata, safety_identifier and prompt_cache_key are labels: no answer depends on them.
     """
 
     n: int = 1
@@ -191,7 +190,7 @@ def check_common(fields: SamplingFields, max_logprobs: int) -> None:
 
 
 def check_num_logprobs(field: str, number: int, most: int) -> None:
-    """Whether so many likeliest tokens may be asked for; -1 stands for all, in `most` too."""
+    """Raise RequestError unless `number` likeliest tokens may be asked for; -1 is all, in `most` too."""
     if most == -1:
         _require(number >= -1, field, "-1 (all tokens) or at least 0", number)
     else:
@@ -245,7 +244,7 @@ def sampling_params(
 
 
 def client_names(error: RequestError, names: Mapping[str, str]) -> RequestError:
-    """`error` from below the routes, with the fields called as the request calls them."""
+    """`error`, raised below the routes, with the request's own names of fields."""
     name = names.get(error.param or "")
     if name is not None:
         if isinstance(error, ContextLengthError):
@@ -268,7 +267,7 @@ def _logit_bias(bias: Mapping[str, float] | None) -> dict[int, float] | None:
     if not bias:
         return None
     for token in bias:
-        # Not int() alone: it also takes "1_0", " 1" and digits of other scripts.
+        # int() alone would also take "1_0", " 1" and digits of other scripts.
         _require(
             token.isascii() and token.isdigit() and len(token) < 10, "logit_bias", "keyed by token ids", token
         )

@@ -1,4 +1,4 @@
-"""/v1/messages of Anthropic's API: the request's fields, and the chat request that asks for the same.
+"""/v1/messages of Anthropic's API: the request's fields, and their translation to a chat request.
 
 Knows no HTTP and no answer.
 """
@@ -114,7 +114,7 @@ class MessagesRequest(CountRequest, kw_only=True):
 
 
 class MessagesPrompt(NamedTuple):
-    """A request, checked. stream: whether events are wanted."""
+    """A request, checked."""
 
     request: CountRequest
     translation: Translation
@@ -142,7 +142,7 @@ def read_messages_request(
             chat["stop"] = request.stop_sequences
     messages, places = _messages(request, ignored)
     refuse_unknown(ignored, known)
-    # An answer whose beginning the client has written goes on from there.
+    # A client may have written the beginning of the answer.
     last = messages[-1] if messages else {}
     prefilled = last.get("role") == "assistant" and "content" in last and "tool_calls" not in last
     translation = Translation(

@@ -92,7 +92,7 @@ def read_chat(
 ) -> ChatPrompt:
     """Raises RequestError with the path of the field at fault; an unknown field is one if `strict`.
 
-    max_logprobs: the most likeliest tokens that may be asked for; -1 is all.
+    max_logprobs: how many likeliest tokens may be asked for; -1 is all.
     """
     ignored = check_fields(body, ChatRequest, CHAT_REFUSED)
     body = read_grammar_fields(read_stream_options(body, ignored), ignored)

@@ -44,7 +44,7 @@ class CompletionRequest(SamplingFields, kw_only=True):
 
     @property
     def num_prompt_logprobs(self) -> int | None:
-        """An echoed prompt has as many alternatives as the rest, unless the request says how many."""
+        """Unless the request says how many, an echoed prompt has as many alternatives as the answer."""
         echoed = self.logprobs if self.echo else None
         return echoed if self.prompt_logprobs is None else self.prompt_logprobs
 
@@ -62,7 +62,7 @@ def read_completion(
 ) -> CompletionPrompts:
     """Raises RequestError with the path of the field at fault; an unknown field is one if `strict`.
 
-    max_logprobs: the most likeliest tokens that may be asked for; -1 is all.
+    max_logprobs: how many likeliest tokens may be asked for; -1 is all.
     """
     ignored = check_fields(body, CompletionRequest, COMPLETION_REFUSED)
     body = read_grammar_fields(read_stream_options(body, ignored), ignored)

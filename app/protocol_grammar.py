@@ -12,7 +12,7 @@ from .errors import RequestError
 from .validation import Refused, missing, read_object, wrong
 
 _TYPES = ("text", "json_object", "json_schema", "structural_tag")
-# What vLLM has beside these: a choice among its own backends.
+# Of vLLM's other fields, this one chooses among its own backends.
 _STRUCTURED_REFUSED: Refused = {"disable_fallback": (False, True)}
 _STRUCTURAL = ("structures", "triggers", "format")
 
@@ -52,7 +52,7 @@ class StructuredOutputs(Struct, kw_only=True):
 
 
 class AskedGrammar(NamedTuple):
-    """A grammar, if one is asked for, and where: `structured_outputs.regex`, say."""
+    """A grammar, if one is asked for, and the field that asks: `structured_outputs.regex`, say."""
 
     grammar: Grammar | None
     field: str
@@ -61,7 +61,7 @@ class AskedGrammar(NamedTuple):
 def read_grammar_fields(body: Mapping[str, Any], ignored: list[str]) -> Mapping[str, Any]:
     """`body` without nulls in the two fields; the paths of unknown fields there go to `ignored`.
 
-    What is below `schema` and `json` stays as it is. Raises RequestError for a field that is refused.
+    Schemas stay as they are. Raises RequestError for a field that is refused.
     """
     body = _read(body, "response_format", ResponseFormat, {}, "", ignored)
     form = body.get("response_format")

@@ -1,6 +1,6 @@
-"""/v1/responses: the request's fields, and the chat request that asks for the same. Knows no HTTP, no answer.
+"""/v1/responses: the request's fields, and their translation to a chat request. Knows no HTTP and no answer.
 
-Stateless: nothing is stored, so whatever would refer to a stored response is refused.
+Nothing is stored, so whatever refers to a stored response is refused.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _NAMES = {
 }
 _FUNCTION_FIELDS = ("name", "description", "parameters", "strict")
 _LOGPROBS = "message.output_text.logprobs"
-# The latter asks for a part of reasoning items that they do not have here.
+# The latter asks for a part that reasoning items do not have here.
 _INCLUDED = (_LOGPROBS, "reasoning.encrypted_content")
 
 RESPONSES_REFUSED: Refused = {

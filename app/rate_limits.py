@@ -1,7 +1,7 @@
 """How much each tenant may ask for in a minute: requests and tokens, as token buckets. Knows no HTTP.
 
-A bucket holds a minute's worth and fills evenly. Prompts are paid when they are taken, answers while they
-come, so that a bucket may go below nothing; then nothing is taken until it is filled again.
+A bucket holds a minute's worth and fills evenly. A prompt is paid for when its request is taken, an answer
+while it is generated, so a bucket may go below zero; then no request is taken until it is filled again.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _MINUTE_S = 60.0
 
 @dataclass(frozen=True, slots=True)
 class Quota:
-    """What is left, as OpenAI's headers tell it; None where nothing is limited. reset_s: until it is full."""
+    """What a tenant has left, as OpenAI's headers tell it; None is no limit. reset_s: until it is full."""
 
     requests: int | None = None
     requests_left: int = 0
@@ -64,14 +64,14 @@ class _Bucket:
 
 
 class RateLimits:
-    """requests, tokens: a minute, for each tenant; None is no limit. There are as many tenants as keys."""
+    """requests, tokens: what each tenant, an API key, may ask for in a minute; None is no limit."""
 
     def __init__(self, requests: int | None, tokens: int | None) -> None:
         self._limits = {"requests": requests, "tokens": tokens}
         self._buckets: dict[str, dict[str, _Bucket]] = {}
 
     def take(self, tenant: str, num_prompt: int) -> None:
-        """One request with so many tokens. Raises RateLimitError, and RequestError if it could never run."""
+        """Pay for a request. Raises RateLimitError, and RequestError if it could never run."""
         now_s = time.monotonic()
         buckets = self._of(tenant, now_s)
         asked = {"requests": 1, "tokens": num_prompt}
@@ -95,7 +95,7 @@ class RateLimits:
             bucket.take(asked[name], now_s)
 
     def spend(self, tenant: str, num_tokens: int) -> None:
-        """So many tokens were generated."""
+        """`num_tokens` were generated for the tenant."""
         now_s = time.monotonic()
         bucket = self._of(tenant, now_s).get("tokens")
         if bucket is not None:

@@ -1,4 +1,4 @@
-"""What a request may ask of one model: ids that it has, what its tokenizer can do, words as tokens.
+"""What a request may ask of one model: valid token ids, what its tokenizer can do, words as tokens.
 
 Knows no engine. Raises RequestError with SamplingParams' names of the fields.
 """
@@ -15,7 +15,7 @@ from .tokenizer import Tokenizer
 
 
 def check_ids(prompt_token_ids: Sequence[int], params: SamplingParams, vocab_size: int) -> None:
-    """Every token id must be one of the model's."""
+    """Refuse token ids that the model does not have."""
     if not prompt_token_ids:
         raise RequestError("prompt must not be empty", param="prompt")
     for param, ids in (
@@ -35,7 +35,7 @@ def check_ids(prompt_token_ids: Sequence[int], params: SamplingParams, vocab_siz
 
 
 def check_text(params: SamplingParams, tokenizer: Tokenizer | None) -> None:
-    """What the tokenizer cannot do is refused."""
+    """Refuse what the tokenizer cannot do."""
     if tokenizer is None:
         asked = {
             "stop": params.stop,
@@ -49,13 +49,13 @@ def check_text(params: SamplingParams, tokenizer: Tokenizer | None) -> None:
         return
     shows_special = not (params.spaces_between_special_tokens or params.skip_special_tokens)
     if shows_special and tokenizer.byte_table() is None:
-        # A decoder that concatenates tokens puts no spaces between any; others do as they please.
+        # Only a decoder that concatenates tokens is known to put no spaces between them.
         message = "spaces_between_special_tokens must be true: this model's decoder decides on spaces"
         raise RequestError(message, param="spaces_between_special_tokens", code="unsupported_value")
 
 
 def with_numbers(params: SamplingParams, vocab_size: int) -> SamplingParams:
-    """`params`, -1 log-probabilities as the number of tokens."""
+    """`params` with -1 log-probabilities, which are all, as a number."""
     if -1 not in (params.logprobs, params.prompt_logprobs):
         return params
     logprobs, of_prompt = (
@@ -77,7 +77,8 @@ def token_limits(params: SamplingParams, tokenizer: Tokenizer | None, vocab_size
 
 
 def _spellings(word: str, tokenizer: Tokenizer, vocab_size: int) -> list[tuple[int, ...]]:
-    """As vLLM spells it: at the beginning of a text, and after a space if that is another first token."""
+    """As vLLM does: the word at the beginning of a text, and after a space if its first token differs
+    then."""
     alone, spaced = (tuple(tokenizer.encode(f"{p}{word.lstrip()}", False)) for p in ("", " "))
     spellings = [alone]
     if spaced and alone and spaced[0] != alone[0] and len(spaced) == len(alone):

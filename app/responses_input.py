@@ -1,4 +1,4 @@
-"""The items of a response's input, checked, as the messages of a chat request. Knows no other field.
+"""The items of a response's input as the messages of a chat request, checked. Knows no other field.
 
 Items of one answer (reasoning, message, function calls) become one message, as chat requests have it.
 """

@@ -17,7 +17,7 @@ from .protocol import DEFAULT_MAX_LOGPROBS
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CorsRules:
-    """Whose scripts may call, by which methods, with which headers; `*` is any. credentials: and cookies."""
+    """Which pages' scripts may call, how, and with which headers; `*` is any. credentials: and cookies."""
 
     origins: tuple[str, ...] = ("*",)
     methods: tuple[str, ...] = ("*",)
@@ -30,7 +30,7 @@ class EdgeSettings:
     """What an HTTP server must know beside its application.
 
     ssl_certfile, ssl_keyfile: PEM files; the key may be in the first. None serves without TLS.
-    forwarded_allow_ips: proxies whose X-Forwarded-For and X-Forwarded-Proto count; `*` is anybody.
+    forwarded_allow_ips: proxies whose X-Forwarded-For and X-Forwarded-Proto are believed; `*` is all.
     root_path: the prefix under which a proxy offers the server; requests with and without it are served.
     max_header_bytes: of a request's line and headers.
     """
@@ -52,9 +52,9 @@ class ServerSettings:
     max_queued_requests: choices that may wait in the engine; None is any number.
     max_logprobs: likeliest tokens that a request may ask for; -1 is all.
     trust_request_chat_template: whether a request may bring a chat template of its own.
-    request_timeout_s, queue_timeout_s: longest that a request may take, and wait; None is no limit.
-    key_weights: shares of the engine, one for each of api_keys; empty is equal ones.
-    tool_call_parser, reasoning_parser: how the model writes both; auto reads it off its chat template.
+    request_timeout_s, queue_timeout_s: how long a request may take, and wait; None is no limit.
+    key_weights: shares of the engine, one for each of api_keys; empty means equal shares.
+    tool_call_parser, reasoning_parser: how the model writes both; auto reads it off the chat template.
     log_prompts: whether prompts and answers may be logged.   otlp_endpoint: where traces go; None has none.
     """
 
@@ -149,9 +149,9 @@ def check_certificate(certfile: str | None, keyfile: str | None) -> None:
 
 
 def read_api_keys(path: str | None) -> tuple[str, ...]:
-    """The keys in a file, one a line; empty lines and those that begin with # say nothing.
+    """The keys in a file, one a line; empty lines and those that begin with # are skipped.
 
-    Raises StartupError for a file that cannot be read, or holds no key: what should be closed stays shut.
+    Raises StartupError for a file that cannot be read or holds no key, which would leave the server open.
     """
     if path is None:
         return ()
@@ -167,5 +167,5 @@ def read_api_keys(path: str | None) -> tuple[str, ...]:
 
 
 def _no_password() -> str:
-    """OpenSSL would ask at the terminal."""
+    """Without it, OpenSSL would ask at the terminal."""
     raise ValueError("the key is encrypted; octavo has no password for it")

@@ -1,4 +1,4 @@
-"""A request of another API as the chat request that asks for the same, and its errors in the client's words.
+"""A request of another API as a chat request, and errors in it with the client's own names of fields.
 
 Knows no API: each brings its own names.
 """
@@ -18,7 +18,7 @@ _MESSAGE = re.compile(r"messages\[(\d+)\](.*)", re.DOTALL)
 
 
 class ExtendedFields(CommonFields, kw_only=True):
-    """What the APIs that are translated share with chat completions."""
+    """What the translated APIs share with chat completions."""
 
     chat_template_kwargs: dict[str, Any] | None = None
     thinking_token_budget: int | None = None
@@ -28,7 +28,7 @@ class ExtendedFields(CommonFields, kw_only=True):
 class Translation:
     """The chat request, and the way back.
 
-    names: fields of a chat request -> the client's, what is below them included.
+    names: a chat request's fields -> the client's; whatever is below them keeps its name.
     places: for each message, where the client wrote it.
     ignored: the client's fields that nobody knows.
     tool_names: what is below a tool's `function` in a chat request -> what is below the tool here.
@@ -70,12 +70,12 @@ class Translation:
 
 
 def passed_on(body: Mapping[str, Any]) -> dict[str, Any]:
-    """The entries of `body` that go into the chat request as they are."""
+    """The entries of `body` that the chat request takes unchanged."""
     return {name: body[name] for name in ExtendedFields.__struct_fields__ if name in body}
 
 
 def json_schema_format(form: Mapping[str, Any]) -> dict[str, Any]:
-    """A form of answer whose schema stands beside its type, as the `response_format` of a chat request."""
+    """`form`, which has its schema beside its type, as the `response_format` of a chat request."""
     kind = form.get("type")
     below = {name: value for name, value in form.items() if name != "type"}
     return {"type": kind, "json_schema": below} if kind == "json_schema" else {"type": kind}

@@ -1,6 +1,6 @@
 """JSON bodies to typed requests: every complaint names the field, the rule and the value.
 
-Knows msgspec's types and messages, and the three fates of a field: understood, refused by name, or unknown.
+Knows msgspec's types and messages, and that a field is understood, refused by name, or unknown.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from .errors import RequestError
 T = TypeVar("T")
 
 Refused = Mapping[str, tuple[Any, ...]]
-"""Field -> the values that ask for nothing, and so are accepted. Any other value is refused by name."""
+"""Field -> the values that are accepted because they ask for nothing. Any other value is refused."""
 
 _PLACE = re.compile(r" - at `(?P<path>[^`]*)`$")
 _EXPECTED = re.compile(r"Expected `(?P<types>[^`]*)`")
@@ -140,7 +140,7 @@ def _refusal(field: str, value: Any, accepted: tuple[Any, ...]) -> RequestError:
 def _explain(complaint: str, value: Any, path: str) -> RequestError:
     """msgspec's complaint, `Expected ..., got ... - at $.x[0]`, in our words."""
     place = _PLACE.search(complaint)
-    # "[...]" and "~" stand for a mapping's value and key; the mapping itself is the field at fault then.
+    # "[...]" and "~" stand for a mapping's value and key: then the mapping is the field at fault.
     below = place["path"].removeprefix("$").split("[...]")[0].removesuffix(".~") if place else ""
     field = f"{path}{below}" if path else below.removeprefix(".")
     if absent := _MISSING.search(complaint):
@@ -148,7 +148,7 @@ def _explain(complaint: str, value: Any, path: str) -> RequestError:
     if expected := _EXPECTED.search(complaint):
         kinds = [kind for kind in expected["types"].split(" | ") if kind != "null"]
         rule = " or ".join(_IN_WORDS.get(kind, kind) for kind in kinds)
-        # Of a mapping's value, the mapping is shown: whoever wrote it sees which entry it is.
+        # For a wrong value in a mapping, the whole mapping is shown.
         each = "made of entries that are each " if place and "[...]" in place["path"] else ""
         message = f"{field or 'the request body'} must be {each}{rule}, got {show(_at(value, below))}"
         return RequestError(message, param=field or None, code="invalid_type")
