@@ -16,7 +16,7 @@ from ..ops.compiler_process import CompilerProcess
 from .client_config import BatchConfig, TerminalConfig
 from .config import EngineConfig, ServerConfig
 from .errors import StartupError
-from .process import let_threads_sleep
+from .process import drop_output, let_threads_sleep, open_standard_streams
 from .settings import SettingError, build, nearest, settings_of
 
 Configs = tuple[type[Any], ...]
@@ -33,11 +33,16 @@ class _Parser(argparse.ArgumentParser):
     """Raises UsageError where argparse would print its usage and exit."""
 
     def error(self, message: str) -> NoReturn:
-        raise UsageError(message.removeprefix("argument ").replace(": expected", " needs", 1))
+        message = message.removeprefix("argument ").replace(": expected", " needs", 1)
+        raise UsageError(message.replace(": ignored explicit argument", " takes no value, got", 1))
 
 
 def main(argv: Sequence[str]) -> int:
-    """Run one command and return the exit code: 0, 2 for a wrong call or a failed start, 130 for Ctrl-C."""
+    """Run one command and return the exit code: 0, 2 for a wrong call or a failed start.
+
+    130 for Ctrl-C, 141 if whoever read the output left, as shells say it of programs that a signal ends.
+    """
+    open_standard_streams()
     let_threads_sleep()
     command = f"octavo {argv[0]}" if argv and argv[0] in _COMMANDS else "octavo"
     try:
@@ -53,6 +58,9 @@ def main(argv: Sequence[str]) -> int:
         message = str(error)
     except KeyboardInterrupt:
         return 130
+    except BrokenPipeError:
+        drop_output()
+        return 141
     print(f"{command}: {message}", file=sys.stderr)
     return 2
 

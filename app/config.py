@@ -7,6 +7,7 @@ environment. A setting whose feature does not exist yet is refused here, never p
 from __future__ import annotations
 
 from dataclasses import dataclass
+from ipaddress import ip_network
 
 from .settings import (
     LENGTH,
@@ -32,6 +33,13 @@ _ROOT_PATH = Kind(
     "empty or a path that begins with /", str, lambda v: isinstance(v, str) and v[:1] in ("", "/"), "PATH"
 )
 _MILLISECONDS = number("of milliseconds, not negative", lambda v: v >= 0, "MS")
+
+
+def _is_network(word: str) -> bool:
+    try:
+        return word == "*" or bool(ip_network(word))
+    except ValueError:
+        return False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -194,7 +202,7 @@ class ServerConfig:
     )
     forwarded_allow_ips: tuple[str, ...] = setting(
         ("127.0.0.1",),
-        texts("ADDRESS"),
+        texts("ADDRESS", "a list of addresses, networks such as 10.0.0.0/8, or *", _is_network),
         "proxies that are believed whom they forward for, as addresses or networks; * is any",
     )
     max_body_bytes: int = setting(16 << 20, SIZE_BYTES, "size of a request's body", default_text="16MiB")
@@ -203,7 +211,7 @@ class ServerConfig:
     )
     frontends: int | str = setting(
         "auto",
-        integer_or_auto(0),
+        integer_or_auto(0, 256),
         "HTTP processes; 0 serves from the engine's own, auto takes 0 on a CPU and up to 8 with a GPU",
     )
     request_timeout: float | None = setting(

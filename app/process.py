@@ -1,4 +1,4 @@
-"""What a process of the server settles with the system: files, threads, its parent, its children.
+"""What a process settles with the system: standard streams, files, threads, its parent, its children.
 
 Does not know what the process is for. Imports no torch, since `let_threads_sleep` must come before that.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ctypes
 import gc
+import io
 import logging
 import os
 import resource
@@ -21,6 +22,26 @@ _SPARE_FILES = 128
 """What a process opens beside its connections: weights, tokenizer, sockets to the other processes, logs."""
 _PR_SET_PDEATHSIG = 1
 _LAST_S = 10
+
+
+def open_standard_streams() -> None:
+    """Replace streams that are closed by empty ones, and let no character that they cannot show be an error.
+
+    Files opened later would otherwise get the closed streams' numbers, and be written to by mistake.
+    """
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115
+        elif isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="surrogateescape" if name == "stdin" else "backslashreplace")
+
+
+def drop_output() -> None:
+    """Nobody can be written to: what is still buffered must not fail again when the interpreter ends."""
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, sys.stdout.fileno())
+    os.close(null)
 
 
 def let_threads_sleep() -> None:

@@ -78,7 +78,7 @@ class RemoteModel:
         except urllib.error.HTTPError as error:
             with error:
                 raise OctavoError(f"{self._base}{path}: {error.code}, {_refusal(error.read())}") from None
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, http.client.HTTPException) as error:  # the last, who speaks no HTTP
             reason = getattr(error, "reason", error)
             reason = getattr(reason, "strerror", None) or reason
             raise OctavoError(f"{self._base}{path} cannot be reached: {reason}") from None

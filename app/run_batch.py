@@ -32,6 +32,7 @@ from .errors import StartupError
 from .launch import launch
 from .logs import set_up_logging
 from .metrics import ServerMetrics
+from .process import drop_output
 from .server_settings import ServerSettings
 
 URLS = ("/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/messages")
@@ -58,6 +59,7 @@ class BatchRequest(msgspec.Struct, kw_only=True):
 def run(engine: EngineConfig, batch: BatchConfig) -> int:
     """Answer all lines. 0, or 1 if the engine died on the way; raises StartupError."""
     set_up_logging(batch.log_level)
+    _check_different(batch.input_file, batch.output_file)
     files = _opened(batch.input_file, "r"), _opened(batch.output_file, "w")
     with files[0] as source, files[1] as sink, asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         return runner.run(_run(engine, batch, source, sink))
@@ -99,12 +101,17 @@ async def answer_lines(app: ASGIApp, source: IO[str], sink: IO[str], max_concurr
         finally:
             places.release()
 
-    with progress:
-        async with asyncio.TaskGroup() as tasks:
-            for line in source:
-                if line.strip():
-                    await places.acquire()
-                    tasks.create_task(answer(line))
+    try:
+        with progress:
+            async with asyncio.TaskGroup() as tasks:
+                for line in source:
+                    if line.strip():
+                        await places.acquire()
+                        tasks.create_task(answer(line))
+    except* OSError as errors:
+        if sink is sys.stdout:
+            drop_output()
+        raise StartupError(f"--output-file cannot be written: {errors.exceptions[0]}") from errors
     return num_failed
 
 
@@ -178,16 +185,26 @@ async def _post(app: ASGIApp, path: str, body: bytes) -> tuple[int, str, bytes]:
     return status, request_id, answered
 
 
+def _check_different(input_file: str, output_file: str) -> None:
+    """To open the output empties it."""
+    with contextlib.suppress(OSError):
+        if "-" not in (input_file, output_file) and Path(input_file).samefile(output_file):
+            raise StartupError(f"--output-file must be another file than --input-file, got {output_file!r}")
+
+
 @contextlib.contextmanager
 def _opened(path: str, mode: str) -> Iterator[IO[str]]:
     if path == "-":
         yield sys.stdin if mode == "r" else sys.stdout
         return
-    with contextlib.ExitStack() as stack:
-        try:
-            file = stack.enter_context(Path(path).open(mode, encoding="utf-8", errors="surrogateescape"))
-        except OSError as error:
-            flag = "--input-file" if mode == "r" else "--output-file"
-            message = f"{flag} must name a file that can be opened, got {path!r} ({error})"
-            raise StartupError(message) from None
+    try:
+        file = Path(path).open(mode, encoding="utf-8", errors="surrogateescape")  # noqa: SIM115
+    except OSError as error:
+        flag = "--input-file" if mode == "r" else "--output-file"
+        message = f"{flag} must name a file that can be opened, got {path!r} ({error})"
+        raise StartupError(message) from None
+    try:
         yield file
+    finally:
+        with contextlib.suppress(OSError):  # every line was flushed: what fails now has failed before
+            file.close()

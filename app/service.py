@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from typing import Protocol
 
 from .http_server import LAST_WRITES_S
+from .process import drop_output
 
 log = logging.getLogger(__name__)
 
@@ -70,7 +71,7 @@ async def serve_until_signal(
         try:
             await front.open()
             failed = asyncio.create_task(front.wait_failed())
-            print(ready_line(), flush=True)
+            _say(ready_line())
             await asyncio.wait([failed, asked, dead], return_when=asyncio.FIRST_COMPLETED)
             if dead.done():
                 log.error("the engine has died: %s", dead.result())
@@ -89,6 +90,14 @@ async def serve_until_signal(
                     task.cancel()
             await front.stop()
     return code
+
+
+def _say(line: str) -> None:
+    try:
+        print(line, flush=True)
+    except OSError as error:  # no reason not to serve
+        log.warning("standard output cannot be written (%s): %s", error.strerror, line)
+        drop_output()
 
 
 async def _drain(

@@ -11,6 +11,7 @@ import math
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import Field, dataclass, field, fields
+from fractions import Fraction
 from typing import Any, TypeVar
 
 Config = TypeVar("Config")
@@ -127,6 +128,8 @@ def _parsed(name: str, described: Setting, value: Any) -> Any:
         return kind.parse(value)
     except ValueError:
         raise SettingError(name, f"must be {kind.rule}, got {value!r}") from None
+    except OverflowError:
+        raise SettingError(name, f"must be below 2^63, got {value!r}") from None
 
 
 def _is_integer(value: Any) -> bool:
@@ -150,12 +153,12 @@ def integer(minimum: int, maximum: int | None = None) -> Kind:
     )
 
 
-def integer_or_auto(minimum: int) -> Kind:
+def integer_or_auto(minimum: int, maximum: int) -> Kind:
     """A whole number, or the word auto."""
     return Kind(
-        f"an integer of at least {minimum}, or auto",
+        f"an integer from {minimum} to {maximum}, or auto",
         lambda word: word if word == "auto" else parse_count(word),
-        lambda v: v == "auto" or (_is_integer(v) and v >= minimum),
+        lambda v: v == "auto" or (_is_integer(v) and minimum <= v <= maximum),
         "N|auto",
     )
 
@@ -175,12 +178,16 @@ def text(metavar: str) -> Kind:
     return Kind("text that is not empty", str, lambda v: isinstance(v, str) and bool(v), metavar)
 
 
-def texts(metavar: str) -> Kind:
+def texts(
+    metavar: str,
+    rule: str = "a list of texts that are not empty",
+    holds: Callable[[str], bool] = bool,
+) -> Kind:
     """Several texts, kept as a tuple."""
     return Kind(
-        "a list of texts that are not empty",
+        rule,
         str,
-        lambda v: isinstance(v, tuple) and all(isinstance(t, str) and t for t in v),
+        lambda v: isinstance(v, tuple) and all(isinstance(t, str) and holds(t) for t in v),
         metavar,
         many=True,
     )
@@ -222,28 +229,38 @@ _COUNT_UNITS = {"": 1, "k": 10**3, "K": 1 << 10, "m": 10**6, "M": 1 << 20, "g": 
 
 
 def parse_count(word: str) -> int:
-    """`4096`, `8k` (8,000) or `8K` (8,192): as in vLLM, lower case is decimal and upper case binary."""
+    """`4096`, `8k` (8,000) or `8K` (8,192): as in vLLM, lower case is decimal and upper case binary.
+
+    ValueError for what is no whole number, OverflowError for one that no machine could count to.
+    """
     match = _COUNT.fullmatch(word.strip())
     if match is None:
         return int(word)
-    value = float(match[1]) * _COUNT_UNITS[match[2]] if match[2] else float(match[1])
-    if value != int(value):
+    value = Fraction(match[1]) * _COUNT_UNITS[match[2]]  # a float would change numbers of 16 digits and more
+    if value.denominator != 1:
         raise ValueError(word)
-    return int(value)
+    return _countable(value.numerator)
 
 
 _BYTES = re.compile(r"(\d+(?:\.\d+)?)\s*(?:([kmgt])(i?)b?|b)?", re.IGNORECASE)
 
 
 def parse_bytes(word: str) -> int:
-    """`4GiB` and `4G` (2^30), `4GB` (10^9), or a plain number of bytes."""
+    """`4GiB` and `4G` (2^30), `4GB` (10^9), or a plain number of bytes. Errors as in `parse_count`."""
     match = _BYTES.fullmatch(word.strip())
     if match is None:
         raise ValueError(word)
     if match[2] is None:
-        return int(match[1])
+        return _countable(int(match[1]))
     decimal = not match[3] and word.strip()[-1] in "bB"
-    return int(float(match[1]) * (1000 if decimal else 1024) ** ("kmgt".index(match[2].lower()) + 1))
+    unit = (1000 if decimal else 1024) ** ("kmgt".index(match[2].lower()) + 1)
+    return _countable(int(Fraction(match[1]) * unit))
+
+
+def _countable(value: int) -> int:
+    if value >= 1 << 63:
+        raise OverflowError(value)
+    return value
 
 
 SIZE_BYTES = Kind(

@@ -12,7 +12,8 @@ from typing import Any, Protocol, TextIO
 
 from .client_config import TerminalConfig
 from .config import EngineConfig
-from .errors import OctavoError
+from .errors import OctavoError, StartupError
+from .process import drop_output
 
 Message = dict[str, Any]
 
@@ -80,7 +81,15 @@ class Session:
                 self.answer(text)
 
     def answer(self, text: str) -> int:
-        """Write the answer as it comes; 0, or 1 if it failed, 130 if it was stopped."""
+        """Write the answer as it comes; 0, or 1 if it failed, 130 if it was stopped.
+
+        Raises StartupError or BrokenPipeError if it cannot be written.
+        """
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            print(f"the text is not valid in its encoding: see character {error.start + 1}", file=sys.stderr)
+            return 1
         if self._chats:
             self._messages.append({"role": "user", "content": text})
             pieces = self._model.chat(self._messages)
@@ -92,16 +101,25 @@ class Session:
             try:
                 for piece in pieces:
                     said.append(piece)
-                    self._output.write(piece)
-                    self._output.flush()
+                    self._write(piece)
             except KeyboardInterrupt:
                 code = 130
             except OctavoError as error:
                 print(error, file=sys.stderr)
                 code = 1
-        self._output.write("\n")
+        self._write("\n")
         if self._chats and code == 1:
             self._messages.pop()  # a question that could not be answered would spoil the next one
         elif self._chats:
             self._messages.append({"role": "assistant", "content": "".join(said)})
         return code
+
+    def _write(self, text: str) -> None:
+        try:
+            self._output.write(text)
+            self._output.flush()
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            drop_output()
+            raise StartupError(f"standard output cannot be written: {error.strerror}") from error

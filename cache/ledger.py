@@ -152,16 +152,23 @@ class MemoryLedger:
     def _refuse_empty(self, flag: str, utilization: float) -> None:
         block = f"one KV block ({format_bytes(self.block_bytes)}, {self.block_size} tokens)"
         if flag != "--gpu-memory-utilization":
-            raise MemoryFitError(f"{flag} leaves no room for {block}; raise it")
+            raise MemoryFitError(f"{flag} leaves no room for {block}; raise it or lower --block-size")
         parts = ", ".join(
             f"{name} {format_bytes(size)}"
             for name, size in self.entries().items()
             if size and name != "headroom"
         )
         raise MemoryFitError(
-            f"no memory is left for {block}: {parts}, of which octavo may use {utilization:g}; raise "
-            "--gpu-memory-utilization or choose a smaller model"
+            f"no memory is left for {block}: {parts}, of which octavo may use {utilization:g}; "
+            f"{self._way_out()}"
         )
+
+    def _way_out(self) -> str:
+        if self.total_bytes - self._fixed_bytes >= self.block_bytes:
+            return "raise --gpu-memory-utilization or choose a smaller model"
+        if self.activations_bytes + self.graphs_bytes > self.weights_bytes:
+            return "lower --max-num-batched-tokens or --max-num-seqs"
+        return "choose a smaller model"
 
     def _largest(self, flag: str) -> str:
         left = max(0, self.total_bytes - self._fixed_bytes)

@@ -24,7 +24,17 @@ def test_defaults_are_valid_and_frozen(config: type[Any]) -> None:
 
 @pytest.mark.parametrize(
     ("text", "value"),
-    [("4096", 4096), ("8k", 8000), ("8K", 8192), ("1.5k", 1500), ("2M", 2 << 20), ("-3", -3), ("0", 0)],
+    [
+        ("4096", 4096),
+        ("8k", 8000),
+        ("8K", 8192),
+        ("1.5k", 1500),
+        ("2M", 2 << 20),
+        ("-3", -3),
+        ("0", 0),
+        ("9007199254740993", 2**53 + 1),
+        ("9223372036854775807", 2**63 - 1),
+    ],
 )
 def test_counts(text: str, value: int) -> None:
     assert parse_count(text) == value
@@ -34,6 +44,20 @@ def test_counts(text: str, value: int) -> None:
 def test_counts_refuse(text: str) -> None:
     with pytest.raises(ValueError):
         parse_count(text)
+
+
+@pytest.mark.parametrize("name", ["max_num_seqs", "kv_cache_memory_bytes", "seed"])
+@pytest.mark.parametrize("unit", ["", "G"])
+def test_numbers_beyond_all_machines_are_one_sentence(name: str, unit: str) -> None:
+    with pytest.raises(SettingError, match=f"{name} must be below 2.63, got '9"):
+        build(EngineConfig, {name: "9" * 400 + unit})
+
+
+@pytest.mark.parametrize("network", ["proxy", "10.0.0.1/8", "1.2.3", ""])
+def test_proxies_that_could_never_be_met_are_refused(network: str) -> None:
+    with pytest.raises(SettingError, match="forwarded_allow_ips must be a list of addresses, networks"):
+        ServerConfig(forwarded_allow_ips=("127.0.0.1", network))
+    ServerConfig(forwarded_allow_ips=("127.0.0.1", "::1", "10.0.0.0/8", "*"))
 
 
 @pytest.mark.parametrize(
@@ -171,5 +195,5 @@ def test_an_unknown_setting_names_the_nearest() -> None:
 @pytest.mark.parametrize(("given", "kept"), [("auto", "auto"), ("3", 3), (0, 0)])
 def test_frontends_are_a_number_or_auto(given: Any, kept: Any) -> None:
     assert build(ServerConfig, {"frontends": given}).frontends == kept
-    with pytest.raises(SettingError, match="must be an integer of at least 0, or auto, got"):
+    with pytest.raises(SettingError, match="must be an integer from 0 to 256, or auto, got"):
         build(ServerConfig, {"frontends": "some"})

@@ -100,6 +100,11 @@ def test_without_a_command_it_explains_itself() -> None:
         (["serve", "--max-num", "8"], "--max-num is not a flag"),
         (["serve", "one", "two"], "one MODEL at most"),
         (["serve", "--port"], "octavo serve: --port needs one argument"),
+        (["serve", "--dry-run=3"], "takes no value, got '3'"),
+        (
+            ["serve", "--frontends", "99999"],
+            "--frontends must be an integer from 0 to 256, or auto, got 99999",
+        ),
         (["serve", "--tensor-parallel-size", "2"], "--tensor-parallel-size cannot be 2 yet"),
         (["--no-such"], "octavo: --no-such is not a flag of octavo"),
         (["serve", "--no-such", "x"], "--no-such is not a flag"),

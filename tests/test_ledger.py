@@ -86,8 +86,10 @@ def test_sizes_for_people() -> None:
             {"weights_bytes": 79 * GIB},
             ["weights 79.00 GiB", "total 80.00 GiB", "0.9", "--gpu-memory-utilization"],
         ),
+        ({"weights_bytes": 80 * GIB}, ["0.9; choose a smaller model"]),
+        ({"activations_bytes": 99 * GIB}, ["0.9; lower --max-num-batched-tokens or --max-num-seqs"]),
         ({"others_bytes": 76 * GIB}, ["other processes 76.00 GiB", "--gpu-memory-utilization"]),
-        ({"kv_cache_bytes": MIB - 1}, ["--kv-cache-memory-bytes", "1.0 MiB", "16 tokens"]),
+        ({"kv_cache_bytes": MIB - 1}, ["--kv-cache-memory-bytes", "1.0 MiB", "16 tokens", "--block-size"]),
         ({"num_blocks": 0}, ["--num-gpu-blocks-override", "raise it"]),
         (
             {"kv_cache_bytes": 78 * GIB},

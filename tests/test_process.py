@@ -129,3 +129,21 @@ def test_signals_to_the_group_are_the_parents_affair() -> None:
 def test_a_parent_that_is_gone_already_is_noticed() -> None:
     check = "from octavo.app.process import follow_parent; follow_parent(1 << 22)"
     assert subprocess.run([sys.executable, "-c", check], check=False).returncode == 1
+
+
+COMPLAINT = "from octavo.__main__ import main; import sys; sys.argv = ['octavo', 'serve', '--port', 'x']; "
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_closed_streams_are_no_obstacle(closed: str) -> None:
+    """Files that are opened later get no number of theirs."""
+    code = COMPLAINT + "import os, tempfile; assert main() == 2; assert tempfile.TemporaryFile().fileno() > 2"
+    done = subprocess.run(["sh", "-c", f'exec "$0" -c "$1" {closed}', sys.executable, code], timeout=60)
+    assert done.returncode == 0
+
+
+def test_characters_that_a_stream_cannot_show_are_escaped() -> None:
+    code = "from octavo.app.process import open_standard_streams as o; o(); print(chr(0x4e2d))"
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, env=environment, timeout=60)
+    assert done.stdout == b"\\u4e2d\n", done.stderr

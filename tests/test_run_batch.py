@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import io
 import json
 import subprocess
@@ -13,7 +14,10 @@ from typing import Any
 import pytest
 from http_harness import CHAT, REPLY, ScriptedClient, make_app
 
-from octavo.app.run_batch import LineError, answer_lines, read_line
+from octavo.app.client_config import BatchConfig
+from octavo.app.config import EngineConfig
+from octavo.app.errors import StartupError
+from octavo.app.run_batch import LineError, answer_lines, read_line, run
 
 
 def line(custom_id: str, url: str = CHAT, **body: Any) -> str:
@@ -135,3 +139,21 @@ def test_files_that_cannot_be_opened(tmp_path: Path) -> None:
         command = [sys.executable, "-m", "octavo", "run-batch", *flags]
         done = subprocess.run(command, capture_output=True, text=True, timeout=60)
         assert done.returncode == 2 and "must name a file that can be opened" in done.stderr
+
+
+def test_a_file_is_not_emptied_by_answering_itself(tmp_path: Path) -> None:
+    path = tmp_path / "in.jsonl"
+    path.write_text(chat("a", "hi"))
+    batch = BatchConfig(input_file=str(path), output_file=str(tmp_path / "." / "in.jsonl"))
+    with pytest.raises(StartupError, match="--output-file must be another file than --input-file"):
+        run(EngineConfig(), batch)
+    assert path.read_text()
+
+
+def test_a_full_disk_is_one_sentence() -> None:
+    app = make_app(ScriptedClient())
+    sink = Path("/dev/full").open("w")  # noqa: SIM115
+    with pytest.raises(StartupError, match="--output-file cannot be written: .*No space left"):
+        asyncio.run(answer_lines(app, io.StringIO(chat("a", "hi")), sink, 1))
+    with contextlib.suppress(OSError):  # what could not be written is tried again
+        sink.close()

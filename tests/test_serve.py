@@ -265,7 +265,7 @@ def test_an_address_that_cannot_be_had_is_one_sentence(monkeypatch: pytest.Monke
             StartupError, match=f"cannot listen on {HOST} port {port}: Address already in use"
         ):
             serve.run(EngineConfig(), ServerConfig(port=port))
-    with pytest.raises(StartupError, match="cannot listen on 192.0.2.1 port 0"):
+    with pytest.raises(StartupError, match="cannot listen on 192.0.2.1 port 0: .* another --host"):
         serve.run(EngineConfig(), ServerConfig(host="192.0.2.1", port=0))
 
 

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import builtins
 import io
+import os
+import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Generator, Iterator, Sequence
 from typing import Any
@@ -130,6 +133,42 @@ def test_a_pipe_is_read_to_its_end(
     assert capsys.readouterr().out == " and so on\n"
 
 
+@pytest.mark.parametrize(
+    ("target", "code", "told"),
+    [("| true", 141, ""), (">/dev/full", 1, "standard output cannot be written: No space left on device\n")],
+)
+def test_output_that_nobody_takes(url: str, target: str, code: int, told: str) -> None:
+    words = [
+        sys.executable,
+        "-m",
+        "octavo",
+        "complete",
+        "--url",
+        url,
+        "--prompt",
+        "slow",
+        "--max-tokens",
+        "1500",
+    ]
+    shell = f'set -o pipefail; "$0" "$@" {target}'
+    environment = {**os.environ, "OCTAVO_API_KEY": "secret"}
+    done = subprocess.run(
+        ["bash", "-c", shell, *words], capture_output=True, text=True, env=environment, timeout=60
+    )
+    assert (done.returncode, done.stderr) == (code, told)
+
+
+def test_text_in_another_encoding_is_refused_here(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = ScriptedModel()
+    monkeypatch.setattr(terminal, "_model", lambda *_: model)
+    config = TerminalConfig(prompt=b"caf\xe9".decode(errors="surrogateescape"))
+    assert terminal.run("complete", EngineConfig(), config, model_given=False) == 1
+    assert "not valid in its encoding: see character 4" in capsys.readouterr().err
+    assert not model.asked
+
+
 # Behind a URL.
 
 
@@ -186,6 +225,18 @@ def test_what_the_server_refuses_is_told(url: str) -> None:
         remote("http://localhost:9")
     with pytest.raises(StartupError, match="cannot be reached"):
         remote("no address at all")
+    with pytest.raises(StartupError, match="cannot be reached: nonnumeric port"):
+        remote("http://localhost:80x")
+    with socket.create_server(("127.0.0.1", 0)) as other, pytest.raises(StartupError, match="SSH-2.0"):
+        threading.Thread(target=_greet_as_ssh, args=[other], daemon=True).start()
+        remote(f"http://127.0.0.1:{other.getsockname()[1]}")
+
+
+def _greet_as_ssh(server: socket.socket) -> None:
+    connection, _ = server.accept()
+    with connection:
+        connection.recv(1000)
+        connection.sendall(b"SSH-2.0-OpenSSH_9.2\r\n")
 
 
 # Here.
