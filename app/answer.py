@@ -1,6 +1,6 @@
-"""From the choices of a request to its response, streamed or whole. What chat and completions share.
+"""From the choices of a request to its response, streamed or whole, as chat and completions share it.
 
-Knows how an answer is put together; the shape of choices and log-probabilities comes from the route.
+The shape of choices and log-probabilities comes from the route.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ TIMES_HEADER = "server-timing"
 
 
 class Answer:
-    """One request under way. Starts its choices when built; raises RequestError if they cannot start."""
+    """One request under way. Building it starts its choices; raises RequestError if they cannot start."""
 
     def __init__(
         self, server: ServerContext, route: Route, asked: Asked, *, request_id: str, claim: Claim
@@ -108,7 +108,7 @@ class Answer:
         return Response(body, media_type="application/json", headers=headers)
 
     def summary(self) -> AnswerSummary:
-        """What became of it, once it has ended."""
+        """How it ended, for logs and traces."""
         asked, server = self._asked, self._server
         tokenizer = server.generation.tokenizer if server.settings.log_prompts else None
         prompts = () if tokenizer is None else [tokenizer.decode(ids, False) for ids in asked.prompts]
@@ -190,14 +190,14 @@ class Answer:
         except RequestError as error:
             yield error_frame(error.body())
         except Exception:
-            # The status line is out; the client can only be told in the stream.
+            # The status line has been sent: the client can only be told in the stream.
             response_id = self._common["id"]
             log.exception("request %s failed", response_id, extra={"fields": {"response_id": response_id}})
             yield error_frame(GenerationError("The server failed at this request.").body())
         yield DONE
 
     def _write_directly(self, writer: DirectWriter) -> None:
-        """From now on all but ends goes from the engine's outputs to the connection, past whatever waits."""
+        """From now on, all outputs but the last go straight to the connection, without waking a task."""
         write, frames_of = writer.write, self._delta_frames
 
         def heard(delta: TextDelta) -> None:
@@ -207,11 +207,11 @@ class Answer:
         self._choices.divert(writer.ready, heard)
 
     def _delta_frames(self, index: int, delta: TextDelta) -> bytes:
-        """The events of what a choice brought."""
+        """The events of a choice's `delta`."""
         encoder = self._encoder
         assert encoder is not None, "a stream begins before it is written"
         if self._is_plain and delta.finish_reason is None and index not in self._unopened:
-            return encoder.text(index, delta.text) if delta.text else b""  # once for nearly every token
+            return encoder.text(index, delta.text) if delta.text else b""  # nearly every token comes here
         frames = []
         if index in self._unopened:
             self._unopened.remove(index)
@@ -240,7 +240,7 @@ class Answer:
     def _part_frames(
         self, encoder: ChunkEncoder, index: int, delta: TextDelta, logprobs: Any, tells_tokens: bool
     ) -> list[bytes]:
-        """Chunks of an answer in parts; what is told of the delta's tokens stands in the first."""
+        """Chunks of an answer in parts; the first has the delta's token ids and log-probabilities."""
         pieces = self._parts[index].push(delta.text, final=delta.finish_reason is not None)
         deltas = [delta_json(piece) for piece in pieces]
         if tells_tokens and delta.token_ids and not deltas:
@@ -255,14 +255,14 @@ class Answer:
         return self._asked.echoes[index // self._asked.params.n] if self._asked.echoes else ""
 
     def _echoed_logprobs(self, index: int) -> tuple[Sequence[int], Sequence[TokenLogprobs | None]]:
-        """(token ids, log-probabilities) of a prompt that the choice begins with, if that was asked for."""
+        """(token ids, log-probabilities) of the echoed prompt, if they were asked for."""
         asked = self._asked
         if not self._writers or not asked.echoes or asked.params.prompt_logprobs is None:
             return (), ()
         return asked.prompts[index // asked.params.n], [None, *self._choices.prompt_logprobs(index)]
 
     def _told(self, index: int) -> Mapping[str, Any]:
-        """What the response tells of the choice's prompt; its log-probabilities if the choice has ended."""
+        """What the response tells of the choice's prompt; its log-probabilities once the choice has ended."""
         asked = self._asked
         told = asked.told[index // asked.params.n] if asked.told else {}
         if asked.fields.prompt_logprobs is None:
@@ -272,7 +272,7 @@ class Answer:
 
     def _token_text(self, token_id: int) -> str:
         tokenizer = self._server.generation.tokenizer
-        assert tokenizer is not None, "whoever read the request needed one"
+        assert tokenizer is not None, "reading the request needed one"
         return tokenizer.token_text(token_id)
 
     def _running_usage(self) -> dict[str, Any] | None:
@@ -288,6 +288,6 @@ class Answer:
 
 
 def _emptied(delta: TextDelta) -> TextDelta:
-    """`delta` without its token, for an answer that is a prompt alone."""
+    """`delta` without its token, for an answer that is only the prompt."""
     ended = None if delta.finish_reason is None else FinishReason.LENGTH
     return TextDelta(finish_reason=ended, timings=delta.timings)

@@ -1,8 +1,8 @@
 """The grammar of an answer in parts: reasoning, then tool calls, or what response_format asks for.
 
-Written in Lark's syntax as llguidance reads it. A marker that is a special token of the model stands as that
-token, since no text can spell it; others stand as text. What the grammar lets through is what reasoning.py
-and tool_stream.py read.
+Written in Lark's syntax as llguidance reads it. A marker that is a special token is written as that token,
+since no text can spell it; others are written as text. reasoning.py and tool_stream.py read what the grammar
+allows.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from .tool_types import ToolUse
 COMBINABLE = (GrammarKind.JSON, GrammarKind.CHOICE)
 """Kinds of grammars that can be part of another."""
 _MAX_CALLS = 32
-"""Of one answer that must call: a small model that may call for ever does."""
+"""Of one answer that must call: a small model would go on for ever."""
 _LIKE_PYTHON = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
-"""The spaces in calls: where templates write JSON, and so models were trained on it, they write these."""
+"""The spaces in calls, as templates write them and models were trained on them."""
 _OWN_RULES = frozenset(
     ("additionalProperties", "unevaluatedProperties", "patternProperties", "$ref", "allOf", "anyOf", "oneOf")
 )
@@ -54,12 +54,12 @@ class AnswerGrammar:
         return self._grammar(f"{self._calls(use, form)} | {self._answer(answer)}")
 
     def strictly(self, use: ToolUse, form: ToolFormat) -> Grammar:
-        """What the model likes, but arguments keep to their schemas where a tool is strict."""
+        """Anything, but the arguments of strict tools keep to their schemas."""
         run = self._run(use, form, [tool.parameters if tool.strict else _ANY for tool in use.allowed])
         opening = form.syntax.opening
         token = self._special_id(opening)
         if form.syntax.may_begin:
-            # Text that begins like a call cannot be told from one, nor a marker in the middle of a text.
+            # Text that begins like a call looks like one, and so does a marker in the middle of text.
             self._rules["PROSE"] = r"/(?s:\s*[^\s{].*)/"
             marker = "" if token is None else f"<[{token}]>? "
             return self._grammar(f"{marker}{run} | PROSE?")
@@ -118,13 +118,13 @@ class AnswerGrammar:
 
 
 def tools_complaint(message: str) -> str:
-    """What a client is told of a grammar, which it has not seen, that cannot be compiled for its tools."""
+    """The complaint about a grammar made of the client's tools, which the client has not seen."""
     cause = message.rpartition("failed to compile JSON schema: ")[2]
     return f"tools: the parameters of a function cannot be kept to: {cause}"
 
 
 def _closed(schema: Mapping[str, Any]) -> Mapping[str, Any]:
-    """`schema` without arguments that it does not name, unless it says how others may be."""
+    """`schema`, allowing no arguments that it does not name, unless it says otherwise."""
     if "properties" not in schema or _OWN_RULES & schema.keys():
         return schema
     return {**schema, "additionalProperties": False}

@@ -1,6 +1,6 @@
-"""What one choice says, in parts: reasoning, content, tool calls; and how a chat answer tells of them.
+"""One choice's text in parts: reasoning, content, tool calls; and how a chat answer shows them.
 
-Stands between a choice's text and its chunks, and only in answers that can have such parts.
+Stands between a choice's text and its chunks, only in answers that can have such parts.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ Piece: TypeAlias = CallPiece | Reasoning
 class AnswerParts:
     """Takes one choice's text apart, as it comes.
 
-    reasoning, tools: None where there can be none.   shows_reasoning: whether it is told or dropped.
+    reasoning, tools: None if the answer cannot have any.   shows_reasoning: whether it is shown or dropped.
     calls_reason: the finish reason of an answer that ends with calls.
     """
 
@@ -63,7 +63,7 @@ class AnswerParts:
         return pieces
 
     def finish_reason(self, reason: FinishReason) -> str:
-        """What the response says of why the choice ended; to be asked when all text has been pushed."""
+        """The finish reason in the response; to be called when all text has been pushed."""
         has_called = self._tools is not None and self._tools.num_calls > 0
         return self._calls_reason if has_called and reason is FinishReason.STOP else reason.value
 
@@ -73,7 +73,7 @@ class AnswerParts:
 
 
 PartsMaker: TypeAlias = Callable[[], AnswerParts]
-"""Makes what takes one choice's text apart."""
+"""Makes the AnswerParts of one choice."""
 
 
 def delta_json(piece: Piece) -> bytes:

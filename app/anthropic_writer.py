@@ -35,7 +35,7 @@ class AnthropicWriter:
         )
 
     def piece(self, piece: Piece, logprobs: list[Any]) -> bytes:
-        """What the piece adds to a block, which it may open after closing the one before."""
+        """The piece added to the last block, or to a new one if it does not belong there."""
         frames = b""
         block = self._blocks[-1] if self._blocks else None
         if block is None or not block.takes(piece):
@@ -50,7 +50,7 @@ class AnthropicWriter:
         return frames
 
     def closing(self, ending: Ending) -> bytes:
-        """The end of the last block, why it ended, and what it took in all."""
+        """The end of the last block and of the message: why it ended, and the usage."""
         frames = self._settle()
         delta = {"type": "message_delta", "delta": self._stop(ending), "usage": _final_usage(ending)}
         return frames + event_frame(delta) + event_frame({"type": "message_stop"})
@@ -70,7 +70,7 @@ class AnthropicWriter:
         return len(self._blocks) - 1
 
     def _settle(self) -> bytes:
-        """The end of the last block; an answer that says nothing has one, too."""
+        """The end of the last block; an empty answer has one, too."""
         return (b"" if self._blocks else self.piece(Content(""), [])) + self._close()
 
     def _close(self) -> bytes:
@@ -91,7 +91,7 @@ class AnthropicWriter:
         }
 
     def _stop(self, ending: Ending) -> dict[str, Any]:
-        # A stop token is an end that the model has chosen; only a text is a sequence to report.
+        # A stop token is not reported as a sequence: it has no text.
         sequence = ending.stop_reason if isinstance(ending.stop_reason, str) else None
         reason = _STOP_REASONS.get(ending.finish_reason, ending.finish_reason)
         if sequence is not None:
@@ -152,7 +152,7 @@ class _Block:
 
 
 def _object(text: str) -> dict[str, Any]:
-    """The arguments of a call; those of one that was cut off are none that could be used."""
+    """The arguments of a call; empty if the call was cut off."""
     try:
         value = decode(text)
     except DecodeError:
@@ -165,7 +165,7 @@ def _final_usage(ending: Ending) -> dict[str, Any]:
 
 
 def _usage(counts: Counts) -> dict[str, Any]:
-    """Anthropic counts what came from the cache beside the input, not within it."""
+    """Anthropic does not count cached tokens as input."""
     return {
         "input_tokens": counts.prompt - counts.cached,
         "cache_creation_input_tokens": 0,

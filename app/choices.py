@@ -1,4 +1,4 @@
-"""The choices of one HTTP request: started together, heard as one, stopped together. Knows no JSON."""
+"""The choices of one HTTP request: started, followed and stopped together. Knows no JSON."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ Batch = list[tuple[int, TextDelta]]
 class Choices:
     """`params.n` choices for each of `prompts`; choice i of prompt p has index p * n + i.
 
-    max_queued: choices that the engine lets wait; more of them at once could never start.
-    keep_texts: whether to remember what they say, in `texts`.   error: what ended them early, in words.
+    max_queued: choices that the engine lets wait; more at once could never start.
+    keep_texts: whether to keep their texts, in `texts`.   error: what ended them early, in words.
     Raises what Generation.start raises, with nothing left running and all of them counted. The owner calls
     `stop` in the end.
     """
@@ -79,7 +79,7 @@ class Choices:
         return sum(record.num_tokens for record in self._records)
 
     def prompt_logprobs(self, index: int) -> Sequence[TokenLogprobs]:
-        """What was told of the prompt of choice `index`, which must have begun."""
+        """The log-probabilities of the prompt of choice `index`, which must have begun."""
         return self._streams[index].prompt_logprobs
 
     @property
@@ -88,7 +88,7 @@ class Choices:
         return self._records
 
     def quota_headers(self) -> dict[str, str]:
-        """What they left to their tenant, if that is limited; to be asked for once all are accepted."""
+        """What their tenant has left, if it is limited; known once all are accepted."""
         quota = self._streams[-1].quota
         return {} if quota is None else quota.headers()
 
@@ -103,7 +103,7 @@ class Choices:
             raise
 
     def _not_taken(self, error: Exception, num_unrecorded: int = 0) -> None:
-        """Stop what runs; with them end so many choices that have not even begun."""
+        """Stop what runs, and count it and `num_unrecorded` choices that were not started."""
         metrics = self._metrics
         before = metrics.ended["refused"]
         cause = _cause(error, cause_of_refusal(error))
@@ -112,7 +112,7 @@ class Choices:
         metrics.count_refused(error, metrics.ended["refused"] - before)
 
     def divert(self, ready: Callable[[], bool], heard: Callable[[TextDelta], None]) -> None:
-        """See TextStream.divert. Of several choices nothing is: joined, they are one write."""
+        """See TextStream.divert. Several choices are not diverted: together they are one write."""
         if len(self._streams) == 1:
             self._streams[0].divert(ready, partial(self._divert, heard))
 
@@ -121,8 +121,10 @@ class Choices:
         heard(delta)
 
     async def batches(self) -> AsyncGenerator[Batch]:
-        """What the choices say, until each has ended. Raises GenerationError, DeadlineError and
-        EngineDeadError."""
+        """The deltas of all choices, until each has ended.
+
+        Raises GenerationError, DeadlineError and EngineDeadError.
+        """
         try:
             if len(self._streams) == 1:
                 async for delta in self._streams[0]:
@@ -162,7 +164,7 @@ class Choices:
         if delta.timings is not None:
             self.times.absorb(delta.timings)
             if index % self._n == 0:
-                # The first choice tells how warm the cache was; its siblings find what it has just written.
+                # Only the first choice counts: its siblings find in the cache what it has just written.
                 self.num_cached_tokens += delta.timings.num_cached_tokens
 
     async def _merged(self) -> AsyncGenerator[Batch]:
@@ -200,7 +202,7 @@ class Choices:
 
 
 def _cause(error: Exception, otherwise: str) -> str:
-    """What ended a request that `error` ended."""
+    """The cause of an end by `error`."""
     if isinstance(error, EngineStoppedError):
         return "drained"
     return "deadline" if isinstance(error, DeadlineError) else otherwise

@@ -1,11 +1,11 @@
-"""Stream chunks as bytes: what is constant in a request is encoded once. Knows nothing of sockets or engines.
+"""Stream chunks as bytes; what is constant in a request is encoded once. Knows no sockets and no engine.
 
     data: {"id":...,"model":...,"choices":[{"index":0, "delta":{"content": TEXT } ,"logprobs":null,...}],...}
     `---------------- head, per choice ------------------------------------'      `--- tail, per request ---'
 
-Every chunk of a stream has the same keys. `usage` is one of them if the client asked for usage: null on all
-but the last chunk, or a running count on each. So are a choice's `token_ids`, and what is told of its prompt,
-which its first chunk carries.
+Every chunk of a stream has the same keys. If the client asked for usage, `usage` is one: null on all but the
+last chunk, or a running count on each. `token_ids` of a choice is another, and what is told of its prompt,
+null on all but its first chunk.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ DONE = b"data: [DONE]\n\n"
 class ChunkShape(NamedTuple):
     """How one route writes the text of a choice, as pieces of JSON.
 
-    opening: a choice's first chunk, empty if the route has none.   closing: the one that says why it ended.
-    prompt_in_choice: whether what is told of a prompt stands in its choice, or beside the choices.
+    opening: a choice's first chunk, empty if the route has none.   closing: the chunk that says why it ended.
+    prompt_in_choice: whether what is told of a prompt is in its choice, or beside the choices.
     """
 
     object: str
@@ -168,7 +168,7 @@ class ChunkEncoder:
 
 
 def _members(values: Mapping[str, Any]) -> bytes:
-    """`values` as members of an object that has others before them."""
+    """`values` as further members of an object."""
     return b"," + encode(values)[1:-1] if values else b""
 
 

@@ -1,8 +1,8 @@
 """The seam between whoever speaks to clients and the engine, and the outputs that come back through it.
 
-What a step brings is filed at once and wakes the reader once; a reader that lags finds all that has piled up.
-A reader that says what is to be done with plain outputs (`divert`) is not woken for them: a task's turn costs
-more than all that is done in it. Either way, what a loop's turn brings is handed on as one.
+What a step brings is queued and wakes the reader once; a slow reader finds all that has piled up. A reader
+can pass a function for plain outputs (`divert`) instead of being woken for them, since waking a task costs
+more than what it does for one token. Either way, all outputs of one turn of the loop are handed on together.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class OutputStream:
         self._wake()
 
     def push(self, output: TokenOutput) -> None:
-        """File an output and wake the reader."""
+        """Queue an output and wake the reader."""
         self._outputs.append(output)
         if self._take is None:
             self._wake()
@@ -50,7 +50,7 @@ class OutputStream:
             asyncio.get_running_loop().call_soon(self._offer)
 
     def fail(self, error: Exception) -> None:
-        """No output follows: the reader gets `error` after those that are filed."""
+        """No output follows: the reader gets `error` after those that are queued."""
         self._error = error
         self._wake()
 
@@ -75,16 +75,16 @@ class OutputStream:
         return outputs
 
     def divert(self, take: Callable[[Sequence[TokenOutput]], bool]) -> None:
-        """Let `take`, called from the event loop, have what arrives while the reader waits in `next`.
+        """Have the event loop pass what arrives while the reader waits in `next` to `take`.
 
-        What it does not want, returning False, goes through `next`.
+        If `take` returns False, the outputs go through `next`.
         """
         self._take = take
 
     def abort(self, reason: FinishReason = FinishReason.ABORT) -> None:
         """Stop the request if it still runs, and forget the stream. Safe at any time, any number of times.
 
-        reason: STOP if its text is complete, since a stop string was found; ABORT if its work was in vain.
+        reason: STOP if a stop string was found and the text is complete; ABORT if the work was in vain.
         """
         self._abort(reason)
 

@@ -14,9 +14,9 @@ _MAX_UTF8_BYTES = 4
 class Detokenizer:
     """The text of one growing sequence, piece by piece, never half a character.
 
-    Pieces and `flush` add up to `tokenizer.decode` of all ids, however they are split. After a prompt they
-    are what the ids add to its text: a leading space stays, and if the prompt ends in the middle of a
-    character, the whole character appears once its other half has arrived.
+    All pieces and `flush` together are `tokenizer.decode` of all ids, however they are split. After a prompt
+    they are what the ids add to its text: a leading space stays, and if the prompt ends in the middle of a
+    character, the whole character comes once its other half has arrived.
     """
 
     def __init__(
@@ -30,11 +30,11 @@ class Detokenizer:
         )
 
     def push(self, ids: Sequence[int]) -> str:
-        """The text that is certain now and was not before; empty while half a character waits."""
+        """The text that `ids` make certain; empty while half a character waits."""
         return self._decoder.push(ids)
 
     def flush(self) -> str:
-        """What still waits, U+FFFD for half a character. Nothing may be pushed afterwards."""
+        """What still waits; U+FFFD for half a character. Nothing may be pushed afterwards."""
         return self._decoder.flush()
 
 
@@ -69,9 +69,7 @@ class _ByteDecoder:
         try:
             utf_8_decode(self._pending + data[:1], "strict", False)
         except UnicodeDecodeError:
-            self._pending = (
-                b""  # never finished: U+FFFD for it would be the prompt's text, not the sequence's
-            )
+            self._pending = b""  # its U+FFFD would belong to the prompt's text
         return data[1:] if self._strips_space and data.startswith(b" ") else data
 
 
@@ -88,8 +86,8 @@ def _unfinished_character(table: TokenBytes, token_ids: Sequence[int]) -> bytes:
 class _WindowDecoder:
     """For other tokenizers: decodes the last piece together with the new tokens and takes the difference.
 
-    What ends in U+FFFD waits, since it may be half a character; but a model may write U+FFFD, or bytes that
-    are no text, for as long as it likes, so only a few tokens do.
+    Text that ends in U+FFFD waits, since it may be half a character. Only a few tokens do: a model may write
+    U+FFFD, or bytes that are no text, without end.
     """
 
     _NUM_PROMPT_TOKENS = 8
@@ -114,7 +112,7 @@ class _WindowDecoder:
         return self._settle(text) if len(self._waiting) > self._MAX_WAITING else ""
 
     def _settle(self, text: str) -> str:
-        """The text of the tokens that wait, in vain by now, but for the last that may begin a character."""
+        """The text of tokens that have waited too long, without the last if they may begin a character."""
         shown = len(self._shown)
         for end in range(len(self._waiting) - _MAX_UTF8_BYTES + 1, 0, -1):
             settled = self._decode(self._context + self._waiting[:end])
@@ -122,7 +120,7 @@ class _WindowDecoder:
                 break
         else:
             end, settled = len(self._waiting), text
-        if len(settled) > shown:  # else they are no text, and what was shown last remains the context
+        if len(settled) > shown:  # else they are no text, and the context stays
             self._set_context(self._waiting[:end])
         self._waiting = self._waiting[end:]
         return settled[shown:]
@@ -138,9 +136,9 @@ class _WindowDecoder:
 
 
 class StopChecker:
-    """Finds stop strings in text that arrives in pieces, whichever way it is cut.
+    """Finds stop strings in text that arrives in pieces, wherever it is cut.
 
-    The stop string that is complete first wins; of those that end together, the longest. With include_stop it
+    The stop string that is complete first wins, the longest of those that end together. With include_stop it
     is part of the text.
     """
 
@@ -172,7 +170,7 @@ class StopChecker:
 
 
 def start_of_partial(text: str, marker: str) -> int:
-    """Where the longest end of `text` begins that `marker` may continue; len(text) if there is none."""
+    """Where the longest end of `text` starts that is a beginning of `marker`; len(text) if there is none."""
     start = text.find(marker[0], max(0, len(text) - len(marker) + 1))
     while start >= 0:
         if marker.startswith(text[start:]):

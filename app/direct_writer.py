@@ -1,7 +1,7 @@
-"""Parts of a streamed body, written straight to the connection. Knows uvicorn's private parts.
+"""Parts of a streamed body, written straight to the connection. Knows uvicorn's private attributes.
 
-ASGI's `send` costs a dictionary, a coroutine and a dozen checks for each part. What it comes to, once the
-head of a response is out, is a write: the part's length, the part, a line end (RFC 9112, section 7.1).
+ASGI's `send` costs a dictionary, a coroutine and a dozen checks for each part. Once the head of a response is
+sent, all that remains is a write: the part's length, the part, a line end (RFC 9112, section 7.1).
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
 
 class DirectWriter:
-    """A response under way whose head is out. has_written: set by every write, for its owner to clear."""
+    """A response whose head has been sent. has_written: set by every write, for the owner to clear."""
 
     __slots__ = ("_cycle", "_flow", "_transport", "has_written")
 
@@ -38,9 +38,9 @@ class DirectWriter:
 
 
 def direct_writer(send: Send) -> DirectWriter | None:
-    """A writer of the response that `send` has begun; None if this is not the server that it is made for.
+    """A writer for the response that `send` has begun; None if the server is not the uvicorn known here.
 
-    uvicorn promises nothing of this: whatever it changes, `send` still works, and is used.
+    uvicorn promises none of this. Whatever it changes, `send` still works and is used then.
     """
     cycle = getattr(send, "__self__", None)
     if not isinstance(cycle, RequestResponseCycle):

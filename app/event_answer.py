@@ -1,4 +1,4 @@
-"""The answer of an API that streams named events and gives one choice; a writer knows the API's objects.
+"""The answer of an API that streams named events of one choice. A writer knows the API's objects.
 
 event: NAME
 data: {"type": NAME, ...}
@@ -31,7 +31,7 @@ log = logging.getLogger(__name__)
 
 
 class Counts(NamedTuple):
-    """Tokens of a request so far; the cached ones are part of the prompt's and known at the end."""
+    """Tokens of a request so far. cached: of the prompt's; known at the end."""
 
     prompt: int
     completion: int
@@ -48,8 +48,8 @@ class Ending(NamedTuple):
 
 
 class EventWriter(Protocol):
-    """Writes one answer as frames, in this order: opening, piece ..., closing or failure; or whole at last,
-    when all pieces have been given.
+    """Writes one answer: as frames by opening, piece ..., and closing or failure, or as one object by piece
+    ... and whole.
 
     logprobs: entries of a chat answer's `logprobs.content` that came with the piece.
     """
@@ -127,7 +127,7 @@ class EventAnswer(Answer):
         return frames if delta.finish_reason is None else frames + self._writer.closing(self._ending(delta))
 
     def _pieces(self, delta: TextDelta) -> bytes:
-        """The frames of what `delta` brings. Log-probabilities wait for content to go with."""
+        """The frames of `delta`. Log-probabilities wait for content to be sent with."""
         self._waiting_logprobs += self._logprobs(delta)
         if self._parts:
             pieces = self._parts[0].push(delta.text, final=delta.finish_reason is not None)

@@ -1,6 +1,6 @@
 """From a prompt in token ids to a completion under way: validation, limits, submission.
 
-Sits between whoever speaks to people (HTTP, terminal, LLM) and the engine; knows neither HTTP nor scheduling.
+Stands between HTTP, terminal or LLM and the engine; knows neither HTTP nor scheduling.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ class Generation:
         self._numbers = itertools.count()
 
     def engine_id(self, request_id: str) -> str:
-        """An id that no other request of the engine has: clients repeat theirs, and one has many choices.
+        """An id that no other request of the engine has, although clients repeat theirs.
 
         Several processes may front one engine, hence the process id.
         """
@@ -130,9 +130,9 @@ class Generation:
         )
 
     def default_max_tokens(self, prompt_len: int) -> int | None:
-        """What the model's authors allow a completion that has no limit of its own, as far as it fits."""
+        """The model's own limit for a completion that the request does not limit, as far as it fits."""
         chosen: int | None = self.model.default_params.get("max_tokens")
-        # At least 1: a prompt that leaves no room is complained about when it is started.
+        # At least 1: a prompt that leaves no room is refused when it is started.
         return None if chosen is None else max(1, min(chosen, self.model.max_model_len - prompt_len))
 
     def _resolve_max_tokens(self, prompt_len: int, max_tokens: int | None) -> int:
@@ -143,7 +143,7 @@ class Generation:
 
 
 def choice_params(params: SamplingParams) -> list[SamplingParams]:
-    """One `n=1` value for each of `params.n` completions; a given seed counts up, so that they differ."""
+    """`params` for each of `params.n` completions; a given seed counts up, so that they differ."""
     if params.n == 1:
         return [params]
     if params.seed is None:

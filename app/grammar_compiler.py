@@ -1,7 +1,7 @@
-"""Compiles grammars beside the event loop, within limits, and keeps those that were compiled.
+"""Compiles grammars in threads, within limits, and keeps compiled ones.
 
-A grammar comes from a stranger. Its text is short (model/grammar.py), its compiler has a stack that no text
-of that length outgrows, and whoever waits for it does not wait for ever.
+Grammars come from strangers. Their length is bounded (model/grammar.py), the compiling thread's stack is
+large enough for that length, and compiling has a time limit.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from .errors import EngineOverloadedError, RequestError
 from .grammar_matcher import CompiledGrammar, GrammarError, GrammarVocabulary
 
 _STACK_BYTES = 512 << 20
-"""Of a compiling thread; memory is taken as it is used. Chains of rules in 128 KiB of text overflow 8 MiB."""
+"""Of a compiling thread; only what is used takes memory. Rules in 128 KiB of text can overflow 8 MiB."""
 _NUM_THREADS = 2
 _NUM_KEPT = 128
 _MAX_WAITING = 256
@@ -35,7 +35,7 @@ class GrammarCompiler:
         self._turns = asyncio.Semaphore(_NUM_THREADS)
 
     def close(self) -> None:
-        """Nobody asks any more."""
+        """End the threads that compute masks."""
         self._vocabulary.workers.close()
 
     def kept(self, grammar: Grammar) -> CompiledGrammar | None:
@@ -46,7 +46,7 @@ class GrammarCompiler:
         return compiled
 
     async def compile(self, grammar: Grammar) -> CompiledGrammar:
-        """Compile, once for all that ask meanwhile. Raises RequestError, param structured_outputs."""
+        """Compile, once for all callers meanwhile. Raises RequestError, param structured_outputs."""
         task = self._under_way.get(grammar)
         if task is None:
             if len(self._under_way) >= _MAX_WAITING:
@@ -75,9 +75,9 @@ class GrammarCompiler:
 
 
 def _in_deep_thread(function: Callable[[], CompiledGrammar]) -> Future[CompiledGrammar]:
-    """Run `function` in a thread of its own, which keeps nobody from exiting."""
+    """Run `function` in a daemon thread with a large stack."""
     outcome: Future[CompiledGrammar] = Future()
-    outcome.set_running_or_notify_cancel()  # from now on nobody can cancel it under the thread's hands
+    outcome.set_running_or_notify_cancel()  # cannot be cancelled from now on
 
     def run() -> None:
         try:

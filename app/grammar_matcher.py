@@ -1,6 +1,6 @@
-"""Grammars over a model's tokens, by llguidance: compiled, followed, and asked which tokens may come next.
+"""Grammars over a model's tokens, by llguidance: compiling, following a sequence, masks of allowed tokens.
 
-Knows no requests and no event loop. Compiling is recursive: see grammar_compiler.py for the stack it needs.
+Knows no requests and no event loop. Compiling recurses: grammar_compiler.py gives it a large stack.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ _LIMITS = LLParserLimits(
     step_lexer_fuel=50_000,
     verbose_errors=False,
 )
-"""For one mask: some 10 ms at most, beyond which its sequence fails. Objects of 2,000 properties fit, and all
-but very ambiguous grammars."""
+"""For one mask: about 10 ms at most, else its sequence fails. Objects of 2,000 properties fit, and all but
+very ambiguous grammars."""
 _MAX_CHARACTERS = 300
 _SOURCE_LINE = re.compile(r"\n +\d+ \| ")
-"""The compiler repeats the lines around what it complains of; the client has them."""
+"""The compiler quotes lines of the grammar; the client has them."""
 _IN_WORDS = {
     GrammarKind.JSON: "JSON schema",
     GrammarKind.REGEX: "regular expression",
@@ -65,7 +65,7 @@ class GrammarVocabulary:
     """A model's tokens as bytes, in a tree. Takes 0.1 s and more to build.
 
     vocab_size: of the model, whose logits may have more entries than the tokenizer has tokens.
-    allocate: room for (rows, words) of masks, from where the device fetches them.
+    allocate: room for (rows, words) of masks, from which they are copied to the device.
     """
 
     def __init__(
@@ -97,7 +97,7 @@ class GrammarVocabulary:
             raise GrammarError(grammar.kind, str(error)) from error
         words = np.zeros((1, self.num_words), np.int32)
         if not matcher.is_error():
-            # What the lexer learns here, all copies know.
+            # All copies of the matcher share what the lexer learns here.
             with PANICS_ARE_ERRORS:
                 matcher.unsafe_compute_mask_ptr(words.ctypes.data, words.nbytes)
         if matcher.is_error():
@@ -107,13 +107,15 @@ class GrammarVocabulary:
         return CompiledGrammar(self, matcher, words[0])
 
     def compute(self, followers: Sequence[GrammarFollower]) -> None:
-        """Give each its mask, computed in parallel and without the interpreter's lock. Never raises: a row
-        without a mask would wait for ever, so who cannot have one fails, and alone."""
+        """Give each its mask, computed in parallel and without the interpreter's lock.
+
+        Never raises: a row without a mask would wait for ever. One that cannot have a mask fails, alone.
+        """
         words = in_memory(len(followers), self.num_words)
         try:
             words = self._allocate(len(followers), self.num_words)
             self._fill(followers, words)
-        except Exception:  # of which none is known
+        except Exception:  # none is known that can happen here
             for row, follower in zip(words, followers, strict=True):
                 self._fill_alone(follower, row)
         for index, follower in enumerate(followers):
@@ -138,7 +140,7 @@ class GrammarVocabulary:
             words[:] = self._eos
 
     def without_end(self, words: Words) -> None:
-        """Leave the text's end out of a mask, in place, if anything else may come."""
+        """Remove end tokens from a mask, in place, if any other token is allowed."""
         if (words & ~self._eos).any():
             words &= ~self._eos
 
@@ -152,7 +154,7 @@ class CompiledGrammar:
         self._first = MaskRow.of(first)
 
     def follower(self, *, ignore_eos: bool) -> GrammarFollower:
-        """For one sequence. ignore_eos: it may end only where nothing else can follow."""
+        """Follows one sequence. ignore_eos: it may end only where nothing else can follow."""
         first = self._first
         if ignore_eos:
             words = first.words.copy()
@@ -179,7 +181,7 @@ class GrammarFollower:
         self._vocabulary = vocabulary
 
     def advance(self, token: int) -> None:
-        """See Constraint. Takes microseconds, for difficult grammars too: masks are what takes long."""
+        """See Constraint. Takes microseconds, even for difficult grammars; only masks take long."""
         self.mask = None
         with PANICS_ARE_ERRORS:
             self.matcher.consume_token(token)
@@ -187,7 +189,7 @@ class GrammarFollower:
         self.complete = self.matcher.is_stopped()
 
     def check(self) -> None:
-        """Note that the grammar got too difficult. All that its mask allows then is the end of the text."""
+        """Note that the grammar got too difficult. Its mask then allows only the end of the text."""
         if self.error is None and self.matcher.is_error():
             self.fail(self.matcher.get_error())
 

@@ -1,7 +1,7 @@
-"""One JSON value, read a character at a time: whether it goes on, has ended, or is no JSON.
+"""Reads one JSON value a character at a time: whether it goes on, has ended, or is no JSON.
 
-Knows nothing of what the value means and keeps none of it. One leniency: control characters may stand in
-strings as they are, because models write them there.
+Does not keep the value. One leniency: control characters may stand in strings unescaped, because models write
+them so.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ _LITERAL_CHARACTERS = frozenset("0123456789+-.eEtrufalsn")
 _HEX_DIGITS = frozenset("0123456789abcdefABCDEF")
 _CLOSING = {"{": "}", "[": "]"}
 _MAX_DEPTH = 200
-"""Of lists and objects in each other; whoever parses the value recurses."""
+"""Of nested lists and objects: parsers of the value recurse."""
 
 
 class Step(enum.Enum):
-    """What a character has shown of the value."""
+    """What a character means for the value."""
 
     GOES_ON = enum.auto()
     ENDS = enum.auto()
-    """The character is its last."""
+    """The character is the last of the value."""
     HAD_ENDED = enum.auto()
-    """The character is no part of it: only what follows a number tells that it is whole."""
+    """The character does not belong to it: only what follows a number shows that it has ended."""
     BROKEN = enum.auto()
     """No JSON value goes on like that."""
 
@@ -54,7 +54,7 @@ class JsonCursor:
 
     @property
     def in_string(self) -> bool:
-        """Whether the next character is one of a string."""
+        """Whether the next character is inside a string."""
         return self._place is _Place.STRING
 
     def step(self, char: str) -> Step:

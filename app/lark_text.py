@@ -1,4 +1,4 @@
-"""Pieces of grammars in Lark's syntax, as llguidance reads it. Know nothing of what they are part of."""
+"""Pieces of grammars in Lark's syntax, as llguidance reads it. Knows no whole grammar."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ def regex(text: str) -> str:
 
 
 def json_rule(schema: Mapping[str, Any] | bool, spaces: Mapping[str, Any]) -> str:
-    """An instance of `schema`; spaces: llguidance's options of what stands between tokens of JSON."""
+    """An instance of `schema`. spaces: llguidance's options for whitespace between tokens of JSON."""
     whole = schema if isinstance(schema, Mapping) else {"anyOf": [schema]}
     return f"%json {json.dumps({**whole, 'x-guidance': spaces}, ensure_ascii=False)}"
 
 
 def marked_text(text: str, special_id: SpecialId) -> str:
-    """`text`, special tokens in it as such: no text can spell them.
+    """`text`, with special tokens as such, since no text can spell them.
 
-    The rest in the pieces that JSON is read in: the beginning of a call may be that of another object.
+    The rest is cut into the pieces that JSON is lexed in, since a call may begin like another object.
     """
     pieces: list[str] = []
     for piece in _MARKERS.split(text):

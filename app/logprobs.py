@@ -41,7 +41,7 @@ class CompletionLogprobs:
         self._offset = 0
 
     def build(self, token_ids: Sequence[int], logprobs: Sequence[TokenLogprobs | None]) -> dict[str, Any]:
-        """The object for the next tokens of the choice; nothing comes before a prompt's first: None."""
+        """The object for the next tokens of the choice; the entry of a prompt's first token is None."""
         tokens: list[str] = []
         offsets: list[int] = []
         top: list[dict[str, float] | None] = []
@@ -98,7 +98,7 @@ def _position(position: Mapping[int, Logprob]) -> dict[str, dict[str, Any]]:
 
 
 def _finite(logprob: float) -> float:
-    """JSON has no minus infinity: a token that cannot be drawn shows as -9999, as in vLLM."""
+    """JSON has no minus infinity: a token that cannot be drawn has -9999, as in vLLM."""
     return max(logprob, -9999.0)
 
 

@@ -1,7 +1,7 @@
-"""Threads that compute masks beside the event loop. Know no grammar.
+"""Threads that compute masks beside the event loop. Knows no grammar.
 
-Those that are quick are computed together, in one call that spreads over the cores. One that took long does
-its own from then on, in another thread, so that it keeps nobody waiting but its own request.
+Quick masks are computed together, in one call that uses all cores. A row whose mask took long is computed
+alone from then on, in another thread, so that only its own request waits.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ _NUM_SLOW = 2
 _CLOSE_S = 5.0
 _QUICK_S = 0.01
 _QUICK_ROW_S = 0.0001
-"""A batch that takes longer than the one and so much for each of its rows has slow ones among it. A row takes
-0.02 ms usually, and 0.7 at worst, by itself; threads wait for the interpreter's lock up to 5."""
+"""A batch that takes longer than the first, and the second for each row, has slow rows. A row alone takes
+0.02 ms usually and 0.7 ms at worst; threads wait up to 5 ms for the interpreter's lock."""
 
 
 class Masked(Protocol):
-    """Whoever needs a mask. slow: took long the last time; set here."""
+    """A row that needs masks. slow: whether the last one took long; set here."""
 
     slow: bool
 
@@ -60,9 +60,9 @@ class MaskWorkers(Generic[_Row]):
                     self._slow.put(_Job([one], came, loop))
 
     def close(self) -> None:
-        """Drop what waits; wait for what is under way, which grammars' limits make short; end the threads.
+        """Drop what is queued, wait for what is under way, end the threads.
 
-        One that was still at it when the interpreter ends would take the process down with a signal.
+        A thread that still computes when the interpreter ends would crash the process.
         """
         threads, self._threads = self._threads, []
         with contextlib.suppress(queue.Empty):
@@ -79,7 +79,7 @@ class MaskWorkers(Generic[_Row]):
 
     def _start(self) -> None:
         for waiting in (self._quick, *[self._slow] * _NUM_SLOW):
-            # Of its own, not a pool's, which would keep the process until it is done.
+            # No pool: its threads would keep the process alive until they are done.
             thread = threading.Thread(target=self._run, args=(waiting,), name="octavo-masks", daemon=True)
             thread.start()
             self._threads.append(thread)
@@ -91,5 +91,5 @@ class MaskWorkers(Generic[_Row]):
             slow = time.perf_counter() - began_s > _QUICK_S + _QUICK_ROW_S * len(job.batch)
             for one in job.batch:
                 one.slow = slow
-            with contextlib.suppress(RuntimeError):  # the loop has ended meanwhile
+            with contextlib.suppress(RuntimeError):  # the loop has ended
                 job.loop.call_soon_threadsafe(job.came)

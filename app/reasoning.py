@@ -1,10 +1,10 @@
-"""What a model thinks before it answers, told apart from the answer while both arrive. Knows no tokens.
+"""A model's reasoning, separated from its answer while both arrive. Knows no tokens.
 
     <think>\nThe user greets me.\n</think>\n\nHello!
              `--- reasoning ---'              `- answer
 
-Newlines next to a tag belong to the tag. An answer thinks at its beginning or not at all: a tag in the middle
-of a text is text.
+Newlines next to a tag belong to the tag. Reasoning is at the beginning or not at all: a tag in the middle of
+a text is text.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from .detokenizer import start_of_partial
 class ReasoningFormat(NamedTuple):
     """The tags around the reasoning.
 
-    always: an answer begins with it, whether or not a tag opens it.
+    always: every answer begins with reasoning, whether or not a tag opens it.
     """
 
     opening: str
@@ -26,7 +26,7 @@ class ReasoningFormat(NamedTuple):
     always: bool = False
 
     def begins_inside(self, prompt: str) -> bool:
-        """Whether an answer to `prompt`, as the model reads it, begins inside the reasoning."""
+        """Whether an answer to the rendered `prompt` begins inside the reasoning."""
         opened = prompt.rfind(self.opening)
         return self.always or (opened >= 0 and not prompt[opened + len(self.opening) :].strip())
 
@@ -65,7 +65,7 @@ class ReasoningStream:
 
     @property
     def is_over(self) -> bool:
-        """Whether all that follows is the answer, as it comes."""
+        """Whether all text that follows is the answer."""
         return self._stage is _Stage.OUTSIDE
 
     def push(self, text: str, *, final: bool = False) -> tuple[str, str]:
@@ -76,7 +76,7 @@ class ReasoningStream:
             and self._syntax.closing[0] not in text
             and not text.endswith("\n")
         ):
-            return text, ""  # what nearly every token comes to
+            return text, ""  # nearly every token comes here
         self._text += text
         if self._stage is _Stage.BEFORE:
             self._begin(final)

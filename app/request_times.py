@@ -3,7 +3,7 @@
     arrival      first step        first token              last token
        | queue_ms    |   prefill_ms    |      decode_ms         |
 
-Of several choices: until the first of them began, until the first token of any, until the last token of all.
+Of several choices: the first step and first token of any, the last token of all.
 Source of the header: W3C Server Timing.
 """
 
@@ -35,7 +35,7 @@ class RequestTimes:
         self._num_preemptions += timings.num_preemptions
 
     def usage(self) -> dict[str, Any]:
-        """octavo's own object `timings` in a response's usage; null for what did not come about."""
+        """octavo's own object `timings` in a response's usage; null for what did not happen."""
         return {
             "queue_ms": _ms(self._arrival_s, self._scheduled_s),
             "prefill_ms": _ms(self._scheduled_s, self._first_token_s),
@@ -54,7 +54,7 @@ class RequestTimes:
         return ", ".join(f"{name};dur={span}" for name, span in spans.items() if span is not None)
 
     def opening_header(self, now_s: float) -> str:
-        """The same for a stream that begins at `now_s`: reading, tokenizing and being taken lie behind it."""
+        """The same for a stream that begins at `now_s`, after reading, tokenizing and acceptance."""
         return f"accept;dur={_ms(self._arrival_s, now_s)}"
 
 

@@ -1,4 +1,4 @@
-"""The output items of a response, each built up from pieces of the answer, with the events that tell of it.
+"""The output items of a response, each built from pieces of the answer, and their events.
 
 message         output_item.added, content_part.added, output_text.delta ..., output_text.done,
                 content_part.done, output_item.done

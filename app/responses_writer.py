@@ -49,7 +49,7 @@ class ResponsesWriter:
         )
 
     def piece(self, piece: Piece, logprobs: list[Any]) -> bytes:
-        """What the piece adds to an item, which it may open after closing the one before."""
+        """The piece added to the last item, or to a new one if it does not belong there."""
         frames = b""
         item = self._items[-1] if self._items else None
         if item is None or not item.takes(piece):
@@ -79,7 +79,7 @@ class ResponsesWriter:
         return self._event({"type": "response.failed", "response": response})
 
     def _settle(self, ending: Ending) -> bytes:
-        """The end of the last item; an answer that says nothing has one, too."""
+        """The end of the last item; an empty answer has one, too."""
         frames = b"" if self._items else self.piece(Content(""), [])
         return frames + self._close("incomplete" if ending.finish_reason in _INCOMPLETE else "completed")
 

@@ -1,8 +1,8 @@
 """A Server-Sent Events response that costs little per event. Knows bytes, not what they say.
 
-Its headers are sse-starlette's; how it sends is its own. A keep-alive comment is sent only after silence, so
-a flowing stream carries none. And a stream ends when its content does or the client goes: sse-starlette also
-cuts streams when it sees uvicorn stopping, which would defeat draining.
+Its headers are sse-starlette's, sending is its own. A keep-alive comment is sent only after silence, so a
+flowing stream has none. A stream ends when its content does or the client goes; sse-starlette also cuts
+streams when uvicorn begins to stop, which would defeat draining.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from .disconnect import unless_disconnected
 
 KEEP_ALIVE = b": keep-alive\n\n"
 DIRECT_SEND = "octavo.direct_send"
-"""ASGI extension: the `send` beneath all middleware, which has nothing to add to the parts of a body."""
+"""ASGI extension: the server's own `send`. Middleware has nothing to add to the parts of a body."""
 
 
 class EventStream(EventSourceResponse):
@@ -28,8 +28,8 @@ class EventStream(EventSourceResponse):
 
     content: whole frames, each `data: ...\\n\\n`, any number at a time.
     keep_alive_s: silence after which a comment is sent.
-    on_direct: called once something was sent, if the server can be written to past `send`; whoever does so
-    while `content` waits for more keeps the order.
+    on_direct: called after the first frames if the connection can be written to past `send`. Writing there is
+    in order as long as `content` is waiting for more.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""`structural_tag`, text in which some parts keep to a form, as a grammar in Lark's syntax.
+"""`structural_tag`, text with parts of a given form, as a grammar in Lark's syntax.
 
     {"type": "structural_tag", "triggers": ["<f"],
         "structures": [{"begin": "<f>", "schema": {}, "end": "</f>"}]}
@@ -6,8 +6,8 @@
         {"type": "tag", "begin": "<f>", "content": {"type": "json_schema", "json_schema": {}},
          "end": "</f>"}]}}
 
-The first is what vLLM had first, the second xgrammar's, of which this reads const_string, json_schema, regex,
-any_text, sequence, or, tag, triggered_tags and tags_with_separator.
+The first is vLLM's older form, the second xgrammar's, of which const_string, json_schema, regex, any_text,
+sequence, or, tag, triggered_tags and tags_with_separator are read.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class Regex(Struct, tag="regex", kw_only=True, forbid_unknown_fields=True):
 
 
 class AnyText(Struct, tag="any_text", kw_only=True, forbid_unknown_fields=True):
-    """Whatever the model likes, up to the end of the tag around it or of the answer."""
+    """Any text, up to the end of the tag around it or of the answer."""
 
 
 class Several(Struct, tag="sequence", kw_only=True, forbid_unknown_fields=True):
@@ -70,7 +70,7 @@ class Tag(Struct, tag="tag", kw_only=True, forbid_unknown_fields=True):
 
 
 class TriggeredTags(Struct, tag="triggered_tags", kw_only=True, forbid_unknown_fields=True):
-    """Text in which, wherever a trigger is said, one of the tags that begin with it follows."""
+    """Text in which each trigger begins one of the tags."""
 
     triggers: list[str]
     tags: list[Tag]
@@ -130,8 +130,10 @@ def structural_lark(source: str | bytes, special_id: SpecialId) -> str:
 
 
 class _Writer:
-    """Writes the rules of one grammar. `end` below is what follows a form: a text, or nothing (None); "" is
-    something that the form does not know."""
+    """Writes the rules of one grammar.
+
+    `end` below is what follows a form: a text, None for nothing, or "" for something unknown to the form.
+    """
 
     def __init__(self, special_id: SpecialId) -> None:
         self._special_id = special_id

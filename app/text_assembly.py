@@ -1,6 +1,6 @@
-"""From token outputs to text deltas: detokenization, stop strings, and what waits for what.
+"""From token outputs to text deltas: detokenization, stop strings, and what has to wait for what.
 
-Knows one completion's tokens; neither where they come from nor who reads the text.
+Knows the tokens of one completion, neither where they come from nor who reads the text.
 """
 
 from __future__ import annotations
@@ -21,8 +21,7 @@ class TextDelta(NamedTuple):
     text: empty if the request does not detokenize.   logprobs: one per token id, or empty if not asked for.
     stop_reason: the stop string or stop token id that ended it; None for the end-of-sequence token.
     error: one sentence, when finish_reason is ERROR.
-    timings: with the last delta only.   detokenize_s: likewise; seconds to make text of one step's tokens,
-    the mean of those that were timed.
+    timings: with the last delta only.   detokenize_s: likewise; mean seconds to make text of a step's tokens.
     """
 
     text: str = ""
@@ -56,8 +55,8 @@ class TextAssembler:
     """Turns token outputs into deltas whose text is exactly the text of their tokens.
 
     is_exact: tokens are looked at one by one, for stop strings and log-probabilities.
-    Text waits here while it may still become a stop string, and tokens wait with their text: half a character
-    waits for its other half.
+    Text waits here while it may become a stop string, half a character until it is whole; tokens wait with
+    their text.
 
         decoded text   |....emitted....|...scanned, cannot be a stop...|...may become one...|
         token ends     |   |     |     |     |                 |         |        |
@@ -85,7 +84,7 @@ class TextAssembler:
             return self._pass(outputs[0].token_ids)
         for output in outputs:
             token_ids = output.token_ids
-            # The token that ended it is counted and reported, but is no part of the text.
+            # The token that ended it is reported, but is not part of the text.
             ended = output.finish_reason is FinishReason.STOP and token_ids and token_ids[-1] in self._hidden
             visible = token_ids[:-1] if ended else token_ids
             if self.is_exact:
@@ -105,7 +104,7 @@ class TextAssembler:
         return self._release()
 
     def _pass(self, token_ids: Sequence[int]) -> TextDelta | None:
-        """What nearly every token comes to: nothing waits, and nothing has to unless it is no text yet."""
+        """The case of nearly every token: nothing waits, and nothing has to but half a character."""
         text = self._detokenizer.push(token_ids)
         if text:
             return TextDelta(text, token_ids)

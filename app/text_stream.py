@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from .tokenizer import Tokenizer
 
 _TIMED_EVERY = 16
-"""Of so many outputs the assembly of one is timed: the clock costs a good part of what it measures."""
+"""One in so many assemblies is timed: reading the clock costs much of what it measures."""
 
 
 class TextStream:
@@ -34,8 +34,8 @@ class TextStream:
         self._num_heard = _TIMED_EVERY - 1  # so that the first is timed
         self._detokenize_s = 0.0
         self._timings: RequestTimings | None = None
-        self._begun = False  # its first delta was handed out
-        self._end: TextDelta | None = None  # was seen where it could not be handed out
+        self._begun = False  # whether its first delta was handed out
+        self._end: TextDelta | None = None  # seen in `take`, which cannot hand it out
         self._finished = False
         self._wants_prompt = request.params.prompt_logprobs is not None
         self.prompt_logprobs: list[TokenLogprobs] = []
@@ -102,7 +102,7 @@ class TextStream:
                 num_timed = self._num_heard // _TIMED_EVERY
                 delta = delta._replace(detokenize_s=self._detokenize_s / num_timed)
                 if isinstance(delta.stop_reason, str):
-                    # Stop strings are the front end's affair: the engine still runs and has not told the end.
+                    # Stop strings are found here: the engine still runs the request and has not ended it.
                     self._outputs.abort(FinishReason.STOP)
                     delta = delta._replace(timings=self._timings_now())
             return delta
@@ -122,7 +122,7 @@ class TextStream:
         return delta
 
     def _note_first(self, outputs: Sequence[TokenOutput]) -> None:
-        """The engine tells of queue, prefill and cache with the first output, and again with the last."""
+        """The engine sends timings of queue, prefill and cache with the first output and with the last."""
         for output in outputs:
             self._timings = self._timings or output.timings
             if output.token_ids:
@@ -130,7 +130,7 @@ class TextStream:
                 return
 
     def _timings_now(self) -> RequestTimings:
-        """As if the engine had ended it now; `scheduled_s` stays 0 (not known) if it has told nothing."""
+        """As if the engine had ended it now; `scheduled_s` is 0 (not known) if the engine has sent none."""
         now = time.monotonic()
         if self._timings is not None:
             # A copy: the engine still writes to its own.

@@ -1,7 +1,7 @@
-"""A tool call as models write it, a character at a time: an object with a name and arguments, or those alone.
+"""Reads a tool call a character at a time: an object with name and arguments, or the arguments alone.
 
-Knows no format's markers. What it hands out as arguments can never be taken back, so it begins only when the
-call is certain: it names a tool of the request, and its arguments have begun to be an object.
+Knows no format's markers. Arguments that were handed out cannot be taken back, so none are before the call is
+certain: it names a tool of the request, and its arguments begin as an object.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ class CallReader(Protocol):
     """Reads one call.
 
     name: the tool's, once the call is certain.   ended: the call is whole.
-    broken: the last character is no part of it; what was certain before remains so.
+    broken: the last character does not belong to a call; what was certain before remains so.
     """
 
     name: str | None
@@ -29,7 +29,7 @@ class CallReader(Protocol):
     broken: bool
 
     def push(self, char: str) -> str:
-        """Read `char`; the JSON text of arguments that it makes certain."""
+        """Read `char`; returns the JSON text of arguments that it makes certain."""
 
 
 class ArgumentsReader:
@@ -65,8 +65,8 @@ class _Place(enum.Enum):
 class ObjectReader:
     """Implements CallReader for `{"name": ..., "arguments": {...}}`, keys in any order.
 
-    `parameters` is another word for arguments; they may be JSON text in a string, or left out. A key that
-    belongs to no call, or a tool that is not one of `tools`, shows that this is none.
+    `parameters` is another name of arguments; they may be JSON text in a string, or left out. An unknown key,
+    or a tool that is not one of `tools`, shows that this is no call.
     """
 
     def __init__(self, tools: Container[str]) -> None:
@@ -78,7 +78,7 @@ class ObjectReader:
         self._keys: set[str] = set()
         self._key = ""
         self._cursor: JsonCursor | None = None  # in a key or a value
-        self._text: list[str] = []  # of that key or value, as far as it has not been handed out
+        self._text: list[str] = []  # of that key or value, what has not been handed out
         self._found_name: str | None = None
         self._held_arguments: str | None = None
 
@@ -118,7 +118,7 @@ class ObjectReader:
         return ""
 
     def _stream(self) -> str:
-        """The arguments so far, if it is these that are being read and the call is certain."""
+        """The arguments so far, if they are being read and the call is certain."""
         in_arguments = self._place is _Place.VALUE and self._key in _ARGUMENTS
         if self.name is None:
             if not in_arguments or self._found_name is None or self._text[0] != "{":
@@ -171,12 +171,12 @@ class ObjectReader:
 
 
 def _as_json(char: str, cursor: JsonCursor) -> str:
-    """`char`, or the escape that JSON demands for it."""
+    """`char`, escaped if JSON demands it."""
     return json.dumps(char)[1:-1] if char < " " and cursor.in_string else char
 
 
 def _arguments(text: str) -> str | None:
-    """The JSON object that a value means: itself, text of it in a string, or none for null."""
+    """The JSON object that a value stands for: itself, its text in a string, or an empty one for null."""
     value = json.loads(text)
     if isinstance(value, dict):
         return text

@@ -1,6 +1,6 @@
-"""How models write tool calls: the formats, and which of them a chat template has taught its model.
+"""How models write tool calls: the formats, and which of them a chat template teaches.
 
-Knows how calls are written and marked; reading them is tool_stream.py's affair.
+Knows how calls are written and marked; tool_stream.py reads them.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ class WrittenCall(NamedTuple):
 class ToolFormat:
     """How a family of models writes calls.
 
-    before, between, after: what stands around a run of calls.
-    call: what stands before a name, between it and the arguments, and after these.
+    before, between, after: text around and between several calls.
+    call: text before a name, between it and the arguments, and after these.
     quoted: whether a name is a JSON string.   markers: what may be a single special token.
     id_length: of call ids, letters and digits only; 0 if any id will do.
     single: whether an answer has one call at most.
@@ -48,12 +48,12 @@ class ToolFormat:
     single: bool = False
 
     def head(self, name: str) -> str:
-        """What stands before a call's arguments."""
+        """The text before a call's arguments."""
         return self.call[0] + (encode(name).decode() if self.quoted else name) + self.call[1]
 
     @property
     def tail(self) -> str:
-        """What stands after a call's arguments."""
+        """The text after a call's arguments."""
         return self.call[2]
 
     def write(self, calls: Iterable[WrittenCall]) -> str:
@@ -68,7 +68,7 @@ class ToolFormat:
         return "".join(secrets.choice(_ALPHANUMERIC) for _ in range(self.id_length))
 
     def fitting_id(self, call_id: str) -> str:
-        """`call_id`, or what stands for it where templates take no such id; equal ids stay equal."""
+        """`call_id`, or a hash of it if templates refuse its form; equal ids stay equal."""
         usable = call_id.isascii() and call_id.isalnum() and len(call_id) == self.id_length
         if not self.id_length or usable:
             return call_id
@@ -92,7 +92,7 @@ LLAMA3_JSON = ToolFormat(
 )
 """Llama 3.1, 3.2, 3.3."""
 LLAMA3_JSON_SINGLE = replace(LLAMA3_JSON, single=True)
-"""With a template that refuses conversations in which an answer has several calls, as Meta's own do."""
+"""For templates, such as Meta's own, that refuse answers with several calls."""
 MISTRAL = ToolFormat(
     syntax=CallSyntax("[TOOL_CALLS]", lists=True, named=True),
     before="[TOOL_CALLS] [",

@@ -1,6 +1,6 @@
-"""Tools for models whose chat template knows of none: what it leaves out is said in plain messages.
+"""Tools for models whose chat template knows none: plain messages say what the template leaves out.
 
-The template itself is untouched, and so are conversations for templates that do show tools.
+The template itself is untouched. Conversations for templates that show tools do not come here.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ _RESPONSE = "<tool_response>\n{}\n</tool_response>"
 def plain_messages(
     messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]], syntax: ToolFormat
 ) -> list[dict[str, Any]]:
-    """`messages` with the tools in the first one's words, calls in the assistant's, results in the user's.
+    """`messages` with tools described in the first, calls as the assistant's text, results as the user's.
 
-    Both as for a chat template.
+    messages, tools: as a chat template takes them.
     """
     plain: list[dict[str, Any]] = []
     last_role = None
@@ -28,7 +28,7 @@ def plain_messages(
         role, content = message.get("role"), message.get("content")
         if role == "tool":
             result = _RESPONSE.format(content)
-            if last_role == "tool":  # many templates want user and assistant to take turns
+            if last_role == "tool":  # many templates demand that user and assistant take turns
                 plain[-1]["content"] += f"\n{result}"
             else:
                 plain.append({"role": "user", "content": result})
@@ -54,7 +54,7 @@ def _instructions(tools: Sequence[Mapping[str, Any]], syntax: ToolFormat) -> str
 
 
 def _with_instructions(messages: list[dict[str, Any]], text: str) -> list[dict[str, Any]]:
-    """In the system's message if there is one: some templates refuse it, and others bring their own."""
+    """In the system message, but only if there is one: some templates refuse it, others have their own."""
     if not messages:
         return [{"role": "user", "content": text}]
     first = messages[0]

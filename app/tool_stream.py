@@ -1,11 +1,11 @@
-"""A model's text, a piece at a time, to content and tool calls. Knows no JSON and no request.
+"""A model's text, as it arrives, to content and tool calls. Knows no JSON and no request.
 
     I'll look it up.\n<tool_call>\n{"name": "search", "arguments": {"query": "octavo"}}\n</tool_call>
     `---content----' `-held until the call is certain-'             `-handed out as it comes-'
 
 What turns out to be no call is content, to the last character. Whitespace next to a call belongs to its
-format, and a newline stands between what is said before and after one. Where the pieces of text are cut makes
-no difference to what comes out, only to how it is cut.
+format; content before and after a call is separated by a newline. The result does not depend on how the text
+is cut into pieces.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class Content(NamedTuple):
 
 
 class CallStart(NamedTuple):
-    """A call begins, the answer's number-th from 0."""
+    """A call begins. number: its place among the answer's calls, from 0."""
 
     number: int
     id: str
@@ -46,8 +46,8 @@ class CallSyntax(NamedTuple):
     """How a format marks calls.
 
     opening: a marker before a call or a list of calls.   closing: after one, may be missing.
-    may_begin: whether an answer may begin with a call that has no marker.
-    separator: between calls that follow each other without a marker.
+    may_begin: whether an answer may begin with a call without marker.
+    separator: between calls that follow each other without marker.
     lists, named: whether `[{...}, {...}]`, and `name[ARGS]{...}`, may follow the marker.
     """
 
@@ -91,12 +91,12 @@ class ToolStream:
         self._state = self._begin if syntax.may_begin else self._outside
 
     def push(self, text: str) -> list[CallPiece]:
-        """What `text` makes certain."""
+        """The pieces that `text` makes certain."""
         self._text += text
         return self._read()
 
     def finish(self) -> list[CallPiece]:
-        """The rest, when no text follows."""
+        """The remaining pieces, when no text follows."""
         self._final = True
         pieces = self._read()
         if self._reader is None or self._reader.name is None:
@@ -237,7 +237,7 @@ class ToolStream:
             self._pieces.append(CallArguments(self.num_calls - 1, arguments))
 
     def _give_up(self) -> None:
-        """What has been held is no call."""
+        """The held text is no call, but content."""
         held, self._held = self._held, ""
         self._say(held)
         self._reader = None

@@ -1,4 +1,4 @@
-"""The tools that a chat request offers and what it says of their use, checked. Knows no model, no format."""
+"""The tools that a chat request offers and how they may be used, checked. Knows no model and no format."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class ToolMode(enum.StrEnum):
 
 
 class Tool(NamedTuple):
-    """A function. parameters: the JSON schema of its arguments.   strict: they must keep to it."""
+    """A function. parameters: the JSON schema of its arguments.   strict: arguments must keep to it."""
 
     name: str
     description: str | None
