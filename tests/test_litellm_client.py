@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import inspect
 import json
 import os
+import warnings
 from collections.abc import Iterator
 from typing import Any
 
@@ -22,11 +25,21 @@ MESSAGES = [{"role": "user", "content": "What is the capital of France?"}]
 
 @pytest.fixture(scope="module", autouse=True)
 def _loop() -> Iterator[None]:
-    """LiteLLM asks for an event loop and would leave one behind."""
+    """LiteLLM asks for an event loop, and would leave it and its connections to whoever collects them."""
+    untyped: Any = litellm
     with asyncio.Runner() as runner:
         asyncio.set_event_loop(runner.get_loop())
         yield
+        runner.run(untyped.close_litellm_async_clients())
     asyncio.set_event_loop(None)
+    clients = untyped.in_memory_llm_clients_cache
+    for client in [*clients.cache_dict.values(), litellm.module_level_client]:
+        if hasattr(client, "close") and not inspect.iscoroutinefunction(client.close):
+            client.close()
+    clients.flush_cache()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)
+        gc.collect()
 
 
 @pytest.fixture

@@ -121,11 +121,13 @@ def test_async_streams_together(demo_url: str) -> None:
 
 def test_stream_closed_early_stops_the_engine(client: OpenAI, demo_url: str) -> None:
     settings: dict[str, Any] = {"extra_body": {"ignore_eos": True}, "max_tokens": 900}
-    stream = client.chat.completions.create(model="smol", messages=MESSAGES, stream=True, **settings)
-    next(iter(stream))
-    stream.close()
+    left = 'octavo_requests_total{cause="disconnect"}'
     with httpx.Client(base_url=demo_url, headers={"authorization": f"Bearer {KEY}"}, timeout=60) as http:
-        wait_idle(http)
+        before = wait_idle(http)
+        stream = client.chat.completions.create(model="smol", messages=MESSAGES, stream=True, **settings)
+        next(iter(stream))
+        stream.close()
+        assert wait_idle(http)[left] - before[left] == 1
 
 
 @pytest.mark.parametrize(
