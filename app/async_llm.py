@@ -18,7 +18,7 @@ from .prompts import Prompt, PromptInput, parse_prompt
 
 
 class AsyncLLM:
-    """A model in the running event loop. It is loaded by `start`, or else by the first `generate`.
+    """A model in the running event loop, loaded by `start` or the first `generate`.
 
     settings: as for `LLM`, with the same errors. Use as an async context manager, or `close` it.
     """
@@ -109,7 +109,7 @@ class AsyncLLM:
 
 
 class _Completions:
-    """The completions of one prompt, growing side by side; a reader that lags gets what has piled up."""
+    """The completions of one prompt, growing together; a slow reader gets what has piled up."""
 
     def __init__(self, generation: Generation, request_id: str, prompt: Prompt) -> None:
         self._generation = generation
@@ -136,7 +136,7 @@ class _Completions:
             self._tasks.append(asyncio.create_task(self._follow(stream, builder)))
 
     async def next(self) -> RequestOutput:
-        """The result so far, once there is more than last time. Raises what a stream raised."""
+        """The result so far, once there is more than the last time. Raises what a stream raised."""
         await self._changed.wait()
         self._changed.clear()
         for task in self._tasks:

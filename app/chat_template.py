@@ -49,7 +49,7 @@ class ChatTemplate:
 
     @classmethod
     def of_request(cls, source: str, special_tokens: Mapping[str, str]) -> ChatTemplate:
-        """The template that a request brings. Raises TemplateError."""
+        """A request's own template. Raises TemplateError."""
         try:
             return cls(source, special_tokens)
         except StartupError as error:
@@ -57,7 +57,7 @@ class ChatTemplate:
 
     @property
     def shows_tools(self) -> bool:
-        """Whether the model is told of tools in its own way; else plain messages tell it."""
+        """Whether the template shows tools; else plain messages describe them."""
         return "tools" in self.variables
 
     def render(
@@ -71,7 +71,7 @@ class ChatTemplate:
         variables: Mapping[str, Any] | None = None,
         documents: Sequence[Mapping[str, Any]] | None = None,
     ) -> str:
-        """The prompt, special tokens included, so it is to be encoded without adding any.
+        """The prompt, special tokens included: encode it without adding any.
 
         continue_final_message: the prompt ends where the last message's text ends, for the model to go on.
         variables: more of them for the template, e.g. `enable_thinking`; the API's chat_template_kwargs.
@@ -155,12 +155,12 @@ def _with_parsed_call(call: Any) -> Any:
     try:
         arguments = json.loads(function["arguments"])
     except ValueError:
-        return call  # what the model once wrote need not be JSON; the template shows it as it is
+        return call  # a model may have written what is no JSON: the template shows it as it is
     return {**call, "function": {**function, "arguments": arguments}}
 
 
 def _with_mark(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """A mark behind the last message's text; the space after it shows whether the template trims."""
+    """Put a mark after the last message's text; a space behind it shows whether the template trims."""
     content = messages[-1].get("content") if messages else None
     if isinstance(content, list) and content and isinstance(content[-1], Mapping) and "text" in content[-1]:
         marked: Any = [*content[:-1], {**content[-1], "text": f"{content[-1]['text']}{_MARK} "}]

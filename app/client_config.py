@@ -10,7 +10,7 @@ from .settings import choice, integer, number, setting, text, texts, validate
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TerminalConfig:
-    """How `octavo chat` and `octavo complete` ask. Raises SettingError, a ValueError, for a wrong value."""
+    """Settings of `chat` and `complete`. Raises SettingError, a ValueError, for a wrong value."""
 
     url: str | None = setting(
         None,

@@ -1,6 +1,6 @@
-"""What engine and front ends tell each other now and then: start, refusals, drain, numbers for /metrics.
+"""Rare messages between engine and front ends: start, refusals, drain, numbers for /metrics.
 
-The frames of kind CONTROL, as msgpack. Tokens and requests travel otherwise: see frames.py.
+Frames of kind CONTROL, as msgpack. Tokens and requests have frames of their own: see frames.py.
 """
 
 from __future__ import annotations
@@ -112,7 +112,7 @@ class Stop(Message, frozen=True):
 
 
 class AskNumbers(Message, frozen=True):
-    """Answer Numbers; by the way, the engine's pulse, every second."""
+    """Answer Numbers. Sent every second, with the engine's pulse."""
 
     pulse: Pulse
 
@@ -134,7 +134,7 @@ class Seen(Message, frozen=True):
 
 
 class Unanswered(Message, frozen=True):
-    """Instead of the answer to Scrape or Look `number`: it failed."""
+    """The answer to Scrape or Look `number` if it failed."""
 
     number: int
 
@@ -153,7 +153,7 @@ class Idle(Message, frozen=True):
 
 
 class Numbers(Message, frozen=True):
-    """What this front end has counted. Answers come in the order of the questions."""
+    """What this front end has counted. Answers come in the order of AskNumbers."""
 
     state: MetricsState
 

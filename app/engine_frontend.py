@@ -1,4 +1,4 @@
-"""One front end, as the engine sees it: what it asks, what it owes. Knows no processes and no steps."""
+"""One front end, as the engine sees it: its requests, questions and answers. Knows no processes, no steps."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Frontend:
 
     greeted: done once it could accept connections.   idle: done once it has answered Drain, or is lost.
     lost: the cause, once it is gone.   num_cut: requests that ended with it.
-    requests: stream number -> request id.   state: what it had counted when it last told.
+    requests: stream number -> request id.   state: its last answer to AskNumbers.
     """
 
     link: FrameLink
@@ -59,7 +59,7 @@ class Frontend:
         return answer
 
     def silent_s(self) -> float:
-        """For how long it has owed an answer."""
+        """How long it has not answered."""
         return asyncio.get_running_loop().time() - self._asked[0][0] if self._asked else 0.0
 
     def receive(self, kind: int, payload: memoryview) -> None:
@@ -108,7 +108,7 @@ class Frontend:
             compiling.add_done_callback(partial(self._settle, number))
 
     def _settle(self, number: int, compiling: asyncio.Task[None]) -> None:
-        """A grammar has been compiled, or has not; nobody waits for one that was cancelled."""
+        """Compiling a grammar has ended; if it was cancelled, nobody waits."""
         if not compiling.cancelled() and (error := compiling.exception()) is not None:
             if not isinstance(error, RequestError):
                 error = GenerationError(OUR_FAULT)
@@ -161,6 +161,6 @@ class Frontend:
             self._cannot_answer(scrape_id)
 
     def _cannot_answer(self, number: int) -> None:
-        """Whoever asked gets an error; requests go on."""
+        """Answer a question with an error; requests go on."""
         log.exception("a front end's question cannot be answered")
         self.tell(messages.Unanswered(number))

@@ -31,7 +31,7 @@ _STUCK_RETRY_S = 30
 
 @contextlib.contextmanager
 def contained(request: Request) -> Iterator[None]:
-    """What goes wrong inside ends this request and nothing else. Raises RequestError."""
+    """Turns any exception inside into a RequestError, which ends this request and nothing else."""
     try:
         yield
     except RequestError:
@@ -47,7 +47,7 @@ class HostOptions:
     """How an engine is run, wherever its clients are.
 
     overlap: see Engine.   grammars: None refuses requests with a grammar.
-    step_timeout_s: see Watchdog; None watches nothing.   rates: None limits nobody.
+    step_timeout_s: see Watchdog; None watches nothing.   rates: None limits no tenant.
     """
 
     overlap: bool = True
@@ -89,7 +89,7 @@ class EngineHost:
         return self._engine.stuck
 
     def pulse(self) -> Pulse:
-        """How the engine is at this moment."""
+        """The engine's state at this moment."""
         num_running, num_waiting, ttft_s = self._engine.load()
         return Pulse(
             step_age_s=self._engine.step_age_s(),
@@ -120,10 +120,10 @@ class EngineHost:
         return self._cause()
 
     def add(self, request: Request) -> asyncio.Task[None] | None:
-        """Queue the request. Raises RequestError (400) for what the KV cache could never hold,
-        EngineOverloadedError when the queue is full, RateLimitError, EngineDeadError.
+        """Queue the request, or return the task that queues it once its grammar is compiled.
 
-        A request whose grammar is not compiled yet is queued later: by the task, which raises the like.
+        Both raise RequestError (400) for what the KV cache could never hold, EngineOverloadedError when the
+        queue is full, RateLimitError, EngineDeadError.
         """
         grammar = request.params.grammar
         if grammar is None:
@@ -178,7 +178,7 @@ class EngineHost:
         return None if self._rates is None else self._rates.quota(request.claim.tenant)
 
     def _charge(self, outputs: Sequence[TokenOutput]) -> None:
-        """Have tenants pay for what was generated; then deliver."""
+        """Charge tenants for what was generated, then deliver."""
         assert self._rates is not None, "nobody is limited"
         for output in outputs:
             tenant = self._tenants.get(output.request_id)
@@ -189,7 +189,7 @@ class EngineHost:
         self._deliver(outputs)
 
     def abort(self, request_id: str, reason: FinishReason) -> None:
-        """End a request; see Engine. One whose grammar is being compiled leaves without a word."""
+        """End a request; see Engine. One whose grammar is being compiled just goes."""
         compiling = self._compiling.get(request_id)
         if compiling is not None:
             compiling.cancel()
@@ -200,7 +200,7 @@ class EngineHost:
         return self._engine.stats()
 
     def look(self, since: int) -> EngineView:
-        """What a person who watches sees; see Engine."""
+        """A view for the live page; see Engine."""
         return self._engine.look(since)
 
     def _cause(self) -> str:

@@ -1,6 +1,6 @@
-"""What is to be built, decided before memory is touched: types, limits, and how memory is divided.
+"""What is to be built, decided before anything is allocated: types, limits, and the division of memory.
 
-Reckons what a step will take; engine_build.py, which allocates, measures it where there is a GPU.
+Estimates what a step will take; engine_build.py, which allocates, measures it on a GPU.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from .errors import StartupError
 from .model_source import ModelSource
 
 _GPU_ITL_TARGET_MS = 12.0
-"""Above a decode step of the models that one card holds well, below what a reader would notice."""
+"""Longer than a decode step of models that fit one card well, shorter than a reader would notice."""
 _GPU_SEQS = (2048, 1024)
 _CPU_SEQS = 128
 _TOKENS_PER_SEQ = 512
-"""What a sequence of ShareGPT's lengths reaches; with less for each, more places would preempt each other."""
+"""What sequences of ShareGPT's lengths reach. With less for each, more places would mean preemption."""
 _CPU_KV_BYTES = 4 << 30
-"""KV cache on a CPU at most, shared as its memory is with everything else. Pages cost memory once written."""
+"""Largest KV cache on a CPU by default, since memory is shared. Pages take memory once they are written."""
 
 
 @dataclass(frozen=True, slots=True)

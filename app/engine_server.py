@@ -1,7 +1,7 @@
 """The engine's side of the front ends: requests in, one frame per step and front end out. Knows no processes.
 
-A front end that is lost takes its own requests with it, at once; one that does not read, or does not answer
-for long, is dropped. Neither makes the engine wait.
+When a front end is lost, its requests end at once. One that does not read, or does not answer for long, is
+dropped. The engine never waits for either.
 """
 
 from __future__ import annotations
@@ -101,7 +101,7 @@ class EngineServer:
         return frozenset(self._frontends)
 
     async def wait_idle(self, timeout_s: float) -> bool:
-        """Wait until every front end has answered Drain with Idle, so long at most; whether all have."""
+        """Wait until every front end has answered Drain with Idle, at most `timeout_s`; whether all have."""
         answers = [frontend.idle for frontend in self._frontends]
         return not answers or not (await asyncio.wait(answers, timeout=timeout_s))[1]
 
@@ -138,7 +138,7 @@ class EngineServer:
             self.host.abort(request_id, reason)
 
     def detach(self, frontend: Frontend) -> None:
-        """A front end is lost: end what it asked for."""
+        """A front end is lost: end its requests."""
         self._frontends.discard(frontend)
         frontend.num_cut = len(frontend.requests)
         self.numbers.retire(frontend.state, num_cut=frontend.num_cut)
@@ -148,7 +148,7 @@ class EngineServer:
         frontend.requests.clear()
 
     async def scrape(self, asker: Frontend, scrape_id: int) -> None:
-        """Answer a front end that is asked for /metrics: what all others have counted until now."""
+        """Answer a front end that serves /metrics with what all others have counted."""
         others = [frontend for frontend in self._frontends if frontend is not asker]
         answers = [frontend.ask() for frontend in others]
         if answers:
@@ -179,7 +179,7 @@ class EngineServer:
             frontend.link.send(frontend.step.take())
 
     def _fail(self, request_id: str, route: _Route) -> None:
-        """What the engine says of a request cannot be sent: it ends, and nobody else."""
+        """An output cannot be sent: end its request, and no other."""
         log.exception("request %s failed", request_id, extra={"fields": {"engine_id": request_id}})
         frontend, number = route
         ending = TokenOutput(request_id, finish_reason=FinishReason.ERROR, error=OUR_FAULT)
@@ -188,7 +188,7 @@ class EngineServer:
         self.abort(request_id, FinishReason.ERROR)
 
     async def _ask_all(self) -> None:
-        """Keep the numbers of every front end at hand, and drop those that have fallen silent."""
+        """Ask every front end for its numbers again and again; drop those that do not answer."""
         while True:
             await asyncio.sleep(_ASK_EVERY_S)
             for frontend in list(self._frontends):

@@ -1,6 +1,6 @@
 """A connected socket that carries frames, both ways, in an event loop. Knows no frame's meaning.
 
-What the other end does not read is bounded in bytes and in time; past either the link is cut.
+What the other end leaves unread is bounded in bytes and in time; beyond either the link is cut.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ class FrameLink(asyncio.Protocol):
         self._transport.set_write_buffer_limits(_HIGH_WATER_BYTES)
 
     def data_received(self, data: bytes) -> None:
-        """Hand on the frames that are whole."""
+        """Hand on the frames that are complete."""
         try:
             for kind, payload in self._splitter.feed(data):
                 self._receive(kind, payload)
@@ -83,7 +83,7 @@ class FrameLink(asyncio.Protocol):
             self.cut(str(error))
 
     def pause_writing(self) -> None:
-        """The other end has stopped to read; give it a while."""
+        """The other end has stopped reading; give it a while."""
         loop = asyncio.get_running_loop()
         self._stall = loop.call_later(
             self._max_stalled_s, self.cut, f"it has read nothing for {self._max_stalled_s:g} s"

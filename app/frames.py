@@ -1,4 +1,4 @@
-"""The wire between the engine's process and a front end: frames, and the layout of the three that are many.
+"""The wire between the engine's process and a front end: frames, and the layout of the frequent ones.
 
     frame     | payload bytes u32 | kind u8 | payload |
     STEP      | streams n u32 | tokens t u32 | n numbers u32 | n counts u16 | t tokens i32 | rare, msgpack |
@@ -6,8 +6,8 @@
     ABORT     | stream number u32 | reason, its place in FinishReason u8 |
     CONTROL   | msgpack, see control_messages.py |
 
-A step is one frame per front end, or a few if it tells very much, never one per token. Byte order is the
-machine's: both ends run on it.
+A step is one frame per front end (a few if it is very large), never one per token. Byte order is the
+machine's, since both ends run on it.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ PROTOCOL_VERSION = 2
 MAX_FRAME_BYTES = 64 << 20
 MAX_STREAMS = 1 << 32
 _FULL_BYTES = 16 << 20
-"""Of log-probabilities, after which another frame begins."""
+"""Of log-probabilities; beyond it another frame begins."""
 
 _HEADER = struct.Struct("=IB")
 _TWO = struct.Struct("=II")
@@ -42,7 +42,7 @@ assert (array("I").itemsize, array("H").itemsize, array("i").itemsize) == (4, 2,
 
 
 class ProtocolError(Exception):
-    """The other end sent what this end cannot have been sent: the connection is of no more use."""
+    """The other end has broken the protocol: the connection cannot be used any more."""
 
 
 class UnreadableRequestError(ProtocolError):
@@ -63,7 +63,7 @@ class Kind(enum.IntEnum):
 
 
 class RareOutput(msgspec.Struct, array_like=True, omit_defaults=True):
-    """What few outputs of a step have beside their tokens."""
+    """What few outputs have beside tokens."""
 
     finish_reason: FinishReason | None = None
     stop_reason: int | None = None
@@ -102,7 +102,7 @@ def frame(kind: Kind, payload: bytes) -> bytes:
 
 
 class FrameSplitter:
-    """Cuts what a socket brings into frames, keeping what is not whole yet."""
+    """Cuts received bytes into frames, keeping an incomplete one."""
 
     def __init__(self) -> None:
         self._chunks: list[bytes] = []
@@ -110,7 +110,7 @@ class FrameSplitter:
         self._needed = _HEADER.size
 
     def feed(self, data: bytes) -> Iterator[tuple[int, memoryview]]:
-        """(kind, payload) of every frame that is whole now. Raises ProtocolError for a length too large."""
+        """(kind, payload) of every complete frame. Raises ProtocolError for a length that is too large."""
         self._chunks.append(data)
         self._num_bytes += len(data)
         if self._num_bytes < self._needed:
@@ -160,7 +160,7 @@ class StepEncoder:
         self._tokens += token_ids
 
     def take(self) -> bytes:
-        """The frame of all that was added, or several if it is very much; begins anew."""
+        """The frame of all that was added, or several if it is very much; starts over."""
         full, self._full = self._full, []
         last = self._frame()
         return b"".join((*full, last)) if full else last
@@ -207,7 +207,7 @@ def _outputs(
         start += count
         entry = rare.get(index) if rare else None
         if entry is None:
-            # Once for every token of every stream, so past NamedTuple's own constructor.
+            # For every token of every stream: avoids NamedTuple's own, slower constructor.
             yield number, make(TokenOutput, ("", token_ids, *plain))
         else:
             yield (
@@ -250,7 +250,7 @@ def encode_add(number: int, request: Request) -> bytes:
 
 
 def decode_add(payload: memoryview) -> tuple[int, Request]:
-    """(stream number, request). Raises ProtocolError; UnreadableRequestError if it is known whose."""
+    """(stream number, request). Raises ProtocolError; UnreadableRequestError if the stream is known."""
     try:
         number, num_prompt = _TWO.unpack_from(payload)
     except struct.error as error:
@@ -260,7 +260,7 @@ def decode_add(payload: memoryview) -> tuple[int, Request]:
         prompt = payload[_TWO.size : end].cast("i").tolist()
         rest = _decode_rest(payload[end:])
         params = SamplingParams(**rest.params, structured_outputs=rest.grammar)
-    except Exception as error:  # whatever it is that a setting breaks
+    except Exception as error:  # whatever a wrong setting raises
         raise UnreadableRequestError(number, error) from error
     return number, Request(
         request_id=rest.request_id,

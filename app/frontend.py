@@ -42,7 +42,7 @@ async def _serve(link: socket.socket, listener: socket.socket) -> int:
     await client.attach(link)
     setup = await client.control.get()
     if not isinstance(setup, Setup):
-        return 1  # the engine went away meanwhile
+        return 1  # the engine is gone
     set_up_logging(setup.log_level, setup.log_format)
     try:
         frontend = _Frontend(client, setup, listener)
@@ -55,7 +55,7 @@ async def _serve(link: socket.socket, listener: socket.socket) -> int:
 
 
 class _Frontend:
-    """Obeys the engine."""
+    """Serves HTTP and obeys the engine's control messages."""
 
     def __init__(self, client: RemoteClient, setup: Setup, listener: socket.socket) -> None:
         self._client = client

@@ -1,7 +1,7 @@
 """The tokenizer inside a GGUF file, rebuilt for the `tokenizers` library. Knows nothing of weights.
 
 A file names its kind ("gpt2": byte-level BPE with merges; "llama": SentencePiece BPE with scores) and, for
-the first, by a word of llama.cpp's, how text is split before merging. Unknown kinds and words are refused: a
+the first, how text is split before merging, by a name of llama.cpp's. Unknown kinds and names are refused: a
 near miss would give wrong tokens and no error.
 Sources: each family's tokenizer.json; llama.cpp's src/llama-vocab.cpp.
 """
@@ -54,7 +54,7 @@ _SPLITS: dict[str, Sequence[str]] = {
     "default": _DEFAULT,
 }
 _WHOLE_WORDS_FIRST = {"llama-bpe", "llama3", "llama-v3", "tekken"}
-"""A word that is in the vocabulary is one token, even where merges would not lead to it."""
+"""Where a word in the vocabulary is one token even if merges do not lead to it."""
 _BOS_BY_DEFAULT = {"llama-bpe", "llama3", "llama-v3", "tekken"}
 _SPECIAL_TOKENS = {
     "bos_token": "bos_token_id",
@@ -106,7 +106,7 @@ def _vocabulary(file: GGUFFile) -> tuple[list[str], list[int]]:
 
 
 def _ids(tokens: list[str], kinds: list[int]) -> dict[str, int]:
-    """Ids by text; places that are only there to round up the vocabulary's size are left out."""
+    """Ids by text, without unused entries that only round up the vocabulary's size."""
     return {text: i for i, (text, kind) in enumerate(zip(tokens, kinds, strict=True)) if kind != _Kind.UNUSED}
 
 

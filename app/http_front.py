@@ -27,10 +27,10 @@ class FrontEngine(EngineClient, Protocol):
     """What a front needs of an engine."""
 
     def pulse(self) -> Pulse:
-        """How the engine is at this moment."""
+        """The engine's state at this moment."""
 
     async def look(self, since: int) -> EngineView:
-        """What a person who watches sees, with the steps after the one given. Raises RequestError."""
+        """A view for the live page, with the steps after `since`. Raises RequestError."""
 
 
 class HttpFront:

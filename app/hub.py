@@ -1,7 +1,7 @@
 """A model from the hub, as a directory in the local cache. Knows which files octavo needs, not their meaning.
 
 huggingface-hub does the work and reads the user's settings itself (HF_HOME, HF_ENDPOINT, HF_HUB_OFFLINE,
-token). A file gets its name in the cache when it is whole, so no part of one is ever taken for good.
+token). A file gets its name in the cache only when it is complete.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def download_model(repo_id: str, revision: str | None = None, *, weights: bool =
     if not weights:
         return snapshot
     names = _weight_files(snapshot)
-    # By its commit, so that weights and descriptions belong together even if the branch moves meanwhile.
+    # By commit, so that weights and descriptions belong together even if the branch moves meanwhile.
     _fetch(repo_id, snapshot.name, names)
     missing = [name for name in names if not (snapshot / name).is_file()]
     if missing:
@@ -63,7 +63,7 @@ def download_model(repo_id: str, revision: str | None = None, *, weights: bool =
 
 
 def _weight_files(snapshot: Path) -> list[str]:
-    """Names of the files that hold the weights; other copies that a repository may have are left alone."""
+    """Names of the files that hold the weights, without other copies that a repository may have."""
     if not (snapshot / _INDEX).is_file():
         return ["model.safetensors"]
     weight_map = read_json_object(snapshot / _INDEX).get("weight_map")

@@ -56,7 +56,7 @@ class InprocClient:
         return stream
 
     def pulse(self) -> Pulse:
-        """How the engine is at this moment."""
+        """The engine's state at this moment."""
         return self._host.pulse()
 
     @property
@@ -69,7 +69,7 @@ class InprocClient:
         return self._host.stats()
 
     async def look(self, since: int) -> EngineView:
-        """What a person who watches sees; see Engine."""
+        """A view for the live page; see Engine."""
         return self._host.look(since)
 
     def abort(self, request_id: str, reason: FinishReason = FinishReason.ABORT) -> None:
@@ -78,7 +78,7 @@ class InprocClient:
             self._host.abort(request_id, reason)
 
     def _settle(self, request_id: str, quota: Quota | None, compiling: asyncio.Task[None]) -> None:
-        """A grammar has been compiled, or has not."""
+        """Compiling a grammar has ended."""
         stream = None if compiling.cancelled() else self._streams.get(request_id)
         if stream is None:
             return  # nobody waits

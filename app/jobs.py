@@ -1,7 +1,7 @@
 """Many prompts at once for callers who want whole results: submit all, gather in bulk, decode at the end.
 
-Nobody streams here, so nothing is done per token: a stream that nobody awaits only piles up the engine's
-outputs, and the streams are awaited one after the other. Only stop strings need the text as it grows.
+Nothing is done per token: outputs pile up in their streams, which are awaited one after the other. Only stop
+strings need the text while it grows.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from .prompts import Prompt
 from .text_assembly import completion_text
 
 _SUBMIT_AT_ONCE = 64
-"""Requests submitted before the engine gets a turn, so that it starts while the rest is still coming."""
+"""Requests submitted before the engine gets a turn, so that it starts before all are submitted."""
 
 
 class Job:
@@ -64,7 +64,7 @@ class Job:
 
 
 async def run_jobs(jobs: Sequence[Job], on_finished: Callable[[], object]) -> list[RequestOutput]:
-    """Submit all jobs; their results in order. Whatever happens, nothing of them runs on afterwards."""
+    """Submit all jobs; their results in order. Whatever happens, none of them runs on afterwards."""
     try:
         for number, job in enumerate(jobs, start=1):
             job.submit()
@@ -81,7 +81,7 @@ async def run_jobs(jobs: Sequence[Job], on_finished: Callable[[], object]) -> li
 
 
 class _Whole:
-    """A completion that nobody looks at before it has ended."""
+    """A completion that is read when it has ended."""
 
     def __init__(self, generation: Generation, request: Request, index: int) -> None:
         self._tokenizer = generation.tokenizer
@@ -107,7 +107,7 @@ class _Whole:
 
 
 class _Watched:
-    """A completion with stop strings: its text is followed by a task."""
+    """A completion with stop strings: a task follows its text."""
 
     def __init__(self, generation: Generation, request: Request, index: int) -> None:
         self._builder = CompletionBuilder(index, request.params)

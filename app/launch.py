@@ -1,6 +1,6 @@
-"""From settings to a running engine: resolve the model, divide memory, build, load, start.
+"""From settings to a running engine: find the model, divide memory, build, load, start.
 
-The only place where all layers meet. Knows how they fit together, not how any of them works.
+The only place where all layers meet. Knows how they fit together, not how they work.
 """
 
 from __future__ import annotations
@@ -72,16 +72,16 @@ async def launch(
 def build(
     config: EngineConfig, source: ModelSource, plan: EnginePlan, rates: RateLimits | None, start: Start
 ) -> tuple[Executor, EnginePlan, HostOptions]:
-    """A device, the plan as it turned out, and how the engine is run. Raises StartupError."""
+    """The executor, the plan as memory was measured, and how the engine is run. Raises StartupError."""
     with ThreadPoolExecutor(1) as beside:
-        # A large vocabulary takes a second, while the device's side often waits for kernels.
+        # Grammars of a large vocabulary take a second; meanwhile the device waits for kernels.
         options = beside.submit(host_options, config, source, plan, rates)
         executor, plan = build_executor(config, source, plan, start)
         return executor, plan, options.result()
 
 
 def plan_launch(config: EngineConfig, start: Start) -> tuple[ModelSource, EnginePlan]:
-    """The model's files, found, and what is to be built of them. Raises StartupError."""
+    """The model's files, and the plan for them. Raises StartupError."""
     source = find_model(
         config.model,
         load_format=cast(LoadFormat, config.load_format),

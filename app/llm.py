@@ -32,10 +32,10 @@ Messages = Sequence[Mapping[str, Any]]
 
 
 class LLM:
-    """A loaded model. Use as a context manager, or `close` it; at the latest the interpreter's end does.
+    """A loaded model. Use it as a context manager, or `close` it; the interpreter's end does so, too.
 
-    settings: the fields of EngineConfig, as for `octavo serve` with underscores; unless they are given, the
-    queue is unbounded, and prompts fill every step (`itl_target_ms` 0), since nobody reads along.
+    settings: the fields of EngineConfig, as for `octavo serve` with underscores. By default the queue is
+    unbounded, and prompts fill every step (`itl_target_ms` 0), since nobody reads the tokens as they come.
     Raises TypeError for an unknown setting, with the nearest known name, ValueError for a wrong value,
     StartupError if the model cannot be loaded.
     """
@@ -68,8 +68,8 @@ class LLM:
         prompts: text, token ids, a dict with `prompt_token_ids` (or `prompt`) and `cache_salt`, or a list.
         sampling_params: one for all, or one for each; None takes the model's own defaults.
         priority: one for each prompt; lower runs earlier.
-        Raises RequestError (nothing is started) for a prompt that cannot run, EngineDeadError. Interrupted,
-        it aborts what runs; the LLM stays usable.
+        Raises RequestError, with nothing started, for a prompt that cannot run, and EngineDeadError. An
+        interrupt aborts what runs; the LLM stays usable.
         """
         parsed = parse_prompts(prompts, self._generation.tokenizer)
         return self._run(parsed, sampling_params, use_tqdm, priority)
@@ -88,7 +88,7 @@ class LLM:
     ) -> list[RequestOutput]:
         """Answer a conversation, or each of a list of them, rendered by the model's chat template.
 
-        chat_template: takes the place of the model's own.
+        chat_template: replaces the model's own.
         Raises what `generate` raises, and RequestError if there is no chat template.
         """
         conversations = [messages] if messages and isinstance(messages[0], Mapping) else messages
@@ -108,7 +108,7 @@ class LLM:
     def render_chat(self, messages: Messages, template: str | None = None, **options: Any) -> Prompt:
         """The prompt that the chat template makes of a conversation; options as in ChatTemplate.render.
 
-        template: the source of one to take the place of the model's own.
+        template: source of a template that replaces the model's own.
         """
         own, tokenizer = self._generation.chat_template, self._generation.tokenizer
         if template is not None and tokenizer is not None:
@@ -138,7 +138,7 @@ class LLM:
         return self._generation.tokenizer
 
     def get_default_sampling_params(self) -> SamplingParams:
-        """What `generate` takes if it is given no sampling parameters: the model's generation_config.json."""
+        """The default of `generate`: what the model's generation_config.json says."""
         return SamplingParams(**self._generation.model.default_params)
 
     def stats(self) -> EngineStats:
@@ -201,7 +201,7 @@ class LLM:
 
 
 def engine_config(model: str, settings: Mapping[str, Any]) -> EngineConfig:
-    """The configuration of an engine that has its callers to itself: no bound on the queue, unless given."""
+    """The configuration of an engine for one program: without a bound on the queue, unless given."""
     known = settings_of(EngineConfig)
     for name in settings:
         if name not in known:

@@ -35,7 +35,7 @@ class LocalModel:
         return self._texts(self._llm.render_chat(messages), self._params)
 
     def complete(self, prompt: str) -> Generator[str]:
-        """How a text goes on."""
+        """The continuation of a text."""
         params = replace(self._params, max_tokens=self._params.max_tokens or _COMPLETION_TOKENS)
         return self._texts(parse_prompt(prompt, self._llm.get_tokenizer()), params)
 

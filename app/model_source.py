@@ -1,6 +1,6 @@
 """MODEL on the command line -> config, weights, tokenizer and chat template. Knows no layers and no devices.
 
-What can be wrong with a model's files is found here, before anything is allocated, and said in one sentence.
+Whatever is wrong with a model's files is found here, before anything is allocated, and told in one sentence.
 """
 
 from __future__ import annotations
@@ -42,11 +42,11 @@ _SAMPLING_FIELDS = {
 
 @dataclass(frozen=True, slots=True)
 class ModelSource:
-    """A model's files, found and read as far as they are small.
+    """A model's files; the small ones have been read.
 
     name: what clients call the model.   path: its directory or .gguf file.
     config, generation_config: as in the JSON files of the same names; the second is empty if there is none.
-    weights: where tensors come from; None if they are made up (`--load-format dummy`) or were not asked for.
+    weights: where tensors come from; None if they are random (`--load-format dummy`) or were not asked for.
     tokenizer: None if it was not asked for.   chat_template: None if the model has none.
     """
 
@@ -80,7 +80,7 @@ def find_model(
     with_tokenizer: bool = True,
     with_weights: bool = True,
 ) -> ModelSource:
-    """Finds `model`, downloading it if need be, and reads all but its weights.
+    """Find `model`, downloading it if necessary, and read all but its weights.
 
     model: `demo`, a .gguf file, a directory in the Hugging Face layout, or a hub id, `org/name` or
     `org/name@revision`.

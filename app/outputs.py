@@ -98,7 +98,7 @@ def prompt_positions(
 ) -> list[dict[int, Logprob] | None]:
     """vLLM's shape of a prompt's log-probabilities, `logprobs` those of all tokens but the first.
 
-    As far as they are known: an aborted request may have told of its beginning only.
+    As far as they are known: of an aborted request, perhaps its beginning only.
     """
     told = zip(token_ids[1:], logprobs, strict=False)
     return [None, *(_position(token_id, entry, token_text) for token_id, entry in told)]

@@ -1,6 +1,6 @@
-"""Libraries in Rust that break raise what is no Exception, so that nobody who handles errors would see it.
+"""A panic in a Rust library raises what is not an Exception, so handlers of errors would not see it.
 
-Around a call of theirs, `with PANICS_ARE_ERRORS:` makes it one. Knows no library.
+`with PANICS_ARE_ERRORS:` around a call turns it into one. Knows no library.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ _NAME = "PanicException"
 
 
 class PanicError(RuntimeError):
-    """A library broke its own rules at what it was given."""
+    """A library panicked."""
 
 
 class _PanicsAreErrors:

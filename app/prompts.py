@@ -75,7 +75,7 @@ def _is_token_ids(value: object) -> TypeGuard[Sequence[int]]:
 
 
 def _checked(token_ids: Sequence[int], name: str) -> Sequence[int]:
-    """`token_ids`, all of them integers; whether they are in the vocabulary the engine's door checks."""
+    """`token_ids`, all of them integers. Generation checks that the model has them."""
     if set(map(type, token_ids)) != {int}:
         wrong = next(token for token in token_ids if type(token) is not int)
         raise ValueError(f"{name} must hold integers only, got {wrong!r}")

@@ -1,4 +1,4 @@
-"""How the engine is, as probes ask: stuck, full, or well. Plain values that travel; knows no engine."""
+"""The engine's state for probes: stuck, full, or well. Plain values that travel; knows no engine."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from dataclasses import dataclass
 class Pulse:
     """A moment.
 
-    step_age_s: for how long the device has been at the step under way; 0 if there is none.
-    step_timeout_s: how long it may; None is for ever.   max_waiting: None is any number.
+    step_age_s: how long the current step has lasted; 0 if there is none.
+    step_timeout_s: how long it may last; None is for ever.   max_waiting: None is any number.
     ttft_s: predicted time to the first token of one more request.   max_ttft_s: None is no bound.
     """
 
@@ -23,13 +23,13 @@ class Pulse:
     max_ttft_s: float | None = None
 
     def trouble(self) -> str | None:
-        """Why nothing gets ahead, in one sentence; None if it does."""
+        """One sentence if the device is stuck, else None."""
         if self.step_timeout_s is None or self.step_age_s < self.step_timeout_s:
             return None
         return f"The device has not finished a step for {self.step_age_s:.3g} s."
 
     def saturation(self) -> str | None:
-        """Why one more request would be refused, None if it would not."""
+        """Why one more request would be refused; None if it would not."""
         if self.max_waiting is not None and self.num_waiting >= self.max_waiting:
             return f"The queue is full: {self.num_waiting} requests wait, and {self.max_waiting} may."
         if self.max_ttft_s is not None and self.ttft_s > self.max_ttft_s:

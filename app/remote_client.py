@@ -29,12 +29,12 @@ _SILENT_S = 3.0
 class RemoteClient:
     """Speaks to the engine from `attach` until the engine is gone.
 
-    control: what the engine wants of this process, in order; None when the engine is gone.
+    control: the engine's messages to this process, in order; None when the engine is gone.
     """
 
     def __init__(self) -> None:
         self.control: asyncio.Queue[Control | None] = asyncio.Queue()
-        # The engine may take its time to read: a model's first steps are slow.
+        # The engine may not read for long: a model's first steps are slow.
         self._link = FrameLink(self._receive, self._on_lost, max_stalled_s=3600)
         self._streams: dict[int, OutputStream] = {}
         self._next_number = 0
@@ -58,7 +58,7 @@ class RemoteClient:
         return stream
 
     def pulse(self) -> Pulse:
-        """How the engine is; one that has fallen silent is at its step since it spoke last."""
+        """The engine's state. If it has fallen silent, its step has lasted since its last message."""
         if self._heard_s is None:
             return self._pulse
         silent_s = time.monotonic() - self._heard_s
@@ -76,7 +76,7 @@ class RemoteClient:
         return scraped
 
     async def look(self, since: int) -> EngineView:
-        """What a person who watches sees; see Engine. Raises EngineDeadError."""
+        """A view for the live page; see Engine. Raises EngineDeadError."""
         seen: messages.Seen = await self._ask(lambda look_id: messages.Look(look_id, since))
         return seen.view
 
@@ -96,7 +96,7 @@ class RemoteClient:
             answer.set_result(message)
 
     def _free_number(self) -> int:
-        """Numbers are used again only after all others: outputs may still come for one that was aborted."""
+        """A number is reused only after all others, since outputs may still come for an aborted stream."""
         while self._next_number in self._streams:
             self._next_number = (self._next_number + 1) % frames.MAX_STREAMS
         number = self._next_number

@@ -44,13 +44,13 @@ class RemoteModel:
             yield choice.get("delta", {}).get("content") or ""
 
     def complete(self, prompt: str) -> Generator[str]:
-        """How a text goes on."""
+        """The continuation of a text."""
         body = {"max_tokens": _COMPLETION_TOKENS, "prompt": prompt}
         for choice in self._stream("/completions", body):
             yield choice.get("text") or ""
 
     def close(self) -> None:
-        """Nothing is kept open between answers."""
+        """Nothing is open between answers."""
 
     def _first_model(self) -> str:
         try:

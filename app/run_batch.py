@@ -4,8 +4,8 @@
     {"id": "batch_req_...", "custom_id": "1", "error": null,
      "response": {"status_code": 200, "request_id": "...", "body": {...}}}
 
-Every line that is not empty gets a line, written when its answer is there. An error is the answer of that
-line only; what is no request at all has an `error` and no `response`.
+Every line that is not empty gets a line, written when its answer is there. A failed request has its error as
+`response`; a line that is no request has an `error` and no `response`.
 """
 
 from __future__ import annotations

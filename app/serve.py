@@ -1,4 +1,4 @@
-"""`octavo serve`: from settings to an engine and the front that serves it, in this process or in others."""
+"""`octavo serve`: from settings to an engine and its HTTP front, in this process or in others."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ log = logging.getLogger(__name__)
 
 _MAX_AUTO_FRONTENDS = 8
 _RARE_COLLECTIONS = (50_000, 20, 100)
-"""Thresholds of the garbage collector: a full collection looks at every prompt and takes 10 ms and more."""
+"""Thresholds of the garbage collector: a full collection visits every prompt and takes 10 ms and more."""
 
 
 def run(engine: EngineConfig, server: ServerConfig, compiler: CompilerProcess | None = None) -> int:
@@ -67,7 +67,7 @@ def run(engine: EngineConfig, server: ServerConfig, compiler: CompilerProcess | 
 
 
 def _fit(engine: EngineConfig) -> str:
-    """How memory would be divided, and what that is good for."""
+    """How memory would be divided, and how many requests that serves."""
     load_format = cast(LoadFormat, engine.load_format)
     source = find_model(engine.model, load_format=load_format, with_tokenizer=False, with_weights=False)
     plan = plan_engine(engine, source)
@@ -81,7 +81,7 @@ def _fit(engine: EngineConfig) -> str:
 
 @contextlib.contextmanager
 def _interruptible() -> Iterator[None]:
-    """asyncio would turn Ctrl-C into a cancellation, which a model that is being loaded does not hear."""
+    """Let Ctrl-C raise KeyboardInterrupt; asyncio would cancel the task, which loading does not notice."""
 
     def interrupt(number: int, frame: FrameType | None) -> None:
         raise KeyboardInterrupt
@@ -100,7 +100,7 @@ async def _guarded(engine: EngineConfig, server: ServerConfig, listener: socket.
 
 
 def _leave(engine: RunningEngine, code: int) -> int:
-    """The exit code; at once if a stuck device holds a thread that the interpreter would wait for."""
+    """The exit code. Exits at once if a stuck device holds a thread that the interpreter would wait for."""
     if engine.stuck:
         log.error("the device is stuck and left as it is")
         logging.shutdown()
@@ -184,5 +184,5 @@ def choose_frontends(wanted: int | str, device: str) -> int:
     if wanted != "auto":
         return int(wanted)
     if choose_device(device).type == "cpu":
-        return 0  # the model needs the cores
+        return 0  # the model needs all cores
     return min(_MAX_AUTO_FRONTENDS, len(os.sched_getaffinity(0)) // 2)

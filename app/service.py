@@ -1,4 +1,5 @@
-"""A running engine and the front that serves it, from ready to the exit code. Knows not where either lives.
+"""A running engine and its HTTP front, from ready to the exit code. Does not know which processes they are
+in.
 
 signal  ->  new requests get 503  ->  running ones finish, or are cut after drain_timeout  ->  exit 0
 """
@@ -19,7 +20,7 @@ log = logging.getLogger(__name__)
 
 
 class RunningEngine(Protocol):
-    """The engine, as far as its end is concerned."""
+    """What is needed of the engine here."""
 
     @property
     def stuck(self) -> bool:
@@ -33,7 +34,7 @@ class RunningEngine(Protocol):
 
 
 class Front(Protocol):
-    """Who accepts connections: this process's event loop, or processes of their own."""
+    """What accepts connections: this process's event loop, or other processes."""
 
     async def open(self) -> None:
         """Accept connections. Raises StartupError."""
@@ -46,10 +47,10 @@ class Front(Protocol):
         """Requests that still run."""
 
     async def idle(self, timeout_s: float) -> bool:
-        """Wait until none is open, so long at most; whether none is."""
+        """Wait until none is open, at most `timeout_s`; whether none is."""
 
     async def wait_failed(self) -> None:
-        """Return when nobody serves any more; never, if that does not happen."""
+        """Return when nothing serves any more; never, if that does not happen."""
 
     async def stop(self) -> None:
         """Close every connection. Safe to call again."""

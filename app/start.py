@@ -1,4 +1,4 @@
-"""A start under way: where its time goes, and what was begun early. Knows no server."""
+"""A start under way: where its time goes, and what was started early. Knows no server."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from ..ops.compiler_process import CompilerProcess
 class Start:
     """Spans that follow each other, the first from the start of this process to the first `mark`.
 
-    compiler: waits for kernels to compile; None if nobody started it.
-    patient: all that could be done later is done now, since work will follow at once.
+    compiler: the process that waits for kernels to compile; None if there is none.
+    patient: capture all graphs now instead of when the engine is idle.
     """
 
     def __init__(self, compiler: CompilerProcess | None = None, *, patient: bool = False) -> None:
@@ -28,7 +28,7 @@ class Start:
         return time.monotonic() - self._began_s
 
     def mark(self, name: str) -> None:
-        """What took the time since the last mark."""
+        """Name the time since the last mark."""
         self._spans.append((name, self.elapsed_s - sum(seconds for _, seconds in self._spans)))
 
     def table(self) -> str:

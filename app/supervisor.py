@@ -1,7 +1,7 @@
-"""The front-end processes: started, watched, restarted, stopped. Knows their lives, not what they serve.
+"""The front-end processes: started, watched, restarted, stopped. Does not know what they serve.
 
-Each is born with its end of a socket pair and with a listening socket: there is no address that others
-could connect to, and no file that could be left behind. A process that is lost closes its end: so it shows.
+Each inherits one end of a socket pair and a listening socket, so there is no address that others could
+connect to and no file to be left behind. When a process is lost, its end of the pair closes, which shows it.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _MODULE = "octavo.app.frontend"
 _LAST_S = LAST_WRITES_S + 3.0
 """Time to end after Stop; then it is killed."""
 _SETTLED_S = 10.0
-"""Whoever is lost sooner is followed later, each time twice as late."""
+"""A process that is lost sooner is replaced after a pause, which doubles each time."""
 _FIRST_PAUSE_S = 0.1
 _LONGEST_PAUSE_S = 30.0
 
@@ -35,7 +35,7 @@ _LONGEST_PAUSE_S = 30.0
 class _Process(NamedTuple):
     """A front-end process, this side's end of the socket to it, and the socket that it listens on.
 
-    The last stays open here, so that connections wait in it while a lost process is replaced.
+    listener stays open here, so that connections wait in it while a lost process is replaced.
     """
 
     popen: subprocess.Popen[bytes]
@@ -46,11 +46,11 @@ class _Process(NamedTuple):
 class Supervisor:
     """Implements service.Front with `num_frontends` processes that share the address of `listener`.
 
-    Each has a listening socket of its own, among which the kernel spreads connections evenly: with one for
-    all, whoever woke first would take a whole burst. listener: bound, not listening.
+    Each has a listening socket of its own, among which the kernel spreads connections evenly; with one for
+    all, the process that wakes first would take a whole burst. listener: bound, not listening.
 
-    The processes start at once, so that they load their tokenizers while the caller loads the model; `serve`
-    them an engine before `open`.
+    The processes start at once and load their tokenizers while the caller loads the model. Call `serve`
+    before `open`.
     """
 
     def __init__(self, setup: messages.Setup, listener: socket.socket, num_frontends: int) -> None:
@@ -65,7 +65,7 @@ class Supervisor:
             self._start(each)
 
     def serve(self, server: EngineServer, memory_bytes: dict[str, int]) -> None:
-        """The engine that they serve. memory_bytes: see MemoryLedger.entries."""
+        """Set the engine. memory_bytes: see MemoryLedger.entries."""
         self._server = server
         self._start_message = messages.Start(memory_bytes)
 
@@ -95,7 +95,7 @@ class Supervisor:
         return await self._engine.wait_idle(timeout_s)
 
     async def wait_failed(self) -> None:
-        """See Front: who is lost is started again, without end."""
+        """See Front: lost processes are replaced, so this never returns."""
         await asyncio.Event().wait()
 
     async def stop(self) -> None:
@@ -110,7 +110,7 @@ class Supervisor:
         self._processes.clear()
 
     def kill(self) -> None:
-        """End them at once: for a start that failed before there was an engine."""
+        """End them at once, after a start that failed."""
         for process in self._processes:
             process.popen.kill()
             process.popen.wait()
@@ -141,7 +141,7 @@ class Supervisor:
         return await self._engine.attach(process.end)
 
     async def _watch(self, process: _Process, frontend: Frontend) -> None:
-        """Let a front end serve; whenever it is lost, start another."""
+        """Start a front end when it has greeted; whenever it is lost, start another process."""
         loop = asyncio.get_running_loop()
         pause_s = _FIRST_PAUSE_S
         while not self._ending:
@@ -176,7 +176,7 @@ async def _greeted(frontend: Frontend) -> bool:
 
 
 async def _reap(process: _Process, within_s: float = 0.0) -> int:
-    """The exit code of a process that ends by itself within so long, or else is killed."""
+    """The exit code of a process, which is killed if it does not end within `within_s`."""
     try:
         return await asyncio.to_thread(process.popen.wait, within_s)
     except subprocess.TimeoutExpired:

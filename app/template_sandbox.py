@@ -1,8 +1,8 @@
 """Where chat templates run: jinja2's immutable sandbox, with bounds on time and output. Knows no messages.
 
-A template is a program from a stranger. Every turn of a loop and every call looks at the clock, so that one
-which has run away ends in an error; what makes huge values out of small ones is refused. Transformers'
-documentation of chat templates says what they may use beyond Jinja.
+A template is a program from a stranger. Every turn of a loop and every call checks the clock, so that a
+runaway template ends in an error; operators that would make huge values are refused. What templates may use
+beyond Jinja is in Transformers' documentation of chat templates.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from jinja2.utils import Namespace
 from .errors import RequestError
 
 MAX_CHARACTERS = 1 << 26
-"""A prompt of 64 Mi characters is beyond every model; a template that writes more has run away."""
+"""64 Mi characters are beyond every model: a template that writes more has run away."""
 MAX_SECONDS = 2.0
 """Of processor time. A conversation of a megabyte takes some milliseconds."""
 _MAX_POWER_BITS = 4096
@@ -41,7 +41,7 @@ class TemplateError(RequestError):
 
 
 class GuardedEnvironment(ImmutableSandboxedEnvironment):
-    """Compiles templates whose loops and calls look at the clock. One thread, one template at a time."""
+    """Compiles templates whose loops and calls check the clock. Each thread runs one template at a time."""
 
     intercepted_binops = frozenset(("*", "**"))
 
@@ -84,7 +84,7 @@ class GuardedEnvironment(ImmutableSandboxedEnvironment):
             raise TemplateError(f"the chat template ran for more than {MAX_SECONDS:g} s")
 
     def call(self, __context: Context, __obj: Any, *args: Any, **kwargs: Any) -> Any:
-        """Of the sandbox: every call that a template makes, of macros, too."""
+        """Of the sandbox: every call that a template makes, macros included."""
         self.look_at_the_clock()
         return super().call(__context, __obj, *args, **kwargs)
 
@@ -128,7 +128,7 @@ class _Guarded:
 
 
 class _GenerationTag(Extension):
-    """`{% generation %}` marks what the assistant wrote, for training; here it is only its contents."""
+    """`{% generation %}` marks the assistant's text for training; here it is only its contents."""
 
     tags = {"generation"}
 
@@ -138,7 +138,7 @@ class _GenerationTag(Extension):
 
 
 class _SafeNamespace(Namespace):
-    """Jinja's namespace() without names that Python gives a meaning."""
+    """Jinja's namespace() without names that mean something to Python."""
 
     def __setitem__(self, name: str, value: Any) -> None:
         if name.startswith("_"):
@@ -160,7 +160,7 @@ def _to_json(
     separators: tuple[str, str] | None = None,
     sort_keys: bool = False,
 ) -> str:
-    """Jinja's own filter escapes HTML, which no model was trained on."""
+    """Unlike Jinja's own filter, does not escape HTML, which no model was trained on."""
     return json.dumps(
         value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys
     )

@@ -1,7 +1,7 @@
 """Templates that come with requests, rendered in a process of their own, which can be ended at any moment.
 
 Run as `python -m octavo.app.template_worker`: jobs on standard input, answers on standard output. While it
-renders, its own alarm clock runs, whose default action ends it: no loop and no huge product can miss that.
+renders, an alarm clock runs whose default action ends the process, whatever it is doing.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class Job(NamedTuple):
 
 
 class Answer(msgspec.Struct):
-    """The prompt, or what the client is told."""
+    """The prompt, or the error for the client."""
 
     text: str | None = None
     message: str = ""
@@ -55,7 +55,7 @@ class Answer(msgspec.Struct):
 
 
 class TemplateWorker:
-    """Starts the process with the first job, and again after one that had to be ended. For any thread."""
+    """Starts the process with the first job, and again after it was ended. May be used by any thread."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()

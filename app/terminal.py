@@ -1,6 +1,6 @@
-"""`octavo chat` and `octavo complete`: a person at a terminal, or a pipe, and a model here or behind a URL.
+"""`octavo chat` and `octavo complete`: a person or a pipe, and a model in this process or behind a URL.
 
-Ctrl-C stops the answer, at the prompt it leaves. Answers go to standard output, all else to standard error.
+Ctrl-C stops the answer, or leaves at the prompt. Answers go to standard output, all else to standard error.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _HINT = "Ctrl-C stops an answer; Ctrl-D leaves."
 
 
 class Model(Protocol):
-    """Answers as they are written. Closing the generator stops the answer."""
+    """Gives answers piece by piece. Closing the generator stops the answer."""
 
     def chat(self, messages: Sequence[Message]) -> Generator[str]: ...
 
@@ -45,7 +45,7 @@ def run(command: str, engine: EngineConfig, terminal: TerminalConfig, *, model_g
 
 
 def _model(command: str, engine: EngineConfig, terminal: TerminalConfig, model_given: bool) -> Model:
-    # Imported here: a remote model needs no torch, a local one no HTTP.
+    # Imported here: a remote model needs no torch.
     if terminal.url is not None:
         from .remote_model import RemoteModel
 
@@ -109,7 +109,7 @@ class Session:
                 code = 1
         self._write("\n")
         if self._chats and code == 1:
-            self._messages.pop()  # a question that could not be answered would spoil the next one
+            self._messages.pop()  # the template may refuse two questions in a row
         elif self._chats:
             self._messages.append({"role": "assistant", "content": "".join(said)})
         return code

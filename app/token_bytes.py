@@ -1,7 +1,7 @@
 """What each token id contributes to the text, as bytes, for the decoders whose output is a concatenation.
 
-Knows nothing of streaming. Byte-level BPE and SentencePiece-style decoders are concatenations; for others
-`TokenBytes.of` gives None and text has to go through the tokenizer's own decoder.
+Byte-level BPE and SentencePiece-style decoders are concatenations; for others `TokenBytes.of` gives None and
+text has to go through the tokenizer's own decoder. Knows nothing of streaming.
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ _SPECIAL_TOKENS = ("bos_token", "eos_token", "unk_token", "pad_token", "sep_toke
 
 
 class Tokenizer:
-    """A `tokenizers.Tokenizer` with what a server needs beside it.
+    """A `tokenizers.Tokenizer` and what a server needs beside it.
 
     eos_token_ids: ids that end a text.   bos_token_id: the beginning-of-text token, if the model has one.
     special_tokens: "bos_token", "eos_token", ... to their text, as chat templates use them.
@@ -74,7 +74,7 @@ class Tokenizer:
         return cls(backend, eos_token_ids=eos_token_ids, special_tokens=special_tokens)
 
     def special_id(self, text: str) -> int | None:
-        """The special token of this very text; None if there is none, and the text is text."""
+        """The id of the special token with this text; None if there is none."""
         token_id = self.backend.token_to_id(text)
         return token_id if token_id in self._special_ids else None
 
@@ -86,7 +86,7 @@ class Tokenizer:
     def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
         """Token ids of `text`. Raises ValueError for a lone surrogate, which no UTF-8 text can hold."""
         try:
-            # A batch of one: unlike `encode` it lets other threads run meanwhile, and it computes no offsets.
+            # A batch of one: unlike `encode` it releases the lock, and it computes no offsets.
             with PANICS_ARE_ERRORS:
                 (encoding,) = self.backend.encode_batch_fast([text], add_special_tokens=add_special_tokens)
             return encoding.ids
@@ -102,8 +102,8 @@ class Tokenizer:
     def decode(self, ids: Sequence[int], skip_special_tokens: bool = True) -> str:
         """Text of `ids`; bytes that are not UTF-8 become U+FFFD, ids outside the vocabulary nothing.
 
-        Differs from the library in one case: among byte-fallback tokens it replaces what is invalid only, not
-        the whole run, so that a stream can show characters before the run ends.
+        Differs from the library in one case: of a run of byte-fallback tokens only invalid bytes are
+        replaced, not the whole run, so that a stream can show characters before the run ends.
         """
         table = self.byte_table(skip_special_tokens)
         if table is None:
