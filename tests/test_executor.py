@@ -122,6 +122,7 @@ def test_close_lets_go_of_the_model() -> None:
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.filterwarnings("ignore:Synchronization debug mode is a prototype")
 @pytest.mark.parametrize("with_graphs", [True, False])
 def test_a_launch_waits_for_nothing_whatever_is_asked(with_graphs: bool) -> None:
     """Settings of all kinds, masks, log-probabilities of tokens and of prompts."""

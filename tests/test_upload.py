@@ -17,6 +17,7 @@ def test_what_is_uploaded_is_there(device: torch.device, dtype: type[np.int32] |
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.filterwarnings("ignore:Synchronization debug mode is a prototype")
 def test_a_copy_is_queued_behind_what_the_device_does_and_keeps_its_content() -> None:
     """The device is busy for a while; meanwhile the array is overwritten, and pinned memory used again."""
     array, device = np.arange(1000, dtype=np.int32), torch.device("cuda")
