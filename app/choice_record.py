@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from bisect import bisect_left
 from typing import TYPE_CHECKING
 
 from ..scheduler.request import FinishReason, RequestTimings
@@ -28,8 +27,6 @@ class ChoiceRecord:
         self._metrics = metrics
         self._num_prompt_tokens = num_prompt_tokens
         self._arrival_s = arrival_s
-        self._last_s = 0.0
-        self._gaps = metrics.histograms.inter_token
         self.first_token_s = 0.0
         self.num_tokens = 0
         self.cause: str | None = None
@@ -39,16 +36,9 @@ class ChoiceRecord:
     def receive(self, delta: TextDelta) -> None:
         """Note what a delta says of time and of the request's end."""
         if delta.token_ids:
-            now = time.monotonic()
-            if self._last_s:
-                # Once for every token, so `observe` is written out: the call would cost as much again.
-                gaps, gap_s = self._gaps, now - self._last_s
-                gaps.counts[bisect_left(gaps.bounds, gap_s)] += 1
-                gaps.total += gap_s
-            else:
-                self.first_token_s = now
-                self._metrics.histograms.first_token.observe(now - self._arrival_s)
-            self._last_s = now
+            if not self.first_token_s:
+                self.first_token_s = time.monotonic()
+                self._metrics.histograms.first_token.observe(self.first_token_s - self._arrival_s)
             self.num_tokens += len(delta.token_ids)
         if delta.finish_reason is not None:
             self._note_timings(delta)

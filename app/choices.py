@@ -117,7 +117,10 @@ class Choices:
             self._streams[0].divert(ready, partial(self._divert, heard))
 
     def _divert(self, heard: Callable[[TextDelta], None], delta: TextDelta) -> None:
-        self._hear(0, delta)
+        """What `_hear` comes to for a delta that is neither the first nor the last: once for every token."""
+        self._records[0].num_tokens += len(delta.token_ids)
+        if self.texts:
+            self.texts[0] += delta.text
         heard(delta)
 
     async def batches(self) -> AsyncGenerator[Batch]:

@@ -16,6 +16,7 @@ import enum
 import struct
 from array import array
 from collections.abc import Iterator, Sequence
+from itertools import compress
 from typing import Any
 
 import msgspec
@@ -210,19 +211,22 @@ def _outputs(
             # For every token of every stream: avoids NamedTuple's own, slower constructor.
             yield number, make(TokenOutput, ("", token_ids, *plain))
         else:
-            yield (
-                number,
-                TokenOutput(
-                    "",
-                    token_ids,
-                    entry.logprobs,
-                    entry.finish_reason,
-                    entry.stop_reason,
-                    entry.timings,
-                    entry.error,
-                    entry.prompt_logprobs,
-                ),
-            )
+            told = (entry.finish_reason, entry.stop_reason, entry.timings, entry.error, entry.prompt_logprobs)
+            yield number, make(TokenOutput, ("", token_ids, entry.logprobs, *told))
+
+
+def num_going_on(payload: memoryview) -> int:
+    """How many streams a step has tokens for, if that is all; 0 if there is more to one of them."""
+    num_streams, num_tokens = _TWO.unpack_from(payload)
+    return num_streams if len(payload) == _TWO.size + 6 * num_streams + 4 * num_tokens else 0
+
+
+def streams_with_tokens(payload: memoryview) -> set[int]:
+    """The numbers of the streams to which a step brings any; of one that decode_step has taken."""
+    num_streams, _ = _TWO.unpack_from(payload)
+    at = _TWO.size + 4 * num_streams
+    numbers, counts = payload[_TWO.size : at].cast("I"), payload[at : at + 2 * num_streams].cast("H")
+    return set(compress(numbers.tolist(), counts.tolist()))
 
 
 def encode_add(number: int, request: Request) -> bytes:

@@ -45,7 +45,9 @@ class FrontendHistograms:
         self.first_token = both(
             "time_to_first_token_seconds", "From arrival to the first token.", _FIRST_TOKEN_S
         )
-        self.inter_token = both("inter_token_latency_seconds", "Between deliveries of tokens.", _TOKEN_S)
+        self.inter_token = both(
+            "inter_token_latency_seconds", "Between a request's tokens, as steps bring them.", _TOKEN_S
+        )
         self.per_token = both(
             "request_time_per_output_token_seconds", "Mean time of a token after the first.", _TOKEN_S
         )
@@ -78,7 +80,7 @@ class FrontendHistograms:
         )
         self.tokenize = Histogram("tokenize_seconds", "Tokenizing the prompts of a request.", _TEXT_S)
         self.detokenize = Histogram(
-            "detokenize_seconds", "Making text of one step's tokens: a request's mean.", _DELTA_S
+            "detokenize_seconds", "Making text of one step's tokens: means of one request in 16.", _DELTA_S
         )
         self.loop_lag = Histogram("event_loop_lag_seconds", "How late an HTTP loop woke a timer.", LAG_S)
 

@@ -10,6 +10,7 @@ import socket
 from collections.abc import Awaitable, Callable
 from typing import Protocol
 
+from ..scheduler.distribution import Distribution
 from ..scheduler.view import EngineView
 from .application import create_app
 from .client import EngineClient
@@ -32,6 +33,9 @@ class FrontEngine(EngineClient, Protocol):
     async def look(self, since: int) -> EngineView:
         """A view for the live page, with the steps after `since`. Raises RequestError."""
 
+    def time_tokens(self, seconds: Distribution) -> None:
+        """From now on count in `seconds` how far apart the tokens of each stream come."""
+
 
 class HttpFront:
     """Implements service.Front over a bound socket.
@@ -52,6 +56,7 @@ class HttpFront:
         async def own() -> ServerMetrics:
             return metrics
 
+        engine.time_tokens(metrics.histograms.inter_token)
         self._listener = listener
         self._door = DoorClient(engine)
         self._live = Live(engine.look, gather or own)

@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from functools import partial
+from operator import itemgetter
 
 from ..model.plan import Executor
 from ..scheduler.cause import OUR_FAULT
+from ..scheduler.distribution import Distribution
 from ..scheduler.request import FinishReason, Request, TokenOutput
 from ..scheduler.scheduler import Scheduler
 from ..scheduler.stats import EngineStats
@@ -17,6 +19,10 @@ from .engine_host import DEFAULT_OPTIONS, EngineHost, HostOptions
 from .errors import EngineStoppedError, GenerationError, RequestError
 from .pulse import Pulse
 from .rate_limits import Quota
+from .token_gaps import TokenGaps
+
+_TIMINGS = itemgetter(TokenOutput._fields.index("timings"))
+"""A request's first output with a token has them, and its last."""
 
 
 class InprocClient:
@@ -27,6 +33,11 @@ class InprocClient:
     ) -> None:
         self._host = EngineHost(scheduler, executor, self._deliver, options)
         self._streams: dict[str, OutputStream] = {}
+        self._gaps: TokenGaps[str] | None = None
+
+    def time_tokens(self, seconds: Distribution) -> None:
+        """From now on count in `seconds` how far apart the tokens of each stream come."""
+        self._gaps = TokenGaps(seconds)
 
     def start(self) -> None:
         """Begin to step, in the running event loop."""
@@ -75,7 +86,12 @@ class InprocClient:
     def abort(self, request_id: str, reason: FinishReason = FinishReason.ABORT) -> None:
         """End a request and forget its stream."""
         if self._streams.pop(request_id, None) is not None:
+            self._forget(request_id)
             self._host.abort(request_id, reason)
+
+    def _forget(self, request_id: str) -> None:
+        if self._gaps is not None:
+            self._gaps.forget(request_id)
 
     def _settle(self, request_id: str, quota: Quota | None, compiling: asyncio.Task[None]) -> None:
         """Compiling a grammar has ended."""
@@ -90,9 +106,16 @@ class InprocClient:
             stream.accept(quota)
 
     def _deliver(self, outputs: Sequence[TokenOutput]) -> None:
+        streams = self._streams
+        if self._gaps is not None:
+            num_going_on = 0 if any(map(_TIMINGS, outputs)) else len(outputs)
+            self._gaps.step(
+                num_going_on, lambda: streams.keys() & {each.request_id for each in outputs if each.token_ids}
+            )
         for output in outputs:
-            stream = self._streams.get(output.request_id)
+            stream = streams.get(output.request_id)
             if stream is not None:
                 stream.push(output)
                 if output.finish_reason is not None:
-                    del self._streams[output.request_id]
+                    del streams[output.request_id]
+                    self._forget(output.request_id)

@@ -11,6 +11,7 @@ from functools import partial
 from typing import Any
 
 from ..scheduler.cause import OUR_FAULT
+from ..scheduler.distribution import Distribution
 from ..scheduler.request import FinishReason, Request
 from ..scheduler.view import EngineView
 from . import control_messages as messages
@@ -19,6 +20,7 @@ from .client import OutputStream
 from .errors import EngineDeadError, EngineStoppedError, GenerationError
 from .frame_link import FrameLink
 from .pulse import Pulse
+from .token_gaps import TokenGaps
 
 Control = messages.Setup | messages.Start | messages.Drain | messages.Stop | messages.AskNumbers
 
@@ -43,6 +45,11 @@ class RemoteClient:
         self._dead: str | None = None
         self._pulse = Pulse()
         self._heard_s: float | None = None
+        self._gaps: TokenGaps[int] | None = None
+
+    def time_tokens(self, seconds: Distribution) -> None:
+        """From now on count in `seconds` how far apart the tokens of each stream come."""
+        self._gaps = TokenGaps(seconds)
 
     async def attach(self, end: socket.socket) -> None:
         """Speak over `end`, a connected socket that is this object's from now on."""
@@ -105,17 +112,29 @@ class RemoteClient:
 
     def _abort(self, number: int, reason: FinishReason) -> None:
         if self._streams.pop(number, None) is not None:
+            self._forget(number)
             self._link.send(frames.encode_abort(number, reason))
+
+    def _forget(self, number: int) -> None:
+        if self._gaps is not None:
+            self._gaps.forget(number)
 
     def _receive(self, kind: int, payload: memoryview) -> None:
         if kind == frames.Kind.STEP:
             streams = self._streams
-            for number, output in frames.decode_step(payload):
+            outputs = frames.decode_step(payload)
+            if self._gaps is not None:
+                self._gaps.step(
+                    frames.num_going_on(payload),
+                    lambda: streams.keys() & frames.streams_with_tokens(payload),
+                )
+            for number, output in outputs:
                 stream = streams.get(number)
                 if stream is not None:
                     stream.push(output)
                     if output.finish_reason is not None:
                         del streams[number]
+                        self._forget(number)
         elif kind == frames.Kind.CONTROL:
             self._hear(messages.decode_from_engine(payload))
         else:

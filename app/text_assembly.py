@@ -5,8 +5,9 @@ Knows the tokens of one completion, neither where they come from nor who reads t
 
 from __future__ import annotations
 
+import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from ..model.plan import TokenLogprobs
@@ -21,7 +22,8 @@ class TextDelta(NamedTuple):
     text: empty if the request does not detokenize.   logprobs: one per token id, or empty if not asked for.
     stop_reason: the stop string or stop token id that ended it; None for the end-of-sequence token.
     error: one sentence, when finish_reason is ERROR.
-    timings: with the last delta only.   detokenize_s: likewise; mean seconds to make text of a step's tokens.
+    timings: with the last delta only.   detokenize_s: likewise; seconds to make text of one step's tokens,
+    the request's mean, if it is timed.
     """
 
     text: str = ""
@@ -155,6 +157,28 @@ class TextAssembler:
             output.timings,
             output.error,
         )
+
+
+class StopWatch:
+    """Times an assembler's `absorb`. For some requests: the clock costs a good part of what it measures."""
+
+    def __init__(self, absorb: Callable[[Sequence[TokenOutput]], TextDelta | None]) -> None:
+        self._absorb = absorb
+        self._num_calls = 0
+        self._total_s = 0.0
+
+    def absorb(self, outputs: Sequence[TokenOutput]) -> TextDelta | None:
+        """See TextAssembler."""
+        began_s = time.perf_counter()
+        delta = self._absorb(outputs)
+        self._total_s += time.perf_counter() - began_s
+        self._num_calls += 1
+        return delta
+
+    @property
+    def mean_s(self) -> float:
+        """Seconds of a call; there has been one."""
+        return self._total_s / self._num_calls
 
 
 def completion_text(

@@ -10,40 +10,45 @@ from typing import TYPE_CHECKING
 from ..model.plan import TokenLogprobs
 from ..scheduler.request import FinishReason, Request, RequestTimings, TokenOutput
 from .rate_limits import Quota
-from .text_assembly import TextAssembler, TextDelta, TokenAssembler
+from .text_assembly import StopWatch, TextAssembler, TextDelta, TokenAssembler
 
 if TYPE_CHECKING:
     from .client import OutputStream
     from .tokenizer import Tokenizer
-
-_TIMED_EVERY = 16
-"""One in so many assemblies is timed: reading the clock costs much of what it measures."""
 
 
 class TextStream:
     """Text deltas of one completion, in order: `async for delta in stream`; the last has a finish reason.
 
     prompt_logprobs: of all prompt tokens but the first, if asked for; complete with the first delta.
+    is_timed: whether the last delta tells how long it takes to make text.
     The consumer calls `abort` when it stops early. Raises EngineDeadError when the engine is gone.
     """
 
-    def __init__(self, outputs: OutputStream, request: Request, tokenizer: Tokenizer | None) -> None:
+    def __init__(
+        self,
+        outputs: OutputStream,
+        request: Request,
+        tokenizer: Tokenizer | None,
+        *,
+        is_timed: bool = False,
+    ) -> None:
         self._outputs = outputs
         self._request = request
         self._first_token_s = 0.0
-        self._num_heard = _TIMED_EVERY - 1  # so that the first is timed
-        self._detokenize_s = 0.0
         self._timings: RequestTimings | None = None
         self._begun = False  # whether its first delta was handed out
         self._end: TextDelta | None = None  # seen in `take`, which cannot hand it out
         self._finished = False
         self._wants_prompt = request.params.prompt_logprobs is not None
         self.prompt_logprobs: list[TokenLogprobs] = []
-        self._assembler = (
+        assembler = (
             TextAssembler(request, tokenizer)
             if tokenizer is not None and request.params.detokenize
             else TokenAssembler()
         )
+        self._watch = StopWatch(assembler.absorb) if is_timed else None
+        self._assemble = assembler.absorb if self._watch is None else self._watch.absorb
 
     @property
     def max_tokens(self) -> int:
@@ -99,8 +104,8 @@ class TextStream:
             self._begun = True
             if delta.finish_reason is not None:
                 self._finished = True
-                num_timed = self._num_heard // _TIMED_EVERY
-                delta = delta._replace(detokenize_s=self._detokenize_s / num_timed)
+                if self._watch is not None:
+                    delta = delta._replace(detokenize_s=self._watch.mean_s)
                 if isinstance(delta.stop_reason, str):
                     # Stop strings are found here: the engine still runs the request and has not ended it.
                     self._outputs.abort(FinishReason.STOP)
@@ -111,15 +116,6 @@ class TextStream:
         """Stop the request if it still runs. Safe at any time, any number of times; no delta follows."""
         self._finished = True
         self._outputs.abort()
-
-    def _assemble(self, outputs: Sequence[TokenOutput]) -> TextDelta | None:
-        self._num_heard += 1
-        if self._num_heard % _TIMED_EVERY:
-            return self._assembler.absorb(outputs)
-        began_s = time.perf_counter()
-        delta = self._assembler.absorb(outputs)
-        self._detokenize_s += time.perf_counter() - began_s
-        return delta
 
     def _note_first(self, outputs: Sequence[TokenOutput]) -> None:
         """The engine sends timings of queue, prefill and cache with the first output and with the last."""

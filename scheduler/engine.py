@@ -85,6 +85,7 @@ class Engine:
 
     def stats(self) -> EngineStats:
         """A moment of the engine."""
+        self._meter.settle()
         return replace(
             self._scheduler.stats(),
             last_step_s=self._last_step_s,

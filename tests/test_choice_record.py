@@ -13,15 +13,14 @@ from octavo.app.metrics import ServerMetrics
 from octavo.scheduler.request import FinishReason, RequestTimings
 
 
-def test_gaps_lie_between_deliveries_and_fall_into_buckets_like_any() -> None:
+def test_the_first_token_is_timed_from_arrival_and_all_are_counted() -> None:
     metrics = ServerMetrics("toy", "1")
-    record = metrics.begin(3, time.monotonic())
+    record = metrics.begin(3, time.monotonic() - 5)
     for _ in range(4):
-        record.receive(TextDelta("a", (1,)))
-        time.sleep(0.012)
-    gaps = metrics.histograms.inter_token
-    assert gaps.count == 3 and gaps.total >= 0.036
-    assert sum(gaps.counts[: gaps.bounds.index(0.01) + 1]) == 0
+        record.receive(TextDelta("a", (1, 2)))
+    first = metrics.histograms.first_token
+    assert first.count == 1 and 5 <= first.total < 10
+    assert record.num_tokens == 8
 
 
 def test_a_delta_without_tokens_is_no_delivery() -> None:

@@ -29,6 +29,7 @@ def test_waste_graphs_and_phases_have_labels() -> None:
     graphs = GraphCounts({"decode": 7}, {"decode": 1, "mixed": 2})
     moment = EngineStats(0, 0, 10, 10, 0, 0.0, 0.0, counters, graphs=graphs)
     moment.steps.completed(step_s=1.0, wait_s=0.5, commit_s=0.25, deliver_s=0.125)
+    moment.steps.settle()
     metrics = ServerMetrics("toy", "1.2", lambda: moment)
     wasted = [
         value(metrics, "octavo_wasted_tokens_total", cause=cause)
