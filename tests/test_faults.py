@@ -63,7 +63,7 @@ def test_a_server_whose_log_fails_serves_on(tmp_path: Path, how: str) -> None:
         reading, writing = os.pipe()
         os.close(reading)
         log = open(writing, "wb")  # noqa: SIM115
-    with log, toy_server(tmp_path, log=log, before=limit) as server:
+    with log, toy_server(tmp_path, log=log, before=limit, latency=0.001) as server:
         with httpx.Client(base_url=server.url, timeout=60) as http:
             body = {"prompt": "hello", "max_tokens": 20}
             for number in range(40):
