@@ -7,31 +7,40 @@ program that finishes last of those that share the row merges their partials in 
 from __future__ import annotations
 
 import math
+from typing import Any, NamedTuple
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from .decode_runs_kernel import find_run, first_key, num_tiles, run_begin, run_of
+from .decode_runs_kernel import Run, find_run, first_key, num_tiles, run_begin, run_of
 from .dependent_launch import launch_options, let_next_start, wait_for_previous
 from .paged_attention import DecodeRows, PagedKV
-from .paged_attention_kernel import num_multiprocessors
-from .tuning import DecodeTiles, decode_programs, decode_tiles
+from .paged_attention_kernel import HeadPages, Softmax, fresh_softmax
+from .tuning import DecodeTiles, decode_programs, decode_tiles, num_multiprocessors
 
 _ROWS_AT_ONCE = 256
 """Lengths that a program adds up at a time."""
 
 
+class Parts(NamedTuple):
+    """Of one KV head: each program's partial results, one of its first row and one of its last, if another.
+
+    results: [programs, 2, GROUP, HEAD_DIM], lse: [programs, 2, GROUP] float32: a softmax and the logarithm of
+    its denominator in base 2.   counters: [programs] int32, programs done with the row that begins there.
+    """
+
+    results: Any
+    lse: Any
+    counters: Any
+
+
 @triton.jit
 def _attend_tile(
     queries: tl.tensor,
-    values: tl.tensor,
-    denominator: tl.tensor,
-    maximum: tl.tensor,
-    k_head: tl.tensor,
-    v_head: tl.tensor,
-    table: tl.tensor,
+    seen: Softmax,
+    head: HeadPages,
     start: tl.tensor,
     seq_len: tl.tensor,
     scale_log2e: tl.tensor,
@@ -41,37 +50,37 @@ def _attend_tile(
     BLOCK_STRIDE: tl.constexpr,
     BLOCK_N: tl.constexpr,
     WINDOW: tl.constexpr,
-) -> tuple[tl.tensor, tl.tensor, tl.tensor]:
-    """Visit keys [start, start + BLOCK_N), one of which counts at least; (values, denominator, maximum).
+) -> Softmax:
+    """What has been seen after keys [start, start + BLOCK_N), of which the row sees one at least.
 
-    Behind the row's end its last key is loaded again and hidden: every load is of a real key, without a mask,
-    and a weight of 0 makes up for anything but what is not a number.
+    Past the row's end its last key is loaded again and hidden. So loads need no mask, and what they bring is
+    a real key's: a weight of 0 cancels any number, but not the NaN that unused memory may hold.
     """
     column = tl.arange(0, HEAD_PAD)
     keys = start + tl.arange(0, BLOCK_N)
     loaded = tl.minimum(keys, seq_len - 1)
     # Block ids are widened first: a cache may have more than 2^31 elements.
-    blocks = tl.load(table + loaded // BLOCK_SIZE).to(tl.int64)
+    blocks = tl.load(head.table + loaded // BLOCK_SIZE).to(tl.int64)
     offsets = (blocks * BLOCK_STRIDE + (loaded % BLOCK_SIZE) * HEAD_DIM)[:, None] + column[None, :]
     if HEAD_DIM == HEAD_PAD:
-        k = tl.load(k_head + offsets)
+        k = tl.load(head.k + offsets)
     else:
-        k = tl.load(k_head + offsets, mask=(column < HEAD_DIM)[None, :], other=0.0)
+        k = tl.load(head.k + offsets, mask=(column < HEAD_DIM)[None, :], other=0.0)
     scores = tl.dot(queries, tl.trans(k), input_precision="tf32x3")
     visible = keys < seq_len
     if WINDOW > 0:
         visible = visible & (keys >= seq_len - WINDOW)
     scores = tl.where(visible[None, :], scores, float("-inf"))
-    new_maximum = tl.maximum(maximum, tl.max(scores, axis=1) * scale_log2e)
+    new_maximum = tl.maximum(seen.maximum, tl.max(scores, axis=1) * scale_log2e)
     weights = tl.math.exp2(scores * scale_log2e - new_maximum[:, None])
-    rescale = tl.math.exp2(maximum - new_maximum)
-    denominator = denominator * rescale + tl.sum(weights, axis=1)
+    rescale = tl.math.exp2(seen.maximum - new_maximum)
+    denominator = seen.denominator * rescale + tl.sum(weights, axis=1)
     if HEAD_DIM == HEAD_PAD:
-        v = tl.load(v_head + offsets)
+        v = tl.load(head.v + offsets)
     else:
-        v = tl.load(v_head + offsets, mask=(column < HEAD_DIM)[None, :], other=0.0)
-    values = tl.dot(weights.to(v.dtype), v, values * rescale[:, None], input_precision="tf32x3")
-    return values, denominator, new_maximum
+        v = tl.load(head.v + offsets, mask=(column < HEAD_DIM)[None, :], other=0.0)
+    values = tl.dot(weights.to(v.dtype), v, seen.numerator * rescale[:, None], input_precision="tf32x3")
+    return Softmax(values, denominator, new_maximum)
 
 
 @triton.jit
@@ -93,14 +102,10 @@ def _store_heads(
 @triton.jit
 def _merge_row(
     out: tl.tensor,
-    partials: tl.tensor,
-    lse: tl.tensor,
-    counters: tl.tensor,
+    parts: Parts,
+    run: Run,
     row: tl.tensor,
     row_begin: tl.tensor,
-    begin: tl.tensor,
-    end: tl.tensor,
-    total: tl.tensor,
     seq_len: tl.tensor,
     NUM_KV_HEADS: tl.constexpr,
     GROUP: tl.constexpr,
@@ -110,21 +115,17 @@ def _merge_row(
     BLOCK_N: tl.constexpr,
     WINDOW: tl.constexpr,
 ) -> None:
-    """Count a program that is done with its part of a row; the last one merges, and clears the counter.
-
-    partials [programs, 2, GROUP, HEAD_DIM] and lse [programs, 2, GROUP] of a KV head: of a program's first
-    row, and of its last if that is another.
-    """
-    num_programs = tl.minimum(tl.num_programs(1), total)
+    """Count a program that is done with its part of a row; the last one merges, and clears the counter."""
+    num_programs = tl.minimum(tl.num_programs(1), run.total)
     row_end = row_begin + num_tiles(seq_len, WINDOW, BLOCK_N)
-    if (row_begin < begin) | (row_end > end):
+    if (row_begin < run.begin) | (row_end > run.end):
         pair = row * NUM_KV_HEADS + tl.program_id(0)
-        first = run_of(row_begin, num_programs, total)
-        count = run_of(row_end - 1, num_programs, total) - first + 1
+        first = run_of(row_begin, num_programs, run.total)
+        count = run_of(row_end - 1, num_programs, run.total) - first + 1
         # The row is the last of the program in which it begins, unless it is the first there, too.
-        first_part = 2 * first + (run_begin(first, num_programs, total) < row_begin).to(tl.int32)
+        first_part = 2 * first + (run_begin(first, num_programs, run.total) < row_begin).to(tl.int32)
         # One row at most goes on beyond a program, so the program in which a row begins has its counter.
-        counter = counters + tl.program_id(0) * tl.num_programs(1) + first
+        counter = parts.counters + tl.program_id(0) * tl.num_programs(1) + first
         arrived = tl.atomic_add(counter, 1, sem="acq_rel")
         if arrived == count - 1:
             head, column = tl.arange(0, GROUP_PAD), tl.arange(0, HEAD_PAD)
@@ -135,9 +136,9 @@ def _merge_row(
             for i in tl.range(0, count, loop_unroll_factor=4):
                 part = tl.where(i == 0, first_part, 2 * (first + i))
                 here = part * GROUP + head
-                log = tl.load(lse + here, mask=head < GROUP, other=0.0, cache_modifier=".cg")
+                log = tl.load(parts.lse + here, mask=head < GROUP, other=0.0, cache_modifier=".cg")
                 values = tl.load(
-                    partials + here[:, None] * HEAD_DIM + column[None, :],
+                    parts.results + here[:, None] * HEAD_DIM + column[None, :],
                     mask=inside, other=0.0, cache_modifier=".cg",
                 )  # fmt: skip
                 new_maximum = tl.maximum(maximum, log)
@@ -181,55 +182,57 @@ def _decode_kernel(
     kv_head, program, num_programs = tl.program_id(0), tl.program_id(1), tl.num_programs(1)
     let_next_start(DEPENDENT)
     # The step's first kernels wrote the lengths, long ago.
-    begin, end, total, first_row, first_begin = find_run(
-        seq_lens, num_rows, program, num_programs, WINDOW, BLOCK_N, ROWS
-    )
+    run = find_run(seq_lens, num_rows, program, num_programs, WINDOW, BLOCK_N, ROWS)
     head, column = tl.arange(0, GROUP_PAD), tl.arange(0, HEAD_PAD)
     inside = (head < GROUP)[:, None] & (column < HEAD_DIM)[None, :]
     block_stride: tl.constexpr = NUM_KV_HEADS * BLOCK_SIZE * HEAD_DIM
     k_head = k_cache + kv_head * (BLOCK_SIZE * HEAD_DIM)
     v_head = v_cache + kv_head * (BLOCK_SIZE * HEAD_DIM)
-    own_partials = partials + kv_head * num_programs * (2 * GROUP * HEAD_DIM)
-    own_lse = lse + kv_head * num_programs * (2 * GROUP)
+    parts = Parts(
+        partials + kv_head * num_programs * (2 * GROUP * HEAD_DIM),
+        lse + kv_head * num_programs * (2 * GROUP),
+        counters,
+    )
 
-    row, row_begin = tl.minimum(first_row, num_rows - 1), first_begin
+    row, row_begin = tl.minimum(run.row, num_rows - 1), run.row_begin
     seq_len = tl.load(seq_lens + row)
     slot = tl.load(slots + row)
-    start = first_key(seq_len, WINDOW, BLOCK_N) + (begin - first_begin) * BLOCK_N
+    start = first_key(seq_len, WINDOW, BLOCK_N) + (run.begin - run.row_begin) * BLOCK_N
     next_row = tl.minimum(row + 1, num_rows - 1)
     next_len, next_slot = tl.load(seq_lens + next_row), tl.load(slots + next_row)
     first_len = seq_len
     wait_for_previous(DEPENDENT)
-    if begin == end:
+    if run.begin == run.end:
         return
 
-    values = tl.zeros((GROUP_PAD, HEAD_PAD), dtype=tl.float32)
-    denominator = tl.zeros((GROUP_PAD,), dtype=tl.float32)
-    maximum = tl.full((GROUP_PAD,), float("-inf"), dtype=tl.float32)
-    for tile in tl.range(begin, end):
+    seen = fresh_softmax(GROUP_PAD, HEAD_PAD)
+    for tile in tl.range(run.begin, run.end):
         first_head = (row * NUM_KV_HEADS + kv_head) * GROUP
         queries = tl.load(
             q + (first_head + head)[:, None] * HEAD_DIM + column[None, :], mask=inside, other=0.0
         )
         table = block_tables + slot.to(tl.int64) * table_stride
-        values, denominator, maximum = _attend_tile(
-            queries, values, denominator, maximum, k_head, v_head, table, start, seq_len, scale_log2e,
+        seen = _attend_tile(
+            queries, seen, HeadPages(k_head, v_head, table), start, seq_len, scale_log2e,
             HEAD_DIM, HEAD_PAD, BLOCK_SIZE, block_stride, BLOCK_N, WINDOW,
         )  # fmt: skip
         row_ends = start + BLOCK_N >= seq_len
-        if row_ends | (tile == end - 1):
-            result = values / denominator[:, None]
-            if row_ends & (row_begin >= begin):
+        if row_ends | (tile == run.end - 1):
+            result = seen.numerator / seen.denominator[:, None]
+            if row_ends & (row_begin >= run.begin):
                 _store_heads(out, result, first_head, head, GROUP, HEAD_DIM, HEAD_PAD)
             else:
-                part = (2 * program + (row != first_row).to(tl.int32)) * GROUP
-                _store_heads(own_partials, result, part, head, GROUP, HEAD_DIM, HEAD_PAD)
-                tl.store(own_lse + part + head, maximum + tl.math.log2(denominator), mask=head < GROUP)
+                part = (2 * program + (row != run.row).to(tl.int32)) * GROUP
+                _store_heads(parts.results, result, part, head, GROUP, HEAD_DIM, HEAD_PAD)
+                part_lse = parts.lse + part + head
+                tl.store(part_lse, seen.maximum + tl.math.log2(seen.denominator), mask=head < GROUP)
         # Selected, not branched: loads of the tiles ahead depend on where they are, and on nothing computed.
-        values = tl.where(row_ends, 0.0, values)
-        denominator = tl.where(row_ends, 0.0, denominator)
-        maximum = tl.where(row_ends, float("-inf"), maximum)
-        turns = row_ends & (tile < end - 1)
+        seen = Softmax(
+            tl.where(row_ends, 0.0, seen.numerator),
+            tl.where(row_ends, 0.0, seen.denominator),
+            tl.where(row_ends, float("-inf"), seen.maximum),
+        )
+        turns = row_ends & (tile < run.end - 1)
         row += turns.to(tl.int32)
         row_begin = tl.where(turns, tile + 1, row_begin)
         seq_len = tl.where(turns, next_len, seq_len)
@@ -241,12 +244,12 @@ def _decode_kernel(
     # All threads' stores come before the counts, and a count's acquire before the others' are read.
     tl.debug_barrier()
     _merge_row(
-        out, own_partials, own_lse, counters, first_row, first_begin, begin, end, total, first_len,
+        out, parts, run, run.row, run.row_begin, first_len,
         NUM_KV_HEADS, GROUP, GROUP_PAD, HEAD_DIM, HEAD_PAD, BLOCK_N, WINDOW,
     )  # fmt: skip
-    if row != first_row:
+    if row != run.row:
         _merge_row(
-            out, own_partials, own_lse, counters, row, row_begin, begin, end, total, seq_len,
+            out, parts, run, row, row_begin, seq_len,
             NUM_KV_HEADS, GROUP, GROUP_PAD, HEAD_DIM, HEAD_PAD, BLOCK_N, WINDOW,
         )  # fmt: skip
 

@@ -9,19 +9,34 @@ The division is Stream-K's: Osama et al., arXiv 2301.03598.
 
 from __future__ import annotations
 
+from typing import Any, NamedTuple
+
 import triton
 import triton.language as tl
 
 
+class Run(NamedTuple):
+    """A program's tiles [begin, end), of `total` that there are for its KV head.
+
+    row: that of the first tile.   row_begin: the first tile of that row, which may be another program's.
+    """
+
+    begin: Any
+    end: Any
+    total: Any
+    row: Any
+    row_begin: Any
+
+
 @triton.jit
 def first_key(seq_len: tl.tensor, WINDOW: tl.constexpr, BLOCK_N: tl.constexpr) -> tl.tensor:
-    """Where a row's first tile begins."""
+    """Where a row's first tile begins: at 0 without a window."""
     return tl.maximum(seq_len - WINDOW, 0) // BLOCK_N * BLOCK_N if WINDOW > 0 else seq_len * 0
 
 
 @triton.jit
 def num_tiles(seq_len: tl.tensor, WINDOW: tl.constexpr, BLOCK_N: tl.constexpr) -> tl.tensor:
-    """Of a row."""
+    """Tiles of a row; none if it has no keys."""
     return tl.cdiv(seq_len - first_key(seq_len, WINDOW, BLOCK_N), BLOCK_N)
 
 
@@ -34,11 +49,8 @@ def find_run(
     WINDOW: tl.constexpr,
     BLOCK_N: tl.constexpr,
     ROWS: tl.constexpr,
-) -> tuple[tl.tensor, tl.tensor, tl.tensor, tl.tensor, tl.tensor]:
-    """A program's tiles [begin, end) of `total`, the row of the first and that row's own first tile.
-
-    If there are fewer tiles than programs, the last programs have none.
-    """
+) -> Run:
+    """A program's run. If there are fewer tiles than programs, the last programs have none."""
     offsets = tl.arange(0, ROWS)
     total = tl.zeros((), dtype=tl.int32)
     for start in range(0, num_rows, ROWS):
@@ -55,7 +67,7 @@ def find_run(
         row += tl.sum((ends <= begin).to(tl.int32))
         row_begin += tl.sum(tl.where(ends <= begin, tiles, 0))
         before += tl.sum(tiles)
-    return begin, end, total, row, row_begin
+    return Run(begin, end, total, row, row_begin)
 
 
 @triton.jit

@@ -1,31 +1,74 @@
-"""What the attention kernels share: keys and values taken from pages into a running softmax, and merging.
+"""A running softmax over keys and values in pages: prefill attention's inner loop, and what decodes share.
 
 The softmax is kept in base 2 and rescaled as its maximum grows (Milakov and Gimelshein, arXiv 1805.02867;
-Dao et al., arXiv 2205.14135). Knows nothing of who is split, and where.
+Dao et al., arXiv 2205.14135). Does not know how the work is split among programs.
 """
 
 from __future__ import annotations
 
-import functools
+from typing import Any, NamedTuple
 
-import torch
 import triton
 import triton.language as tl
+
+
+class Softmax(NamedTuple):
+    """What M rows of queries have seen so far, float32.
+
+    numerator: [M, HEAD_PAD], the weighted sum of values.   denominator: [M], the sum of weights.
+    maximum: [M], the largest score in base 2, relative to which the weights are.
+    """
+
+    numerator: Any
+    denominator: Any
+    maximum: Any
+
+
+class HeadPages(NamedTuple):
+    """Pointers to one KV head of one sequence.
+
+    k, v: the caches at this head of block 0.   table: the sequence's row of the block tables.
+    """
+
+    k: Any
+    v: Any
+    table: Any
+
+
+class KeyRange(NamedTuple):
+    """Keys [begin, end) that a tile of queries visits; all borders but `end` are multiples of BLOCK_N.
+
+    Every row sees keys [full_begin, full_end). Of the others, row i sees those from low[i] to high[i] < end.
+
+        begin ......... full_begin ............ full_end .......... end
+        row by row (window)   |  seen by every row  |  row by row (causal)
+    """
+
+    begin: Any
+    full_begin: Any
+    full_end: Any
+    end: Any
+    low: Any
+    high: Any
+
+
+@triton.jit
+def fresh_softmax(ROWS: tl.constexpr, HEAD_PAD: tl.constexpr) -> Softmax:
+    """Nothing seen yet."""
+    return Softmax(
+        tl.zeros((ROWS, HEAD_PAD), dtype=tl.float32),
+        tl.zeros((ROWS,), dtype=tl.float32),
+        tl.full((ROWS,), float("-inf"), dtype=tl.float32),
+    )
 
 
 @triton.jit
 def attend_tile(
     queries: tl.tensor,
-    values: tl.tensor,
-    denominator: tl.tensor,
-    maximum: tl.tensor,
-    k_head: tl.tensor,
-    v_head: tl.tensor,
-    table: tl.tensor,
+    seen: Softmax,
+    head: HeadPages,
     start: tl.tensor,
-    limit: tl.tensor,
-    low: tl.tensor,
-    high: tl.tensor,
+    visited: KeyRange,
     scale_log2e: tl.tensor,
     HEAD_DIM: tl.constexpr,
     HEAD_PAD: tl.constexpr,
@@ -34,72 +77,63 @@ def attend_tile(
     BLOCK_N: tl.constexpr,
     MASKED: tl.constexpr,
     WINDOWED: tl.constexpr,
-) -> tuple[tl.tensor, tl.tensor, tl.tensor]:
-    """Visit keys [start, start + BLOCK_N), a multiple of BLOCK_N; returns (values, denominator, maximum).
+) -> Softmax:
+    """What has been seen after keys [start, start + BLOCK_N), a multiple of BLOCK_N. queries: [M, HEAD_PAD].
 
-    queries [M, HEAD_PAD].   values [M, HEAD_PAD], denominator and maximum [M]: float32, the running softmax.
-    k_head, v_head: the caches at this KV head of block 0.   table: the sequence's row of the block table.
-    If MASKED, row i sees keys up to high[i] (if WINDOWED, from low[i]), and keys from `limit` are not loaded.
+    Unless MASKED, every row sees all of these keys. `low` is looked at if WINDOWED.
     """
     offsets_n = tl.arange(0, BLOCK_N)
     offsets_d = tl.arange(0, HEAD_PAD)
     keys = start + offsets_n
     # Block ids are widened first: a cache may have more than 2^31 elements.
     if BLOCK_SIZE >= BLOCK_N:
-        block = tl.load(table + start // BLOCK_SIZE).to(tl.int64)
+        block = tl.load(head.table + start // BLOCK_SIZE).to(tl.int64)
         page = block * BLOCK_STRIDE + (start % BLOCK_SIZE) * HEAD_DIM
-        k_ptrs = k_head + page + (offsets_n[:, None] * HEAD_DIM + offsets_d[None, :])
-        v_ptrs = v_head + page + (offsets_n[:, None] * HEAD_DIM + offsets_d[None, :])
+        k_ptrs = head.k + page + (offsets_n[:, None] * HEAD_DIM + offsets_d[None, :])
+        v_ptrs = head.v + page + (offsets_n[:, None] * HEAD_DIM + offsets_d[None, :])
     else:
         if MASKED:
-            blocks = tl.load(table + keys // BLOCK_SIZE, mask=keys < limit, other=0)
+            blocks = tl.load(head.table + keys // BLOCK_SIZE, mask=keys < visited.end, other=0)
         else:
-            blocks = tl.load(table + keys // BLOCK_SIZE)
+            blocks = tl.load(head.table + keys // BLOCK_SIZE)
         rows = blocks.to(tl.int64) * BLOCK_STRIDE + (keys % BLOCK_SIZE) * HEAD_DIM
-        k_ptrs = k_head + rows[:, None] + offsets_d[None, :]
-        v_ptrs = v_head + rows[:, None] + offsets_d[None, :]
+        k_ptrs = head.k + rows[:, None] + offsets_d[None, :]
+        v_ptrs = head.v + rows[:, None] + offsets_d[None, :]
 
     partial: tl.constexpr = MASKED or HEAD_DIM != HEAD_PAD
     if partial:
         loaded = (offsets_d < HEAD_DIM)[None, :]
         if MASKED:
-            loaded = loaded & (keys < limit)[:, None]
+            loaded = loaded & (keys < visited.end)[:, None]
         # Zeros, since a weight of 0 does not make up for what is not a number.
         k = tl.load(k_ptrs, mask=loaded, other=0.0)
     else:
         k = tl.load(k_ptrs)
     scores = tl.dot(queries, tl.trans(k), input_precision="tf32x3")
     if MASKED:
-        visible = keys[None, :] <= high[:, None]
+        visible = keys[None, :] <= visited.high[:, None]
         if WINDOWED:
-            visible = visible & (keys[None, :] >= low[:, None])
+            visible = visible & (keys[None, :] >= visited.low[:, None])
         scores = tl.where(visible, scores, float("-inf"))
-    new_maximum = tl.maximum(maximum, tl.max(scores, axis=1) * scale_log2e)
+    new_maximum = tl.maximum(seen.maximum, tl.max(scores, axis=1) * scale_log2e)
     if MASKED and WINDOWED:
         # A row may have seen no key yet: then subtract 0, for -inf - -inf is not a number.
         subtracted = tl.where(new_maximum == float("-inf"), 0.0, new_maximum)
     else:
         subtracted = new_maximum
     weights = tl.math.exp2(scores * scale_log2e - subtracted[:, None])
-    rescale = tl.math.exp2(maximum - subtracted)
-    denominator = denominator * rescale + tl.sum(weights, axis=1)
+    rescale = tl.math.exp2(seen.maximum - subtracted)
+    denominator = seen.denominator * rescale + tl.sum(weights, axis=1)
     v = tl.load(v_ptrs, mask=loaded, other=0.0) if partial else tl.load(v_ptrs)
-    values = tl.dot(weights.to(v.dtype), v, values * rescale[:, None], input_precision="tf32x3")
-    return values, denominator, new_maximum
+    values = tl.dot(weights.to(v.dtype), v, seen.numerator * rescale[:, None], input_precision="tf32x3")
+    return Softmax(values, denominator, new_maximum)
 
 
 @triton.jit
 def attend_range(
     queries: tl.tensor,
-    k_head: tl.tensor,
-    v_head: tl.tensor,
-    table: tl.tensor,
-    begin: tl.tensor,
-    full_begin: tl.tensor,
-    full_end: tl.tensor,
-    end: tl.tensor,
-    low: tl.tensor,
-    high: tl.tensor,
+    head: HeadPages,
+    visited: KeyRange,
     scale_log2e: tl.tensor,
     HEAD_DIM: tl.constexpr,
     HEAD_PAD: tl.constexpr,
@@ -108,32 +142,28 @@ def attend_range(
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
     WINDOWED: tl.constexpr,
-) -> tuple[tl.tensor, tl.tensor, tl.tensor]:
-    """Visit keys [begin, end), all but `end` multiples of BLOCK_N; as `attend_tile`, from a fresh softmax.
-
-    Every row sees keys [full_begin, full_end); of the others row i sees those from low[i] to high[i] < end.
-    """
-    values = tl.zeros((BLOCK_M, HEAD_PAD), dtype=tl.float32)
-    denominator = tl.zeros((BLOCK_M,), dtype=tl.float32)
-    maximum = tl.full((BLOCK_M,), float("-inf"), dtype=tl.float32)
+) -> Softmax:
+    """What queries [BLOCK_M, HEAD_PAD] see of a range."""
+    seen: Softmax = fresh_softmax(BLOCK_M, HEAD_PAD)
+    begin, full_begin, full_end, end = visited.begin, visited.full_begin, visited.full_end, visited.end
     if WINDOWED:
         for start in tl.range(begin, tl.minimum(full_begin, end), BLOCK_N):
-            values, denominator, maximum = attend_tile(
-                queries, values, denominator, maximum, k_head, v_head, table, start, end, low, high,
-                scale_log2e, HEAD_DIM, HEAD_PAD, BLOCK_SIZE, BLOCK_STRIDE, BLOCK_N, True, True,
+            seen = attend_tile(
+                queries, seen, head, start, visited, scale_log2e,
+                HEAD_DIM, HEAD_PAD, BLOCK_SIZE, BLOCK_STRIDE, BLOCK_N, True, True,
             )  # fmt: skip
     first_full = tl.multiple_of(tl.maximum(begin, full_begin), BLOCK_N)
     for start in tl.range(first_full, full_end, BLOCK_N):
-        values, denominator, maximum = attend_tile(
-            queries, values, denominator, maximum, k_head, v_head, table, start, end, low, high,
-            scale_log2e, HEAD_DIM, HEAD_PAD, BLOCK_SIZE, BLOCK_STRIDE, BLOCK_N, False, False,
+        seen = attend_tile(
+            queries, seen, head, start, visited, scale_log2e,
+            HEAD_DIM, HEAD_PAD, BLOCK_SIZE, BLOCK_STRIDE, BLOCK_N, False, False,
         )  # fmt: skip
     for start in tl.range(tl.maximum(first_full, full_end), end, BLOCK_N, num_stages=1):
-        values, denominator, maximum = attend_tile(
-            queries, values, denominator, maximum, k_head, v_head, table, start, end, low, high,
-            scale_log2e, HEAD_DIM, HEAD_PAD, BLOCK_SIZE, BLOCK_STRIDE, BLOCK_N, True, WINDOWED,
+        seen = attend_tile(
+            queries, seen, head, start, visited, scale_log2e,
+            HEAD_DIM, HEAD_PAD, BLOCK_SIZE, BLOCK_STRIDE, BLOCK_N, True, WINDOWED,
         )  # fmt: skip
-    return values, denominator, maximum
+    return seen
 
 
 @triton.jit
@@ -173,9 +203,3 @@ def merge_splits(
         total += weight
         merged += weight[:, None] * part
     return merged / total[:, None]
-
-
-@functools.cache
-def num_multiprocessors(device: torch.device) -> int:
-    """Of a GPU; 1 for the interpreter's."""
-    return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 1

@@ -16,6 +16,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from .paged_attention import ChunkRows
+from .tuning import PrefillTiles
+
 _BLOCK = tl.constexpr(64)
 _MAX_SPLITS = tl.constexpr(16)
 _PIECE_COST = tl.constexpr(256)
@@ -110,35 +113,32 @@ def find_split(plan: tl.tensor, num_rows: tl.tensor, number: tl.tensor) -> tuple
 
 
 def launch_split_plan(
-    query_starts: Tensor,
-    seq_lens: Tensor,
+    rows: ChunkRows,
+    tiles: PrefillTiles,
     *,
     num_programs: int,
     num_places: int,
     num_kv_heads: int,
     tokens: int,
-    block_n: int,
-    min_split: int,
 ) -> Tensor:
-    """[2 + 2 R] int32: keys of a split, a multiple of block_n; splits in all; each row's first; each row's
-    first place. query_starts, seq_lens: as for `prefill_attention`.
+    """[2 + 2 R] int32: keys of a split, a multiple of block_n; splits in all; each row's first split; each
+    row's first place.
 
     num_programs: that run at once.   num_places: partial results that there may be.   tokens: of a tile.
-    min_split: keys that a split holds at least.
     """
-    num_rows = len(seq_lens)
-    plan = torch.empty(2 + 2 * num_rows, dtype=torch.int32, device=seq_lens.device)
+    num_rows = len(rows.seq_lens)
+    plan = torch.empty(2 + 2 * num_rows, dtype=torch.int32, device=rows.seq_lens.device)
     _plan_kernel[(1,)](
-        query_starts,
-        seq_lens,
+        rows.query_starts,
+        rows.seq_lens,
         plan,
         num_rows,
         num_programs,
         num_places,
         NUM_KV_HEADS=num_kv_heads,
         TOKENS=tokens,
-        BLOCK_N=block_n,
-        MIN_SPLIT=min_split,
+        BLOCK_N=tiles.block_n,
+        MIN_SPLIT=tiles.min_split,
         num_warps=1,
     )
     return plan

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
+
+import torch
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +71,12 @@ def decode_tiles(head_dim: int, element_size: int) -> DecodeTiles:
     if head_dim * element_size > 256:
         return DecodeTiles(block_n=32, num_warps=4, num_stages=2, programs_per_sm=2)
     return DecodeTiles(block_n=128, num_warps=4, num_stages=3, programs_per_sm=2)
+
+
+@functools.cache
+def num_multiprocessors(device: torch.device) -> int:
+    """Of a GPU; 1 for Triton's interpreter."""
+    return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 1
 
 
 def decode_programs(

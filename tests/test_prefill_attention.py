@@ -26,8 +26,8 @@ RAGGED = [
     ([0, 7, 0, 64, 0], [0, 7, 0, 64, 0]),
 ]
 
-
 SPLIT_TILES = PrefillTiles(block_m=32, block_n=32, num_warps=4, num_stages=2, min_split=32)
+LARGE_TILES = PrefillTiles(block_m=128, block_n=64, num_warps=8, num_stages=5)
 
 
 def starts(query_lens: list[int], device: torch.device) -> Tensor:
@@ -44,12 +44,17 @@ def run_kernel(q: Tensor, cache: PagedCache, query_lens: list[int], **options: o
 
 
 def plan(
-    query_lens: list[int], seq_lens: list[int], device: torch.device, **options: int
+    query_lens: list[int],
+    seq_lens: list[int],
+    device: torch.device,
+    tiles: PrefillTiles = LARGE_TILES,
+    **options: int,
 ) -> tuple[int, int, list[int], list[int]]:
     """Keys of a split, splits in all, each row's first, each row's first place."""
-    arguments = dict(num_programs=132, num_places=528, num_kv_heads=8, tokens=32, block_n=64, min_split=1024)
+    arguments = dict(num_programs=132, num_places=528, num_kv_heads=8, tokens=32) | options
     lens = torch.tensor(seq_lens, dtype=torch.int32, device=device)
-    numbers = launch_split_plan(starts(query_lens, device), lens, **(arguments | options)).tolist()
+    rows = ChunkRows(lens, starts(query_lens, device), lens)  # slots do not matter
+    numbers = launch_split_plan(rows, tiles, **arguments).tolist()
     num_rows = len(seq_lens)
     return numbers[0], numbers[1], numbers[2 : 2 + num_rows], numbers[2 + num_rows :]
 
@@ -144,9 +149,8 @@ def test_kernel_with_split_prefixes(
     cache = PagedCache.random(seq_lens, 2, 32, 16, torch.float32, kernel_device)
     q = torch.randn(sum(query_lens), 2 * group, 32, device=kernel_device)
     counters = torch.zeros(64, dtype=torch.int32, device=kernel_device)
-    shape = dict(num_kv_heads=2, tokens=32 // group, block_n=32, min_split=32)
-    options = dict(num_programs=num_walkers, num_places=4 * num_walkers) | shape
-    assert plan(query_lens, seq_lens, kernel_device, **options)[1] > 0
+    options = dict(num_programs=num_walkers, num_places=4 * num_walkers, num_kv_heads=2, tokens=32 // group)
+    assert plan(query_lens, seq_lens, kernel_device, SPLIT_TILES, **options)[1] > 0
     for _ in range(2):  # the second call finds the counters as the first left them
         out = torch.full_like(q, float("nan"))
         run_kernel(
