@@ -20,7 +20,7 @@ from typing import Any
 
 import uvicorn
 import uvloop
-from frontends import write_tokenizer
+from toy import write_tokenizer
 
 from octavo.app.choice_record import ChoiceRecord
 from octavo.app.chunks import CHAT_CHUNK, ChunkEncoder

@@ -26,13 +26,12 @@ from selectors import EVENT_READ, DefaultSelector
 from typing import Any
 
 import uvloop
-from tokenizers import Tokenizer as Backend
-from tokenizers import decoders, models, pre_tokenizers
+from toy import ScriptedExecutor, toy_model, write_tokenizer
 
 from octavo.app.control_messages import Setup
 from octavo.app.engine_server import EngineServer
 from octavo.app.frames import PROTOCOL_VERSION
-from octavo.app.generation import Generation, ServedModel
+from octavo.app.generation import Generation
 from octavo.app.http_front import HttpFront
 from octavo.app.inproc_client import InprocClient
 from octavo.app.listener import bind
@@ -42,11 +41,9 @@ from octavo.app.server_settings import ServerSettings
 from octavo.app.service import Front
 from octavo.app.supervisor import Supervisor
 from octavo.cache.config import CacheConfig
-from octavo.model.plan import GraphCounts, StepPlan, StepResult, TokenLogprobs
 from octavo.scheduler.config import SchedulerConfig
 from octavo.scheduler.scheduler import Scheduler
 
-_NUM_WORDS = 2000
 _MAX_MODEL_LEN = 4096
 _ASKED = [{"role": "user", "content": "x" * 16}]
 _ROUTES: dict[str, tuple[dict[str, Any], str]] = {
@@ -57,61 +54,6 @@ _ROUTES: dict[str, tuple[dict[str, Any], str]] = {
 }
 """What a request says, and what it calls its limit."""
 _ENDS = (b"[DONE]", b"response.incomplete", b"message_stop")
-_TEMPLATE = "{% for message in messages %}{{ message.content }}{% endfor %}"
-
-
-class ScriptedExecutor:
-    """Implements Executor: a step ends `step_s` after the one before, and every row counts up.
-
-    logprobs: every token is told with its log-probability.
-    """
-
-    def __init__(self, step_s: float, *, logprobs: bool = False) -> None:
-        self._step_s = step_s
-        self._logprobs = logprobs
-        self._free_at_s = 0.0
-
-    def launch(self, plan: StepPlan) -> ScriptedStep:
-        """The next step."""
-        self._free_at_s = max(self._free_at_s, time.monotonic()) + self._step_s
-        tokens = [256 + row.start % (_NUM_WORDS - 256) for row in plan.rows if row.samples]
-        told = [TokenLogprobs(-0.5, 1, ((token, -0.5),)) for token in tokens] if self._logprobs else None
-        return ScriptedStep(self._free_at_s, StepResult(tokens, told))
-
-    def graph_counts(self) -> GraphCounts:
-        """There are no graphs."""
-        return GraphCounts({}, {})
-
-    def tend(self) -> bool:
-        """Nothing can wait."""
-        return False
-
-    def close(self) -> None:
-        """Nothing is held."""
-
-
-class ScriptedStep:
-    """Implements StepHandle."""
-
-    def __init__(self, done_at_s: float, result: StepResult) -> None:
-        self._done_at_s = done_at_s
-        self._result = result
-
-    async def result(self) -> StepResult:
-        """See StepHandle."""
-        await asyncio.sleep(max(0.0, self._done_at_s - time.monotonic()))
-        return self._result
-
-
-def write_tokenizer(folder: Path) -> None:
-    """Words of one token each, as byte-level vocabularies have them."""
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    names = [*alphabet, *(f"Ġ{i:04d}" for i in range(_NUM_WORDS - len(alphabet)))]
-    backend = Backend(models.BPE({name: i for i, name in enumerate(names)}, []))
-    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    backend.decoder = decoders.ByteLevel()
-    backend.save(str(folder / "tokenizer.json"))
-    (folder / "tokenizer_config.json").write_text(json.dumps({"chat_template": _TEMPLATE}))
 
 
 def read_streams(
@@ -170,13 +112,7 @@ async def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
         CacheConfig(num_choices * _MAX_MODEL_LEN // 16, 16),
     )
     executor = ScriptedExecutor(options.step_ms / 1000, logprobs="logprobs" in options.more)
-    model = ServedModel(
-        name="toy",
-        max_model_len=_MAX_MODEL_LEN,
-        vocab_size=_NUM_WORDS,
-        eos_token_ids=frozenset(),
-        default_params={},
-    )
+    model = toy_model(_MAX_MODEL_LEN)
     front: Front
     engine: EngineServer | InprocClient
     if options.frontends:

@@ -26,12 +26,13 @@ from pathlib import Path
 from typing import Any
 
 import uvloop
-from frontends import ScriptedExecutor, ScriptedStep, read_streams, write_tokenizer
+from frontends import read_streams
 from starlette.types import ASGIApp, Message, Scope
+from toy import ScriptedExecutor, ScriptedStep, toy_model, write_tokenizer
 
 from octavo.app.application import create_app
 from octavo.app.client import EngineClient
-from octavo.app.generation import Generation, ServedModel
+from octavo.app.generation import Generation
 from octavo.app.http_front import HttpFront
 from octavo.app.inproc_client import InprocClient
 from octavo.app.listener import bind
@@ -123,14 +124,7 @@ class Toy:
 
     def generation(self, client: EngineClient) -> Generation:
         """Of its model."""
-        model = ServedModel(
-            name="toy",
-            max_model_len=_MAX_MODEL_LEN,
-            vocab_size=2000,
-            eos_token_ids=frozenset(),
-            default_params={},
-        )
-        return Generation(client, *self._texts, model)
+        return Generation(client, *self._texts, toy_model(_MAX_MODEL_LEN))
 
 
 async def served(toy: Toy, options: argparse.Namespace) -> None:

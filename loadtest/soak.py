@@ -22,10 +22,10 @@ from pathlib import Path
 
 import numpy as np
 import uvloop
-from frontends import ScriptedExecutor, write_tokenizer
+from toy import ScriptedExecutor, toy_model, write_tokenizer
 
 from octavo.app.engine_host import HostOptions
-from octavo.app.generation import Generation, ServedModel
+from octavo.app.generation import Generation
 from octavo.app.http_front import HttpFront
 from octavo.app.inproc_client import InprocClient
 from octavo.app.listener import bind
@@ -58,13 +58,7 @@ async def serve(folder: Path) -> int:
     )
     listener = bind("127.0.0.1", 0)
     tokenizer, template = read_texts(folder)
-    model = ServedModel(
-        name="toy",
-        max_model_len=_MAX_MODEL_LEN,
-        vocab_size=2000,
-        eos_token_ids=frozenset(),
-        default_params={},
-    )
+    model = toy_model(_MAX_MODEL_LEN)
     front = HttpFront(
         client,
         lambda door: Generation(door, tokenizer, template, model),

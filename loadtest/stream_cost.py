@@ -21,14 +21,14 @@ from typing import Any
 
 import uvloop
 from event_cost import read
-from frontends import write_tokenizer
 from starlette.types import ASGIApp
+from toy import toy_model, write_tokenizer
 
 from octavo.app.application import create_app
 from octavo.app.client import OutputStream
 from octavo.app.drain import OpenRequests
 from octavo.app.errors import EngineStoppedError
-from octavo.app.generation import Generation, ServedModel
+from octavo.app.generation import Generation
 from octavo.app.http_server import HttpServer
 from octavo.app.live import Live
 from octavo.app.metrics import ServerMetrics
@@ -80,10 +80,7 @@ class PushedClient:
 def make_app(client: PushedClient, folder: Path) -> ASGIApp:
     """The server over `client`."""
     tokenizer, template = read_texts(folder)
-    model = ServedModel(
-        name="toy", max_model_len=8192, vocab_size=2000, eos_token_ids=frozenset(), default_params={}
-    )
-    generation = Generation(client, tokenizer, template, model)
+    generation = Generation(client, tokenizer, template, toy_model(8192))
     settings = ServerSettings(model_names=("toy",), version="0")
     metrics = ServerMetrics("toy", "0")
 
