@@ -10,7 +10,7 @@ from typing import TypeVar
 
 from starlette.requests import Request
 
-from .errors import BodyTooLargeError, ModelNotFoundError
+from .errors import BodyTooLargeError, ModelNotFoundError, RequestError
 from .generation import Generation
 from .metrics import ServerMetrics
 from .server_settings import ServerSettings
@@ -48,7 +48,8 @@ class ServerContext:
         """`reader` of the request's body: here if that is small, else in a thread, so that streams go on.
 
         A body that may bring a template takes as long as the template does.
-        Raises BodyTooLargeError as soon as the body is known to be too long; the rest stays unread.
+        Raises BodyTooLargeError as soon as the body is known to be too long; the rest stays unread; and
+        RequestError for a body that is compressed.
         """
         body = await _read_body(request, self.settings.max_body_bytes)
         if len(body) <= _INLINE_BYTES and not self.settings.trust_request_chat_template:
@@ -57,6 +58,11 @@ class ServerContext:
 
 
 async def _read_body(request: Request, max_bytes: int) -> bytes:
+    for name, plain in (("content-encoding", "identity"), ("transfer-encoding", "chunked")):
+        given = request.headers.get(name, plain)
+        if given.lower() not in (plain, "identity"):
+            message = f"The header {name} must be {plain} or absent, got {given[:100]!r}."
+            raise RequestError(message, code="unsupported_encoding", status=415)
     declared = request.headers.get("content-length", "")
     if declared.isdigit() and int(declared) > max_bytes:
         raise BodyTooLargeError(max_bytes)

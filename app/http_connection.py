@@ -15,6 +15,7 @@ from http import HTTPStatus
 from secrets import token_hex
 from typing import Any
 
+import httptools
 from msgspec.json import encode
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
@@ -23,6 +24,7 @@ from .errors import EngineOverloadedError, RequestError
 log = logging.getLogger(__name__)
 
 _HEADER_OVERHEAD = len(": \r\n")
+_FRAMING = (b"content-length", b"transfer-encoding")
 
 
 class ReadTimer:
@@ -105,6 +107,9 @@ class HttpConnection(HttpToolsProtocol):
         self._begun = False  # whether anything has been sent
         self._max_silent_s = max_silent_s
         self._reading = ReadTimer(self.loop, max_silent_s, self._give_up_reading)
+        self._fed = b""
+        self._framing: list[bytes] = []  # the headers that say how long the body is
+        self._bridging = False  # what is parsed is no request but _framing again
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """A client."""
@@ -127,30 +132,57 @@ class HttpConnection(HttpToolsProtocol):
             self._begun = True
             self._reading.done()
             self._reading.expect()
+        self._fed = data
         super().data_received(data)
         self._num_unparsed = 0 if self._progresses else self._num_unparsed + len(data)
         if self._num_unparsed > self._max_header_bytes and not self._refused:
             self.send_400_response("")  # else the parser would buffer it all
 
+    def _unsupported_upgrade_warning(self) -> None:
+        """uvicorn's, while it handles HttpParserUpgrade: the client offers another protocol, as Java's does.
+
+        It must take HTTP/1.1 for an answer (RFC 9110, 7.8). The parser has ended the request at its headers
+        and taken the body for the other protocol's: a new one reads it.
+        """
+        upgrade = sys.exception()
+        assert isinstance(upgrade, httptools.HttpParserUpgrade), "called for another reason"
+        self.parser = httptools.HttpRequestParser(self)
+        if self._framing:
+            self._bridging = True
+            self.parser.feed_data(b"POST / HTTP/1.1\r\n" + b"".join(self._framing) + b"\r\n")
+            self._bridging = False
+        if rest := self._fed[upgrade.args[0] :]:
+            self.data_received(rest)
+
     def on_message_begin(self) -> None:
         """Of the parser: a request begins."""
+        if self._bridging:
+            return
         super().on_message_begin()
+        self._framing = []
         self._reading.expect()
         self._progresses = True
         self._num_header_bytes = 0
 
     def on_url(self, url: bytes) -> None:
         """Of the parser: a part of the address."""
-        super().on_url(url)
-        self._count(len(url))
+        if not self._bridging:
+            super().on_url(url)
+            self._count(len(url))
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """Of the parser: a header, or one that trails a body."""
+        if self._bridging:
+            return
         super().on_header(name, value)
         self._count(len(name) + len(value) + _HEADER_OVERHEAD)
+        if name.lower() in _FRAMING:
+            self._framing.append(name + b": " + value + b"\r\n")
 
     def on_headers_complete(self) -> None:
         """Of the parser: the body follows."""
+        if self._bridging:
+            return
         self._progresses = True
         self._reading.more()
         super().on_headers_complete()
@@ -163,6 +195,8 @@ class HttpConnection(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         """Of the parser: the next request may follow."""
+        if self.parser.should_upgrade() and self._framing:
+            return  # it may not: the body is still to come
         self._progresses = True
         self._reading.done()
         super().on_message_complete()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import socket
 from collections.abc import Iterator
@@ -76,6 +77,26 @@ def test_larger_bodies_are_refused_unread(http: httpx.Client, framing: str) -> N
 def test_larger_bodies_are_refused_to_clients_that_send_them(http: httpx.Client, path: str) -> None:
     response = http.post(path, content=b'{"messages": "' + b"x" * (17 * 2**20) + b'"}')
     check_error(response, 413, "request_too_large", None)
+
+
+@pytest.mark.parametrize("path", [CHAT, COMPLETIONS, "/v1/responses", "/v1/messages", "/tokenize"])
+def test_compressed_bodies_are_not_taken_for_bad_json(http: httpx.Client, path: str) -> None:
+    body = gzip.compress(b'{"prompt": "hi"}')
+    response = http.post(path, content=body, headers={"content-encoding": "gzip"})
+    assert response.status_code == 415
+    message = response.json()["error"]["message"]
+    assert message == "The header content-encoding must be identity or absent, got 'gzip'."
+    assert http.post(path, content=b"{", headers={"content-encoding": "identity"}).status_code == 400
+
+
+def test_compressed_chunks_are_not_taken_for_bad_json(http: httpx.Client) -> None:
+    parts = urlsplit(str(http.base_url))
+    with socket.create_connection((parts.hostname, parts.port), timeout=60) as connection:
+        framing = "transfer-encoding: gzip, chunked"
+        connection.sendall(f"POST {CHAT} HTTP/1.1\r\nHost: x\r\n{framing}\r\n\r\n0\r\n\r\n".encode())
+        answer = connection.recv(65536)
+    assert answer.startswith(b"HTTP/1.1 415 ")
+    assert b"The header transfer-encoding must be chunked or absent, got 'gzip, chunked'." in answer
 
 
 def test_api_keys(engine: ScriptedClient) -> None:
