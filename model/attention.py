@@ -116,6 +116,7 @@ class Attention:
                 counters=step.split_counters,
                 out=out,
                 memo=step.memo,
+                native=step.native,
             )
         return out
 

@@ -11,6 +11,7 @@ A step of few rows spends more time between torch's many small operations than i
 from __future__ import annotations
 
 import ctypes
+import math
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -39,8 +40,8 @@ class HeadShape:
 
     @property
     def fits(self) -> bool:
-        """Whether halves of heads are made of whole vectors."""
-        return self.head_dim % (2 * LANES) == 0
+        """Whether heads are made of whole vectors."""
+        return self.head_dim % LANES == 0
 
     @property
     def head_bytes(self) -> int:
@@ -91,7 +92,7 @@ class NativeAttention:
         window: int | None,
         out: Tensor,
     ) -> None:
-        """See ops/decode_attention.py."""
+        """See ops/decode_attention.py; where a length is 0, `out` stays as it is."""
         tensors = (q, *kv, rows.slots, rows.seq_lens, out)
         numbers = (len(q), kv.block_tables.stride(0), window or _NO_WINDOW, _bits(scale), kv.k.shape[2])
         arguments = (ctypes.c_int64 * 12)(*(tensor.data_ptr() for tensor in tensors), *numbers)
@@ -119,11 +120,11 @@ def _write_rope(module: ir.Module, shape: HeadShape) -> None:
     fields = [w.load(w.at(w.function.args[0], int64(8 * i)), I64, 8) for i in range(9)]
     qkv, positions, kv_slots, cos_sin, k_cache, v_cache, out = (w.b.inttoptr(f, POINTER) for f in fields[:7])
     heads, kv_heads, head_bytes = shape.num_heads, shape.num_kv_heads, shape.head_bytes
-    half = shape.head_dim // 2 // LANES
-    vector = LANES * FLOAT_BYTES
+    lanes = math.gcd(LANES, shape.head_dim // 2)
+    half, vector, kind = shape.head_dim // 2 // lanes, lanes * FLOAT_BYTES, ir.VectorType(F32, lanes)
 
     def vectors(place: Any, first: int, count: int) -> list[Any]:
-        return [w.load(w.at(place, int64((first + i) * vector)), FLOATS) for i in range(count)]
+        return [w.load(w.at(place, int64((first + i) * vector)), kind) for i in range(count)]
 
     def each_token(token: Any, _: list[Any]) -> list[Any]:
         position = w.b.sext(w.load(w.at(positions, w.b.mul(token, int64(4))), I32), I64)
@@ -250,11 +251,12 @@ def _write_decode(module: ir.Module, shape: HeadShape) -> None:
         start = [floats(-1e30), floats(0.0), *([floats(0.0)] * parts)] * group
         last = w.b.sdiv(w.b.add(length, int64(LANES - 1)), int64(LANES))
         state = w.loop(w.b.sdiv(first, int64(LANES)), last, start, each_chunk)
-        for i in range(group):
-            _, total, *sums = state[i * (parts + 2) : (i + 1) * (parts + 2)]
-            for part, each in enumerate(sums):
-                place = w.at(w.at(out, at), int64(i * shape.head_bytes + part * vector))
-                w.store(w.b.fdiv(each, total), place)
+        with w.b.if_then(w.b.icmp_signed(">", length, int64(0))):
+            for i in range(group):
+                _, total, *sums = state[i * (parts + 2) : (i + 1) * (parts + 2)]
+                for part, each in enumerate(sums):
+                    place = w.at(w.at(out, at), int64(i * shape.head_bytes + part * vector))
+                    w.store(w.b.fdiv(each, total), place)
 
     _share(w, w.b.mul(num_sequences, int64(shape.num_kv_heads)), each_task)
     w.done()

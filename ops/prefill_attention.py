@@ -6,12 +6,20 @@ Keys and values are always read from pages, so a first chunk, a later one and a 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from .paged_attention import ChunkRows, PagedKV, cache_rows, gather
+from .paged_attention import ChunkRows, DecodeRows, PagedKV, cache_rows, gather
 from .step_memo import StepMemo
+
+if TYPE_CHECKING:
+    from .attention_native import NativeAttention
+
+_SHORT_PAIRS = 1 << 12
+"""Queries times keys of a chunk up to which its queries are better done as if each were a decode."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +93,36 @@ def _attend(q: Tensor, kv: PagedKV, read: ChunkRead, scale: float) -> Tensor:
     return attended.squeeze(0).transpose(0, 1)
 
 
+class SharedOut(NamedTuple):
+    """Chunks by their size.
+
+    queries: where in q all of them are.   short: every query there as a row of its own; those of long chunks
+        see nothing.   long: the chunks, of which the short ones see nothing.
+    """
+
+    queries: slice
+    short: DecodeRows
+    long: ChunkRows
+
+
+def share_out(rows: ChunkRows) -> SharedOut:
+    """A chunk of few queries and keys is short: torch's operations would take longer than the work in them."""
+    slots, starts, lens = (numbers.numpy() for numbers in rows)
+    counts = np.diff(starts)
+    short = counts.astype(np.int64) * lens <= _SHORT_PAIRS
+    # The last query sees all keys, each one before it one less.
+    seen = np.arange(starts[0], starts[-1], dtype=np.int32) - np.repeat(
+        starts[1:] - lens - np.int32(1), counts
+    )
+    seen *= np.repeat(short & (lens > 0), counts)
+    queries = torch.from_numpy(np.repeat(slots, counts)), torch.from_numpy(seen)
+    return SharedOut(
+        slice(int(starts[0]), int(starts[-1])),
+        DecodeRows(*queries, int(seen.max(initial=0))),
+        rows._replace(seq_lens=torch.from_numpy(np.where(short, np.int32(0), lens))),
+    )
+
+
 def prefill_attention(
     q: Tensor,
     kv: PagedKV,
@@ -95,12 +133,14 @@ def prefill_attention(
     counters: Tensor | None = None,
     out: Tensor | None = None,
     memo: StepMemo | None = None,
+    native: NativeAttention | None = None,
 ) -> Tensor:
     """Causal softmax(scale q K^T) V of each row's queries: q [T, Hq, d] -> [T, Hq, d] in q's dtype.
 
     q may hold queries that no row owns, before, between and behind those of the rows; where they stand, the
     result, in `out` if given, is left as it is.
     window: a query at position p sees keys in (p - window, p].   memo: what the step's layers share.
+    native: machine code for a processor, if there is any.
     counters: int32 zeros, left as zeros, with which long prefixes are split so that few queries fill a GPU;
     as many partial results as there are counters are kept at most. None is without splits.
     """
@@ -111,6 +151,9 @@ def prefill_attention(
         return launch_prefill_attention(
             q, kv, rows, scale=scale, window=window, counters=counters, out=out, memo=memo
         )
-    return prefill_attention_reference(
-        q, kv, rows, scale=scale, window=window, out=out, memo=memo or StepMemo()
-    )
+    memo = memo or StepMemo()
+    if native is not None and native.attends(q, kv.k, out):
+        queries, short, rows = memo.once("chunks shared out", lambda: share_out(rows))
+        if short.max_seq_len:
+            native.decode_attention(q[queries], kv, short, scale=scale, window=window, out=out[queries])
+    return prefill_attention_reference(q, kv, rows, scale=scale, window=window, out=out, memo=memo)

@@ -9,12 +9,19 @@ from torch import Tensor
 from octavo.ops.attention_native import HeadShape, NativeAttention
 from octavo.ops.decode_attention import decode_attention
 from octavo.ops.native_code import find_team
-from octavo.ops.paged_attention import DecodeRows, PagedKV
+from octavo.ops.paged_attention import ChunkRows, DecodeRows, PagedKV
+from octavo.ops.prefill_attention import prefill_attention
 from octavo.ops.rope_and_store import QKVHeads, rope_and_store
 
 TEAM = find_team()
 pytestmark = pytest.mark.skipif(TEAM is None, reason="no native code on this processor")
-SHAPES = [HeadShape(9, 3, 64), HeadShape(4, 4, 32), HeadShape(14, 2, 96)]
+SHAPES = [
+    HeadShape(9, 3, 64),
+    HeadShape(4, 4, 32),
+    HeadShape(14, 2, 96),
+    HeadShape(4, 2, 16),
+    HeadShape(5, 1, 80),
+]
 
 
 @pytest.fixture(scope="module", params=SHAPES, ids=str)
@@ -53,6 +60,26 @@ def test_decode_attention(native: NativeAttention, block_size: int, window: int 
     assert attend(native, wide[1:6]).data_ptr() == wide[1:6].data_ptr()
     torch.testing.assert_close(wide[1:6], attend(None), atol=2e-5, rtol=1e-4)
     assert not wide[0].any() and not wide[6].any()
+
+
+@pytest.mark.parametrize("window", [None, 5])
+def test_short_chunks_of_prompts(native: NativeAttention, window: int | None) -> None:
+    """Beside long ones, which are left to torch, padding and tokens that belong to no chunk."""
+    shape = native.shape
+    k_cache, v_cache = caches(shape, 16)
+    tables = torch.randperm(48, generator=torch.Generator().manual_seed(1)).view(4, 12).int()
+    slots = torch.tensor([2, 0, 3, 1, 0], dtype=torch.int32)
+    starts = torch.tensor([3, 10, 50, 50, 52, 55], dtype=torch.int32)
+    lengths = torch.tensor([7, 150, 0, 40, 0], dtype=torch.int32)
+    q = torch.randn(57, shape.num_heads, shape.head_dim)
+    results = []
+    for machine in (native, None):
+        out = torch.full_like(q, 9.0)
+        kv, rows = PagedKV(k_cache, v_cache, tables), ChunkRows(slots, starts, lengths)
+        prefill_attention(q, kv, rows, scale=0.2, window=window, out=out, native=machine)
+        results.append(out)
+    torch.testing.assert_close(results[0], results[1], atol=2e-5, rtol=1e-4)
+    assert (results[0][:3] == 9).all() and (results[0][52:] == 9).all() and (results[0][3] != 9).any()
 
 
 def test_a_row_that_is_not_a_number_stays_so(native: NativeAttention) -> None:
@@ -102,4 +129,4 @@ def test_what_the_code_does_not_do_is_left_to_torch(native: NativeAttention) -> 
     q = torch.randn(2, shape.num_heads, shape.head_dim)
     assert not native.attends(q, k_cache, torch.empty_like(q))
     assert not native.rotates(torch.randn(2, 8), torch.randn(4, shape.head_dim - 2))
-    assert not HeadShape(4, 4, 48).fits
+    assert not HeadShape(4, 4, 40).fits
