@@ -1,7 +1,8 @@
 """A float32 matrix kept in fewer bits that give back the same values, for processors. Knows no layers.
 
 A step of a small batch takes as long as reading the weights does. A matrix from quantized blocks stays in
-them; one whose floats all fit into 16 bits, as most checkpoints' do, is kept in 16; another is packed whole.
+them; one whose floats all fit into 16 bits, as most checkpoints' do, is kept in 16; another is packed
+whole, but for heads: what `likeliest` multiplies must be what `apply` does.
 """
 
 from __future__ import annotations
@@ -41,17 +42,24 @@ class CompactWeight:
     """A matrix that is loaded as [out, in] or kept in blocks.
 
     weight: memory to load into, used only as far as no blocks come.   is_table: whether others read it too.
-    whole: makes the matrix that is used if it cannot be kept in fewer bits.
+    whole: makes the matrix that is used if it cannot be kept in fewer bits.   is_head: see LinearMethod.
     """
 
     def __init__(
-        self, weight: Tensor, products: BlockLinear, whole: Callable[[Tensor], Whole], *, is_table: bool
+        self,
+        weight: Tensor,
+        products: BlockLinear,
+        whole: Callable[[Tensor], Whole],
+        *,
+        is_table: bool,
+        is_head: bool = False,
     ) -> None:
         self._loaded: Tensor | None = weight
         self._num_rows = weight.shape[0]
         self._products = products
         self._make_whole = whole
         self._is_table = is_table
+        self._is_head = is_head
         self._kept: dict[int, StoredBlocks] = {}
         self._parts: tuple[Part, ...] = ()
         self._whole: Whole | None = None
@@ -77,12 +85,15 @@ class CompactWeight:
         else:
             for first, blocks in kept if not self._is_table else ():
                 weight[first : first + blocks.shape[0]] = blocks.values()
-            self._parts = _in_16_bits(weight)
+            self._parts = _in_16_bits(weight) or ((_floats("F32", weight),) if self._is_head else ())
         if not self._parts:
             self._whole = self._make_whole(weight)
             self._whole.finish()
         for part in self._parts:
             self._products.compile(part.form)
+        self._is_head = self._is_head and len(self._parts) == 1
+        if self._is_head:
+            self._products.compile_likeliest(self._parts[0].form)
 
     def apply(self, x: Tensor, bias: Tensor | None, out: Tensor | None = None) -> Tensor:
         """x [num_tokens, in_features] -> [num_tokens, out_features] of the same dtype."""
@@ -96,6 +107,12 @@ class CompactWeight:
             for part in self._parts:
                 self._products(x, part.tiles, part.form, out[:, part.rows])
         return out if bias is None else out.add_(bias)
+
+    def likeliest(self, x: Tensor) -> Tensor | None:
+        """See LinearWeight."""
+        if not self._is_head:
+            return None
+        return self._products.likeliest(x, self._parts[0].tiles, self._parts[0].form)
 
 
 def _can_be_part(blocks: StoredBlocks) -> bool:
@@ -117,7 +134,11 @@ def _in_16_bits(weight: Tensor) -> tuple[Part, ...]:
     for name, dtype in (("BF16", torch.bfloat16), ("F16", torch.float16)):
         halved = weight.to(dtype)
         if torch.equal(halved.to(weight.dtype), weight):
-            form = BLOCK_FORMATS[name]
-            blocks = halved.view(torch.uint8).view(len(weight), -1, form.block_bytes)
-            return (Part(slice(0, len(weight)), to_tiles(blocks, form), form),)
+            return (_floats(name, halved),)
     return ()
+
+
+def _floats(name: str, weight: Tensor) -> Part:
+    form = BLOCK_FORMATS[name]
+    blocks = weight.view(torch.uint8).view(len(weight), -1, form.block_bytes)
+    return Part(slice(0, len(weight)), to_tiles(blocks, form), form)

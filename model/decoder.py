@@ -87,7 +87,9 @@ class DecoderLM:
         if config.tie_word_embeddings:
             self._head = TiedLinear(method, Embedding.NAME, self._embedding.table)
         else:
-            self._head = Linear(method, config.hidden_size, (("lm_head", config.vocab_size),), split=0)
+            self._head = Linear(
+                method, config.hidden_size, (("lm_head", config.vocab_size),), split=0, is_head=True
+            )
         rotating = cos_sin_table(config.rope, max_positions, device)
         still = (
             rotating if all(config.layer_uses_rope) else identity_table(config.rope, max_positions, device)
@@ -136,6 +138,10 @@ class DecoderLM:
     def logits(self, hidden: Tensor, out: Tensor | None = None) -> Tensor:
         """What `hidden` gave, [S, hidden_size] -> [S, vocab], in `out` if given."""
         return self._head(hidden, out)
+
+    def likeliest(self, hidden: Tensor) -> Tensor | None:
+        """ops.sampling.choose_greedy of `logits`, [S] int64, which never exist; None where they have to."""
+        return self._head.likeliest(hidden)
 
     def targets(self) -> Iterator[WeightTarget]:
         """Every checkpoint tensor that the model takes."""

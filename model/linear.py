@@ -30,15 +30,24 @@ class LinearWeight(Protocol):
     def apply(self, x: Tensor, bias: Tensor | None, out: Tensor | None = None) -> Tensor:
         """x [num_tokens, in_features] -> [num_tokens, out_features] of the same dtype, in `out` if given."""
 
+    def likeliest(self, x: Tensor) -> Tensor | None:
+        """ops.sampling.choose_greedy of what `apply` gives, the same bits, but without memory for it.
+
+        None where there is no such way, or it would be no quicker.
+        """
+
 
 class LinearMethod(Protocol):
     """How matrices are stored and multiplied; one object serves all layers of a model."""
 
-    def create(self, in_features: int, out_features: int) -> LinearWeight:
-        """Allocate one matrix, its content undefined until its targets are filled."""
+    def create(self, in_features: int, out_features: int, *, is_head: bool = False) -> LinearWeight:
+        """Allocate one matrix, its content undefined until its targets are filled.
+
+        is_head: whether tokens are chosen from its products.
+        """
 
     def tie(self, table: Tensor) -> LinearWeight:
-        """A matrix with the content of an embedding [vocab, hidden]; its targets fill the embedding, too."""
+        """A head with the content of an embedding [vocab, hidden]; its targets fill the embedding, too."""
 
 
 class DenseMethod:
@@ -55,18 +64,18 @@ class DenseMethod:
         self._packing = best_packing() if on_cpu else None
         self._products = BlockLinear() if on_cpu else None
 
-    def create(self, in_features: int, out_features: int) -> LinearWeight:
+    def create(self, in_features: int, out_features: int, *, is_head: bool = False) -> LinearWeight:
         """Allocate [out, in]."""
         content = torch.empty(out_features, in_features, dtype=self._dtype, device=self._device)
-        return self._weight(content, is_table=False)
+        return self._weight(content, is_table=False, is_head=is_head)
 
     def tie(self, table: Tensor) -> LinearWeight:
         """The table itself, or a packed or compact copy of it."""
-        return self._weight(table, is_table=True)
+        return self._weight(table, is_table=True, is_head=True)
 
-    def _weight(self, content: Tensor, *, is_table: bool) -> LinearWeight:
+    def _weight(self, content: Tensor, *, is_table: bool, is_head: bool) -> LinearWeight:
         if self._products is not None and self._products.fits(*content.shape):
-            return CompactWeight(content, self._products, self._whole, is_table=is_table)
+            return CompactWeight(content, self._products, self._whole, is_table=is_table, is_head=is_head)
         return self._whole(content)
 
     def _whole(self, content: Tensor) -> PackedWeight | DenseWeight:
@@ -102,6 +111,10 @@ class DenseWeight:
             else torch.addmm(bias, x, self._weight.t(), out=out)
         )
 
+    def likeliest(self, x: Tensor) -> Tensor | None:
+        """There is no such way."""
+        return None
+
 
 class FixedOrderMethod:
     """Weights as in the checkpoint, multiplied so that no row depends on how many others there are."""
@@ -110,7 +123,7 @@ class FixedOrderMethod:
         self._dtype = dtype
         self._device = device
 
-    def create(self, in_features: int, out_features: int) -> LinearWeight:
+    def create(self, in_features: int, out_features: int, *, is_head: bool = False) -> LinearWeight:
         """Allocate [out, in]."""
         return self.tie(torch.empty(out_features, in_features, dtype=self._dtype, device=self._device))
 
@@ -136,6 +149,10 @@ class FixedOrderWeight:
         """x [num_tokens, in_features] -> [num_tokens, out_features]."""
         return fixed_order_linear(x, self._weight, bias, out)
 
+    def likeliest(self, x: Tensor) -> Tensor | None:
+        """There is no such way."""
+        return None
+
 
 class Linear:
     """x W^T + b, where W may be several checkpoint linears stacked along the output.
@@ -143,6 +160,7 @@ class Linear:
     parts: (checkpoint name, output features) of each, in stacking order.
     split: the dimension of the checkpoint's [out, in] that tensor-parallel ranks divide; None if none is.
     bias: [sum of output features], or None; filled from the parts' biases.
+    is_head: see LinearMethod.
     """
 
     def __init__(
@@ -153,12 +171,15 @@ class Linear:
         *,
         split: int | None,
         bias: Tensor | None = None,
+        is_head: bool = False,
     ) -> None:
+        assert bias is None or not is_head, "a head has no bias"
         self._parts = tuple(parts)
         self._split = split
         self._bias = bias
-        self._weight = method.create(in_features, sum(rows for _, rows in parts))
+        self._weight = method.create(in_features, sum(rows for _, rows in parts), is_head=is_head)
         self._apply = self._weight.apply
+        self.likeliest = self._weight.likeliest
 
     def __call__(self, x: Tensor, out: Tensor | None = None) -> Tensor:
         """[num_tokens, in_features] -> [num_tokens, out_features], in `out` if given."""
@@ -185,6 +206,7 @@ class TiedLinear:
     def __init__(self, method: LinearMethod, name: str, table: Tensor) -> None:
         self._name = name
         self._weight = method.tie(table)
+        self.likeliest = self._weight.likeliest
 
     def __call__(self, x: Tensor, out: Tensor | None = None) -> Tensor:
         """[num_tokens, hidden] -> [num_tokens, vocab], in `out` if given."""

@@ -77,6 +77,10 @@ class PackedWeight:
         product = self._packing.product(x, self._packed, self._shape, bias)
         return product if out is None else out.copy_(product)
 
+    def likeliest(self, x: Tensor) -> Tensor | None:
+        """There is no such way."""
+        return None
+
 
 def best_packing() -> Packing | None:
     """The library that multiplies fastest on this processor; None if this torch has none that is right.

@@ -6,6 +6,7 @@ on the device, so it can be launched before this one's tokens have reached the h
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -160,16 +161,24 @@ class ModelRunner:
         inputs = unpack(packed.to(self.device, non_blocking=True), layout.shape)
         scores = None
         if questions is None:
-            logits = self._forward(inputs, layout.max_seq_len)
+            hidden = self._model.hidden(self._batch(inputs, layout.max_seq_len), self._pages)
         else:
-            logits, scores = self._forward_asked(inputs, layout.max_seq_len, questions)
+            hidden, scores = self._hidden_asked(inputs, layout.max_seq_len, questions)
         if not layout.host_slots and scores is None:
             return None
-        sampled = self._sampler.sample(
-            logits, inputs.sample_slots, inputs.sample_positions, layout.host_slots
-        )
+        sampled = self._choose(hidden, inputs, layout.host_slots)
         end_step(self._last_token, inputs.sample_slots, sampled.tokens)
         return sampled if scores is None else replace(sampled, prompt_scores=scores)
+
+    def _choose(self, hidden: Tensor, inputs: StepArrays, host_slots: Sequence[int]) -> Sampled:
+        """Tokens for hidden states [S, hidden_size]; logits are written down only for who needs them."""
+        if self._sampler.takes_likeliest(host_slots):
+            tokens = self._model.likeliest(hidden)
+            if tokens is not None:
+                return Sampled.tokens_alone(tokens, host_slots)
+        return self._sampler.sample(
+            self._head(hidden), inputs.sample_slots, inputs.sample_positions, host_slots
+        )
 
     @torch.inference_mode()
     def refile(self, plan: StepPlan) -> None:
@@ -210,10 +219,10 @@ class ModelRunner:
         out = None if self._logits is None else self._logits[: len(inputs.sample_slots)]
         return self._model.forward(self._batch(inputs, max_seq_len), self._pages, out)
 
-    def _forward_asked(
+    def _hidden_asked(
         self, inputs: StepArrays, max_seq_len: int, questions: PromptQuestions
     ) -> tuple[Tensor, PromptScores]:
-        """`_forward`, and what is asked of prompts."""
+        """The hidden states of sampled rows [S, hidden_size], and what is asked of prompts."""
         tokens, slots, lens = (
             uploaded(asked, self.device) for asked in (questions.tokens, questions.slots, questions.lens)
         )
@@ -228,7 +237,7 @@ class ModelRunner:
         num_sampled = len(inputs.last_tokens)
         # First of all, so that no other logits take memory meanwhile.
         scores = questions.answer(hidden[num_sampled:], self._head, self.num_slots)
-        return self._head(hidden[:num_sampled]), scores
+        return hidden[:num_sampled], scores
 
     def _head(self, hidden: Tensor) -> Tensor:
         """[S, hidden_size] -> logits [S, vocab_size]; on a GPU the next call overwrites them."""

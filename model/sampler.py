@@ -49,7 +49,12 @@ class Sampled:
     @classmethod
     def nothing(cls, device: torch.device) -> Sampled:
         """Of a step without rows that sample."""
-        return cls(torch.empty(0, dtype=torch.int32, device=device), None, _NO_ROWS, _NO_ROWS)
+        return cls.tokens_alone(torch.empty(0, device=device))
+
+    @classmethod
+    def tokens_alone(cls, tokens: Tensor, slots: Sequence[int] = ()) -> Sampled:
+        """Tokens [S] that nothing else is to be told of."""
+        return cls(tokens.to(torch.int32), None, _NO_ROWS, _NO_ROWS, slots)
 
     def logprobs_to_host(
         self, fetched: LogprobTensors, errors: dict[int, Exception]
@@ -101,10 +106,14 @@ class Sampler:
             tokens = self._choose(logits, slots, positions, stages, used)
         return self._report(logits, tokens, stages, host_slots)
 
+    def takes_likeliest(self, host_slots: Sequence[int]) -> bool:
+        """Whether all these rows want the likeliest token and nothing else."""
+        return not self.state.stages[np.asarray(host_slots, np.int64)].any()
+
     def report(self, logits: Tensor, tokens: Tensor, host_slots: Sequence[int]) -> Sampled:
         """What `sample` returns, of tokens that `choose_on_gpu` chose inside a graph; once per step."""
         if not self.state.any_logprobs:
-            return Sampled(tokens, None, _NO_ROWS, _NO_ROWS)
+            return Sampled.tokens_alone(tokens)
         return self._report(logits, tokens, self.state.row_stages(host_slots, len(logits)), host_slots)
 
     def _report(

@@ -1,7 +1,7 @@
 """Weights in fewer bits than they are computed in, which give back the very same float32 values.
 
-GGUF's blocks of 32 weights (docs/gguf.md and ggml-common.h in the ggml repository), and 16-bit floats. Knows
-files and products of neither. In memory, tiles of 16 rows and 32 columns:
+GGUF's blocks of 32 weights (docs/gguf.md and ggml-common.h in the ggml repository), and floats. Knows files
+and products of neither. In memory, tiles of 16 rows and 32 columns:
 
     one block of a row        scale (offset) c0 c1 ... c15       4-bit codes: ci holds columns i and i + 16
     a tile, Q4_1              16 scales | 16 offsets | 16 x c0 | 16 x c1 | ... | 16 x c15
@@ -25,7 +25,7 @@ TILE_ROWS = 16
 class BlockFormat:
     """How 32 weights of a row are stored: float16 scale and offset, if any, then codes.
 
-    name: GGUF's.   code_bits: of a weight; 16 are a float by themselves.   bias: subtracted from a code.
+    name: GGUF's.   code_bits: of a weight; 16 and 32 are floats.   bias: subtracted from a code.
     """
 
     name: str
@@ -53,8 +53,11 @@ BLOCK_FORMATS = {
         BlockFormat("Q8_0", 8, has_scale=True),
         BlockFormat("F16", 16),
         BlockFormat("BF16", 16),
+        BlockFormat("F32", 32),
     )
 }
+
+_FLOATS = {"F16": torch.float16, "BF16": torch.bfloat16, "F32": torch.float32}
 
 
 def to_tiles(blocks: Tensor, form: BlockFormat) -> Tensor:
@@ -92,8 +95,8 @@ def _by_item(part: Tensor, num_bytes: int) -> Tensor:
 
 def _codes(stored: Tensor, form: BlockFormat) -> Tensor:
     """Codes of tiles, [tiles, blocks, 32 columns, 16 rows] float32."""
-    if form.code_bits == 16:
-        values = stored.view(torch.float16 if form.name == "F16" else torch.bfloat16)
+    if form.name in _FLOATS:
+        values = stored.view(_FLOATS[form.name])
     elif form.code_bits == 8:
         values = stored.view(torch.int8)
     else:

@@ -12,18 +12,33 @@ One accumulator for each result, fed in the order of the columns: how rows are g
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from llvmlite import ir
 from torch import Tensor
 
 from .block_format import BLOCK, TILE_ROWS, BlockFormat
-from .native_builder import F16, F32, FLOAT_BYTES, FLOATS, I8, I64, INTS, POINTER, Writer, floats, int64, ints
+from .native_builder import (
+    F16,
+    F32,
+    FLOAT_BYTES,
+    FLOATS,
+    I8,
+    I32,
+    I64,
+    INTS,
+    POINTER,
+    Writer,
+    floats,
+    int64,
+    ints,
+)
 from .native_code import NativeCode, ThreadTeam, has_wide_registers
 
 _HALF_BYTES = 2
 _PAIRS = BLOCK // 2
+Finish = Callable[[Writer, Sequence[Sequence[Any]], Any, Any], None]
 
 
 class BlockLinearKernel:
@@ -52,10 +67,15 @@ class BlockLinearKernel:
 
 
 def new_kernel(form: BlockFormat, team: ThreadTeam) -> BlockLinearKernel:
-    """Compile for this processor. 8 rows and 2 tiles fill the 32 registers of AVX-512, 4 and 1 AVX2's 16."""
-    max_rows, tiles_at_once = (8, 2) if has_wide_registers() else (4, 1)
+    """Compile for this processor."""
+    max_rows, tiles_at_once = rows_and_tiles()
     module = build_module(form, max_rows, tiles_at_once)
     return BlockLinearKernel(NativeCode(module, team), team, form, tiles_at_once)
+
+
+def rows_and_tiles() -> tuple[int, int]:
+    """What fills the registers: the 32 of AVX-512, AVX2's 16."""
+    return (8, 2) if has_wide_registers() else (4, 1)
 
 
 def build_module(form: BlockFormat, max_rows: int, tiles_at_once: int) -> ir.Module:
@@ -65,7 +85,7 @@ def build_module(form: BlockFormat, max_rows: int, tiles_at_once: int) -> ir.Mod
     of `out` to the next, groups of `tiles_at_once` tiles.
     """
     module = ir.Module(name=f"block_linear_{form.name}")
-    groups = [_RowGroup(module, form, rows, tiles_at_once).function for rows in range(1, max_rows + 1)]
+    groups = [RowGroup(module, form, rows, tiles_at_once, _store).function for rows in range(1, max_rows + 1)]
     _write_driver(module, form, groups, tiles_at_once)
     return module
 
@@ -112,18 +132,32 @@ def _write_driver(
     w.done()
 
 
-class _RowGroup:
-    """The function for `num_rows` rows of x and `num_tiles` tiles of W over all columns."""
+def _store(w: Writer, rows: Sequence[Sequence[Any]], out: Any, out_stride: Any) -> None:
+    for row, tiles in enumerate(rows):
+        for tile, sums in enumerate(tiles):
+            at = w.b.add(w.b.mul(out_stride, int64(row)), int64(tile * TILE_ROWS * FLOAT_BYTES))
+            w.store(sums, w.at(out, at))
 
-    def __init__(self, module: ir.Module, form: BlockFormat, num_rows: int, num_tiles: int) -> None:
+
+class RowGroup:
+    """The function for `num_rows` rows of x and `num_tiles` tiles of W over all columns.
+
+    Its arguments: addresses of the first row, of the first tile and of where results go, blocks in a row of
+    W, bytes from one row of x to the next, and what else `finish` needs, an int64.
+    finish: writes what is done with the sums, [num_rows] [num_tiles] vectors: (w, sums, results, the int64).
+    """
+
+    def __init__(
+        self, module: ir.Module, form: BlockFormat, num_rows: int, num_tiles: int, finish: Finish
+    ) -> None:
         self._w = Writer(module, f"rows_{num_rows}", [POINTER] * 3 + [I64] * 3, inner=True)
         self.function = self._w.function
         self._form, self._num_tiles = form, num_tiles
-        self._write(num_rows)
+        self._write(num_rows, finish)
 
-    def _write(self, num_rows: int) -> None:
+    def _write(self, num_rows: int, finish: Finish) -> None:
         w, b, form, num_tiles = self._w, self._w.b, self._form, self._num_tiles
-        x, tiles, out, num_blocks, x_stride, out_stride = self.function.args
+        x, tiles, results, num_blocks, x_stride, given = self.function.args
         tile_bytes = b.mul(num_blocks, int64(TILE_ROWS * form.block_bytes))
         rows = [w.at(x, b.mul(x_stride, int64(row))) for row in range(num_rows)]
         places = [w.at(tiles, b.mul(tile_bytes, int64(tile))) for tile in range(num_tiles)]
@@ -151,10 +185,8 @@ class _RowGroup:
             return w.loop(int64(0), int64(_PAIRS), sums, each_pair)
 
         zeros = [floats(0.0)] * (num_rows * num_tiles)
-        for i, total in enumerate(w.loop(int64(0), num_blocks, zeros, each_block)):
-            row, tile = divmod(i, num_tiles)
-            at = b.add(b.mul(out_stride, int64(row)), int64(tile * TILE_ROWS * FLOAT_BYTES))
-            w.store(total, w.at(out, at))
+        sums = w.loop(int64(0), num_blocks, zeros, each_block)
+        finish(w, [sums[i : i + num_tiles] for i in range(0, len(sums), num_tiles)], results, given)
         w.done()
 
     def _fields(self, header: Any) -> list[Any]:
@@ -169,7 +201,7 @@ class _RowGroup:
 
     def _stored(self, codes: Any, pair: Any) -> tuple[Any, Any]:
         """Codes of 16 rows in columns `pair` and `pair` + 16, as they are in memory."""
-        kind = {4: I8, 8: I8, 16: ir.IntType(16)}[self._form.code_bits]
+        kind = {4: I8, 8: I8, 16: ir.IntType(16), 32: I32}[self._form.code_bits]
         first = self._load(codes, pair, kind)
         if self._form.code_bits == 4:
             return first, first
@@ -183,6 +215,8 @@ class _RowGroup:
     def _decode(self, stored: tuple[Any, Any], fields: list[Any], half: int) -> Any:
         """The float32 weights of one of the two columns, rounded as torch and the gguf package round."""
         b, form, code = self._w.b, self._form, stored[half]
+        if form.name == "F32":
+            return b.bitcast(code, FLOATS)
         if form.name == "F16":
             return b.fpext(b.bitcast(code, ir.VectorType(F16, TILE_ROWS)), FLOATS)
         if form.name == "BF16":

@@ -56,14 +56,14 @@ class Writer:
         self.b.store(value, pointer, align=FLOAT_BYTES)
 
     def spread(self, number: Any) -> Any:
-        """One float in all places."""
-        nothing = ir.Constant(FLOATS, ir.Undefined)
+        """One float or int32 in all places."""
+        nothing = ir.Constant(ir.VectorType(number.type, LANES), ir.Undefined)
         first = self.b.insert_element(nothing, number, ir.Constant(I32, 0))
         return self.b.shuffle_vector(first, nothing, ints(0))
 
     def fma(self, x: Any, y: Any, z: Any) -> Any:
         """x * y + z, rounded once."""
-        return self.call(f"llvm.fma.v{LANES}f32", FLOATS, x, y, z)
+        return self.call(f"llvm.fma.v{x.type.count}f32", x.type, x, y, z)
 
     def sum(self, values: Any) -> Any:
         """Of the 16 places, in pairs: an order of its own, always the same."""

@@ -106,7 +106,7 @@ class SharedOut(NamedTuple):
 
 
 def share_out(rows: ChunkRows) -> SharedOut:
-    """A chunk of few queries and keys is short: torch's operations would take longer than the work in them."""
+    """A chunk of few queries and keys is short: torch's operations would take longer than its work."""
     slots, starts, lens = (numbers.numpy() for numbers in rows)
     counts = np.diff(starts)
     short = counts.astype(np.int64) * lens <= _SHORT_PAIRS

@@ -38,9 +38,9 @@ HF_CONFIG: dict[str, Any] = {
 CONFIG = ModelConfig.from_hf(HF_CONFIG)
 
 
-def random_model(device: torch.device = CPU) -> DecoderLM:
+def random_model(device: torch.device = CPU, config: ModelConfig = CONFIG) -> DecoderLM:
     """The same float32 weights at every call, so large that a wrong key or position changes tokens."""
-    model = DecoderLM(CONFIG, torch.float32, device)
+    model = DecoderLM(config, torch.float32, device)
     generator = torch.Generator().manual_seed(3)
     for target in model.targets():
         values = torch.randn(target.view.shape, generator=generator) * 0.3
@@ -54,7 +54,12 @@ def random_model(device: torch.device = CPU) -> DecoderLM:
 
 
 def make_runner(
-    *, num_slots: int = 4, num_blocks: int = 64, device: torch.device = CPU, model: DecoderLM | None = None
+    *,
+    num_slots: int = 4,
+    num_blocks: int = 64,
+    device: torch.device = CPU,
+    model: DecoderLM | None = None,
+    vocab_size: int = VOCAB_SIZE,
 ) -> ModelRunner:
     """A runner of `random_model`."""
     kv = KVStorage(
@@ -70,7 +75,7 @@ def make_runner(
         model or random_model(device),
         kv,
         device,
-        vocab_size=VOCAB_SIZE,
+        vocab_size=vocab_size,
         num_slots=num_slots,
         max_model_len=MAX_LENGTH,
         block_size=BLOCK_SIZE,

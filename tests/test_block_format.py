@@ -11,13 +11,15 @@ from torch import Tensor
 
 from octavo.ops.block_format import BLOCK, BLOCK_FORMATS, TILE_ROWS, tile_values, to_tiles
 
+FLOATS = {"F16": torch.float16, "BF16": torch.bfloat16, "F32": torch.float32}
+
 
 def stored(name: str, rows: int, columns: int, seed: int = 0) -> tuple[Tensor, Tensor]:
     """(blocks [rows, columns / 32, bytes], the float32 values that they are by others' reading)."""
     values = torch.randn(rows, columns, generator=torch.Generator().manual_seed(seed))
     form = BLOCK_FORMATS[name]
-    if form.code_bits == 16:
-        short = values.to(torch.float16 if name == "F16" else torch.bfloat16)
+    if name in FLOATS:
+        short = values.to(FLOATS[name])
         return short.view(torch.uint8).view(rows, -1, form.block_bytes), short.float()
     kind = GGMLQuantizationType[name]
     raw: np.ndarray = quantize(values.numpy(), kind)

@@ -11,6 +11,7 @@ from octavo.ops import block_linear_kernel
 from octavo.ops.block_format import BLOCK_FORMATS, to_tiles
 from octavo.ops.block_linear import BlockLinear, block_linear_reference
 from octavo.ops.native_code import find_team, has_wide_registers
+from octavo.ops.sampling import choose_greedy
 
 TEAM = find_team()
 needs_native_code = pytest.mark.skipif(
@@ -71,6 +72,44 @@ def test_threads_share_the_rows_of_the_matrix(num_threads: int) -> None:
     finally:
         torch.set_num_threads(before)
     torch.testing.assert_close(out, x @ weight.t(), atol=1e-5, rtol=1e-4)
+
+
+@needs_native_code
+@pytest.mark.parametrize("wide", [True, False])
+@pytest.mark.parametrize("name", BLOCK_FORMATS)
+def test_the_likeliest_are_those_of_the_product(
+    name: str, wide: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(block_linear_kernel, "has_wide_registers", lambda: wide)
+    products, form, before = BlockLinear(), BLOCK_FORMATS[name], torch.get_num_threads()
+    products.compile(form)
+    products.compile_likeliest(form)
+    blocks, _ = stored(name, 96, 64)
+    blocks[40:60] = blocks[10:30]  # of equals, the first
+    tiles = to_tiles(blocks, form)
+    x = torch.randn(515, 64, generator=torch.Generator().manual_seed(1))
+    x[3, 5], x[4, 5], x[5] = float("nan"), float("inf"), 0
+    try:
+        for num in (16, 17, 23, 255, 256, 257, 515):
+            torch.set_num_threads(1 + num % 5)
+            expected = choose_greedy(product(products, x[:num], tiles, name, 96))
+            tokens = products.likeliest(x[:num], tiles, form)
+            assert tokens is not None and torch.equal(tokens, expected)
+            assert tokens[3] == tokens[4] == -1 and tokens[5] == 0 and len(tokens.unique()) > 10
+        assert products.likeliest(x[:3], tiles, form) is None
+    finally:
+        torch.set_num_threads(before)
+
+
+@needs_native_code
+def test_what_is_no_number_in_one_column_spoils_its_rows() -> None:
+    weight = torch.randn(64, 32)
+    weight[50] = float("nan")
+    products, form = BlockLinear(), BLOCK_FORMATS["F32"]
+    products.compile_likeliest(form)
+    tiles = to_tiles(weight.view(torch.uint8).view(64, 1, -1), form)
+    tokens = products.likeliest(torch.randn(20, 32), tiles, form)
+    assert tokens is not None and (tokens == -1).all()
 
 
 @needs_native_code

@@ -16,6 +16,7 @@ from octavo.model.weights import load_weights
 from octavo.ops.block_format import BLOCK_FORMATS
 from octavo.ops.block_linear import BlockLinear
 from octavo.ops.native_code import find_team
+from octavo.ops.sampling import choose_greedy
 
 pytestmark = pytest.mark.skipif(find_team() is None, reason="no native code on this processor")
 CPU = torch.device("cpu")
@@ -92,6 +93,23 @@ def test_floats_are_kept_in_16_bits_only_if_all_fit(dtype: torch.dtype) -> None:
     torch.testing.assert_close(out, x @ values.t() + bias, atol=1e-4, rtol=1e-4)
 
 
+def test_a_head_of_any_floats_chooses_as_its_products_say() -> None:
+    """Of float32 that do not fit into 16 bits, too; matrices that are no heads choose nothing."""
+    values, x = torch.randn(96, 64), torch.randn(40, 64)
+    for is_head in (True, False):
+        linear = Linear(DenseMethod(torch.float32, CPU), 64, [("lm_head", 96)], split=0, is_head=is_head)
+        (target,) = linear.targets()
+        target.view.copy_(values)
+        del target
+        linear.finish()
+        check(linear, values)
+        tokens = linear.likeliest(x)
+        if is_head:
+            assert tokens is not None and torch.equal(tokens, choose_greedy(linear(x)))
+        else:
+            assert tokens is None
+
+
 def test_tied_head_keeps_blocks_and_fills_the_table() -> None:
     table = torch.zeros(96, 64)
     head = TiedLinear(DenseMethod(torch.float32, CPU), "embed", table)
@@ -104,6 +122,9 @@ def test_tied_head_keeps_blocks_and_fills_the_table() -> None:
     head.finish()
     assert torch.equal(table, values)
     check(head, values)
+    x = torch.randn(20, 64)
+    tokens = head.likeliest(x)
+    assert tokens is not None and torch.equal(tokens, choose_greedy(head(x)))
 
 
 def test_blocks_of_a_wrong_shape_are_refused_by_name() -> None:

@@ -222,7 +222,7 @@ def test_a_method_decides_how_weights_are_kept(tmp_path: Path) -> None:
     """Plain matrices instead of packed ones: the same logits."""
 
     class Plain:
-        def create(self, in_features: int, out_features: int) -> DenseWeight:
+        def create(self, in_features: int, out_features: int, *, is_head: bool = False) -> DenseWeight:
             return DenseWeight(torch.empty(out_features, in_features))
 
         def tie(self, table: Tensor) -> DenseWeight:

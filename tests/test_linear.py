@@ -133,9 +133,12 @@ class Negated:
     def apply(self, x: Tensor, bias: Tensor | None, out: Tensor | None = None) -> Tensor:
         return F.linear(x, self._weight, bias)
 
+    def likeliest(self, x: Tensor) -> Tensor | None:
+        return None
+
 
 class NegatedMethod:
-    def create(self, in_features: int, out_features: int) -> Negated:
+    def create(self, in_features: int, out_features: int, *, is_head: bool = False) -> Negated:
         return Negated(in_features, out_features)
 
     def tie(self, table: Tensor) -> DenseWeight:

@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
-from runner_harness import BLOCK_SIZE, POISON, PlanMaker, continuation, make_runner
+from runner_harness import (
+    BLOCK_SIZE,
+    CONFIG,
+    POISON,
+    PlanMaker,
+    continuation,
+    make_runner,
+    random_model,
+)
 
 from octavo.model.plan import INVALID_TOKEN, SequenceSlice, StepPlan
 from octavo.model.runner import ModelRunner
+from octavo.ops.native_code import find_team
 
 PROMPTS = [[5, 9, 2, 33, 7, 8, 1], [11], [40, 3, 40, 3, 40, 3, 40, 3, 40, 3, 17], [0, 59]]
 
@@ -39,6 +50,25 @@ def test_chunks_beside_decodes_change_no_token() -> None:
     for slot, prompt in enumerate((first, third, second)):
         assert outputs[slot] == continuation(prompt, len(outputs[slot])), slot
     assert len({*outputs[0], *outputs[1], *outputs[2]}) > 5, "a model that says one thing shows no mistake"
+
+
+def test_tokens_are_the_same_where_logits_are_never_written_down() -> None:
+    """Many rows that are all greedy, and the same beside one that wants more of its logits."""
+    config, num_rows = replace(CONFIG, vocab_size=64), 24
+    outputs = []
+    for last in ({}, {"logprobs": 1}):
+        model = random_model(config=config)
+        runner, plans = make_runner(num_slots=num_rows, model=model, vocab_size=64), PlanMaker()
+        for slot in range(num_rows):
+            plans.start(slot, **(last if slot == num_rows - 1 else {}))
+        prompts = [[slot + 1, 7, 60 if slot == 5 else 3] for slot in range(num_rows)]
+        steps = [plans.plan(*map(plans.prefill, range(num_rows), prompts))]
+        steps += [plans.plan(*map(plans.decode, range(num_rows))) for _ in range(3)]
+        outputs.append([run(runner, step) for step in steps])
+        hidden = torch.randn(num_rows, config.hidden_size)
+        assert model.likeliest(hidden) is not None or find_team() is None
+    assert outputs[0] == outputs[1]
+    assert outputs[0][0][5] == INVALID_TOKEN and len({*outputs[0][3]}) > 5
 
 
 def test_a_step_that_samples_nothing_has_no_result() -> None:
