@@ -64,7 +64,6 @@ def create_app(
     gather: Callable[[], Awaitable[ServerMetrics]] | None = None,
     complaint: Callable[[], str | None] = lambda: None,
     pulse: Callable[[], Pulse] = Pulse,
-    lifespan: Lifespan | None = None,
 ) -> Starlette:
     """The server for one model.
 
@@ -72,7 +71,6 @@ def create_app(
     live: the live view of its engine; None if there is nobody to watch.
     gather: the numbers of the whole server, called at every scrape; None if `metrics` are all there are.
     complaint: one sentence why no new request is taken; None if they are.   pulse: how the engine is.
-    lifespan: entered before the first request and left after the last, in the server's event loop.
     """
     server = ServerContext(
         generation=generation,
@@ -95,7 +93,7 @@ def create_app(
             HTTPException: on_http_exception,
             ClientDisconnect: on_disconnect,
         },
-        lifespan=_lifespan(server, lifespan, tracer),
+        lifespan=_lifespan(server, tracer),
     )
     app.router.redirect_slashes = False
     return app
@@ -177,16 +175,12 @@ def _metrics_handler(
     return expose
 
 
-def _lifespan(server: ServerContext, inner: Lifespan | None, tracer: RequestTracer | None) -> Lifespan:
+def _lifespan(server: ServerContext, tracer: RequestTracer | None) -> Lifespan:
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
         lag = asyncio.create_task(measure_lag(server.metrics.histograms.loop_lag))
         try:
-            if inner is None:
-                yield
-            else:
-                async with inner(app):
-                    yield
+            yield
         finally:
             lag.cancel()
             if tracer is not None:

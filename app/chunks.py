@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 from msgspec.json import encode
 
 DONE = b"data: [DONE]\n\n"
+_NO_REASON = b',"finish_reason":null,"stop_reason":null'
 
 
 class ChunkShape(NamedTuple):
@@ -75,8 +76,7 @@ class ChunkEncoder:
         self._no_prompt = _members(dict.fromkeys(prompt_keys))
         self._null_usage = b',"usage":null' if with_usage else b""
         self._plain_end = b"]" + self._null_usage + self._beside(None) + b"}\n\n"
-        self._unfinished = b',"finish_reason":null,"stop_reason":null' + self._choice_end(())
-        self._plain_tail = shape.after_text + b',"logprobs":null' + self._unfinished
+        self._plain_tail = shape.after_text + b',"logprobs":null' + _NO_REASON + self._choice_end(())
         self._text_heads: dict[int, bytes] = {}
 
     def opening(
@@ -91,7 +91,8 @@ class ChunkEncoder:
         return (
             self._choice_head(index)
             + (self._shape.opening or self._shape.closing)
-            + b',"logprobs":null,"finish_reason":null,"stop_reason":null'
+            + b',"logprobs":null'
+            + _NO_REASON
             + self._choice_end((), prompt)
             + self._end(usage, prompt)
         )
@@ -110,8 +111,7 @@ class ChunkEncoder:
             head = self._text_heads[index] = self._choice_head(index) + self._shape.before_text
         if logprobs is None and not self._with_ids:
             return head + encode(text) + self._plain_tail + self._end(usage)
-        reasons = b',"finish_reason":null,"stop_reason":null'
-        tail = self._shape.after_text + b',"logprobs":' + encode(logprobs) + reasons
+        tail = self._shape.after_text + b',"logprobs":' + encode(logprobs) + _NO_REASON
         return head + encode(text) + tail + self._choice_end(token_ids) + self._end(usage)
 
     def part(
@@ -124,8 +124,9 @@ class ChunkEncoder:
     ) -> bytes:
         """The chunk of a chat that carries `delta`, a JSON object."""
         members = b'"delta":' + delta + b',"logprobs":' + encode(logprobs)
-        reasons = b',"finish_reason":null,"stop_reason":null'
-        return self._choice_head(index) + members + reasons + self._choice_end(token_ids) + self._end(usage)
+        return (
+            self._choice_head(index) + members + _NO_REASON + self._choice_end(token_ids) + self._end(usage)
+        )
 
     def closing(
         self,

@@ -71,30 +71,12 @@ class Refused(Message, frozen=True):
     @classmethod
     def of(cls, number: int, error: RequestError) -> Refused:
         """Stream `number` was refused with `error`."""
-        return cls(
-            number,
-            error.message,
-            error.param,
-            error.code,
-            error.status,
-            error.type,
-            error.retry_after_s,
-            error.headers,
-            error.refusal,
-        )
+        return cls(number, *(getattr(error, name) for name in cls.__struct_fields__[1:]))
 
     def error(self) -> RequestError:
         """What the client of the stream is told."""
-        return RequestError(
-            self.message,
-            param=self.param,
-            code=self.code,
-            status=self.status,
-            type=self.type,
-            retry_after_s=self.retry_after_s,
-            headers=self.headers,
-            refusal=self.refusal,
-        )
+        fields = {name: getattr(self, name) for name in self.__struct_fields__[2:]}
+        return RequestError(self.message, **fields)
 
 
 class Drain(Message, frozen=True):

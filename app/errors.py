@@ -44,35 +44,41 @@ class StartupError(OctavoError):
 
 
 class RequestError(OctavoError):
-    """An error with the shape of the OpenAI API.
+    """An error with the shape of the OpenAI API. What is not given is the class's own.
 
     param: the field at fault, as a path (`messages[0].content`), if one is.
     code: a word that programs compare.   retry_after_s: whole seconds for the Retry-After header.
     headers: more headers of the response.   refusal: one of REFUSALS, if the request is not taken.
     """
 
+    code = "invalid_value"
+    status = 400
+    type = "invalid_request_error"
+    retry_after_s: int | None = None
+    refusal = "request"
+
     def __init__(
         self,
         message: str,
         *,
         param: str | None = None,
-        code: str = "invalid_value",
-        status: int = 400,
-        type: str = "invalid_request_error",
+        code: str | None = None,
+        status: int | None = None,
+        type: str | None = None,
         retry_after_s: int | None = None,
         headers: Mapping[str, str] | None = None,
-        refusal: str = "request",
+        refusal: str | None = None,
     ) -> None:
-        assert refusal in REFUSALS, f"refusal must be one of {REFUSALS}, got {refusal!r}"
         super().__init__(message)
         self.message = message
         self.param = param
-        self.code = code
-        self.status = status
-        self.type = type
-        self.retry_after_s = retry_after_s
+        self.code = code or self.code
+        self.status = status or self.status
+        self.type = type or self.type
+        self.retry_after_s = self.retry_after_s if retry_after_s is None else retry_after_s
         self.headers = dict(headers or {})
-        self.refusal = refusal
+        self.refusal = refusal or self.refusal
+        assert self.refusal in REFUSALS, f"refusal must be one of {REFUSALS}, got {self.refusal!r}"
 
     def body(self) -> dict[str, Any]:
         """The JSON body: `{"error": {"message", "type", "param", "code"}}`."""
@@ -92,6 +98,8 @@ class ContextLengthError(RequestError):
     num_prompt_tokens may be a lower bound when the prompt was refused before tokenizing (`at_least`).
     param: the field that holds the prompt if the prompt alone is too long, else the one that sets max_tokens.
     """
+
+    code = "context_length_exceeded"
 
     def __init__(
         self,
@@ -123,94 +131,65 @@ class ContextLengthError(RequestError):
         super().__init__(
             f"{limit} However, {asked}. {advice}",
             param=param or ("prompt" if self.prompt_alone or max_tokens is None else "max_tokens"),
-            code="context_length_exceeded",
         )
 
 
 class ModelNotFoundError(RequestError):
     """The request names a model that is not served here."""
 
+    code, status = "model_not_found", 404
+
     def __init__(self, model: str) -> None:
-        super().__init__(
-            f"The model {model!r} does not exist.", param="model", code="model_not_found", status=404
-        )
+        super().__init__(f"The model {model!r} does not exist.", param="model")
 
 
 class AuthenticationError(RequestError):
     """No API key, or a wrong one."""
 
-    def __init__(self, message: str) -> None:
-        super().__init__(message, code="invalid_api_key", status=401, type="authentication_error")
+    code, status, type = "invalid_api_key", 401, "authentication_error"
 
 
 class BodyTooLargeError(RequestError):
     """The request body is larger than the server reads."""
 
+    code, status = "request_too_large", 413
+
     def __init__(self, max_bytes: int) -> None:
-        super().__init__(
-            f"The request body must be at most {max_bytes} bytes.", code="request_too_large", status=413
-        )
+        super().__init__(f"The request body must be at most {max_bytes} bytes.")
 
 
 class RateLimitError(RequestError):
-    """An API key has used up what it may ask for in a minute. kind: OpenAI's type, requests or tokens."""
+    """An API key has used up what it may ask for in a minute. type: OpenAI's word, requests or tokens."""
 
-    def __init__(self, message: str, *, kind: str, retry_after_s: int, headers: Mapping[str, str]) -> None:
-        super().__init__(
-            message,
-            code="rate_limit_exceeded",
-            status=429,
-            type=kind,
-            retry_after_s=retry_after_s,
-            headers=headers,
-            refusal="rate_limit",
-        )
+    code, status, refusal = "rate_limit_exceeded", 429, "rate_limit"
 
 
 class EngineOverloadedError(RequestError):
     """There is too much to do: by default, the queue is full. The client should come back later."""
 
-    def __init__(self, message: str, *, retry_after_s: int = 1, refusal: str = "queue_full") -> None:
-        super().__init__(
-            message,
-            code="server_overloaded",
-            status=503,
-            type="server_error",
-            retry_after_s=retry_after_s,
-            refusal=refusal,
-        )
+    code, status, type = "server_overloaded", 503, "server_error"
+    retry_after_s, refusal = 1, "queue_full"
 
 
 class DeadlineError(RequestError):
     """The request did not start or end in the time that it had."""
 
-    def __init__(self, message: str) -> None:
-        super().__init__(message, code="deadline_exceeded", status=504, type="timeout_error")
+    code, status, type = "deadline_exceeded", 504, "timeout_error"
 
 
 class GenerationError(RequestError):
     """The engine failed at this one request."""
 
-    def __init__(self, message: str) -> None:
-        super().__init__(message, code="generation_failed", status=500, type="server_error")
+    code, status, type = "generation_failed", 500, "server_error"
 
 
 class EngineDeadError(RequestError):
     """The engine has stopped; the message carries the cause in one line."""
 
-    def __init__(
-        self,
-        message: str,
-        *,
-        code: str = "engine_dead",
-        status: int = 500,
-        retry_after_s: int | None = None,
-    ) -> None:
-        super().__init__(message, code=code, status=status, type="server_error", retry_after_s=retry_after_s)
+    code, status, type = "engine_dead", 500, "server_error"
 
 
 class EngineStoppedError(EngineDeadError):
     """The engine was stopped on purpose while the request ran: a drain was out of time."""
 
-    def __init__(self, message: str) -> None:
-        super().__init__(message, code="server_draining", status=503, retry_after_s=5)
+    code, status, retry_after_s = "server_draining", 503, 5

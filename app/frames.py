@@ -90,6 +90,7 @@ class _Rest(msgspec.Struct, array_like=True):
     thinking: ThinkingLimit | None
 
 
+_SAME_FIELDS = tuple(name for name in _Rest.__struct_fields__ if name not in ("params", "grammar"))
 _decode_rare = msgspec.msgpack.Decoder(dict[int, RareOutput]).decode
 _decode_rest = msgspec.msgpack.Decoder(_Rest).decode
 _encode = msgspec.msgpack.Encoder().encode
@@ -236,19 +237,8 @@ def encode_add(number: int, request: Request) -> bytes:
         for name, default in _DEFAULTS.items()
         if name != "structured_outputs" and (value := getattr(request.params, name)) != default
     }
-    rest = _Rest(
-        request.request_id,
-        params,
-        request.params.grammar,
-        request.max_tokens,
-        request.eos_token_ids,
-        request.priority,
-        request.cache_salt,
-        request.arrival_s,
-        request.claim,
-        request.limits,
-        request.thinking,
-    )
+    same = {name: getattr(request, name) for name in _SAME_FIELDS}
+    rest = _Rest(params=params, grammar=request.params.grammar, **same)
     prompt = array("i", request.prompt_token_ids)
     return frame(Kind.ADD, _TWO.pack(number, len(prompt)) + prompt.tobytes() + _encode(rest))
 
@@ -266,19 +256,8 @@ def decode_add(payload: memoryview) -> tuple[int, Request]:
         params = SamplingParams(**rest.params, structured_outputs=rest.grammar)
     except Exception as error:  # whatever a wrong setting raises
         raise UnreadableRequestError(number, error) from error
-    return number, Request(
-        request_id=rest.request_id,
-        prompt_token_ids=prompt,
-        params=params,
-        max_tokens=rest.max_tokens,
-        eos_token_ids=rest.eos_token_ids,
-        priority=rest.priority,
-        cache_salt=rest.cache_salt,
-        arrival_s=rest.arrival_s,
-        claim=rest.claim,
-        limits=rest.limits,
-        thinking=rest.thinking,
-    )
+    same = {name: getattr(rest, name) for name in _SAME_FIELDS}
+    return number, Request(prompt_token_ids=prompt, params=params, **same)
 
 
 def encode_abort(number: int, reason: FinishReason) -> bytes:

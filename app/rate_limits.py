@@ -87,7 +87,7 @@ class RateLimits:
             if wait_s > 0:
                 raise RateLimitError(
                     f"{bucket.limit} {name} a minute are allowed; try again in {wait_s:.3g} s.",
-                    kind=name,
+                    type=name,
                     retry_after_s=max(1, math.ceil(wait_s)),
                     headers=self.quota(tenant).headers(),
                 )

@@ -22,7 +22,7 @@ _SPECIAL_TOKENS = ("bos_token", "eos_token", "unk_token", "pad_token", "sep_toke
 class Tokenizer:
     """A `tokenizers.Tokenizer` and what a server needs beside it.
 
-    eos_token_ids: ids that end a text.   bos_token_id: the beginning-of-text token, if the model has one.
+    eos_token_ids: ids that end a text.
     special_tokens: "bos_token", "eos_token", ... to their text, as chat templates use them.
     """
 
@@ -38,7 +38,6 @@ class Tokenizer:
         self.backend = backend
         self.special_tokens = dict(special_tokens or {})
         self.eos_token_ids = frozenset(eos_token_ids)
-        self.bos_token_id = self._id_of("bos_token")
         added = backend.get_added_tokens_decoder()
         self._special_ids = frozenset(token_id for token_id, token in added.items() if token.special)
         self._all_bytes = TokenBytes.of(backend)
@@ -125,10 +124,6 @@ class Tokenizer:
     def token_text(self, token_id: int) -> str:
         """The token alone as text; a part of a character gives U+FFFD."""
         return self.token_bytes(token_id).decode(errors="replace")
-
-    def _id_of(self, name: str) -> int | None:
-        text = self.special_tokens.get(name)
-        return None if text is None else self.backend.token_to_id(text)
 
 
 def token_ids(value: object) -> list[int]:
