@@ -129,7 +129,7 @@ def main() -> None:
             for _ in range(arguments.rounds)
         ]
         figures[key] = rounds
-        beside = "".join(f"{value:>10,}" for value in references.get(key, ("-",) * 4))
+        beside = "".join(f"{value:>10,}" for value in references.get(key, ())) or f"{'-':>10}" * 4
         spread = " ".join(f"{value:,.0f}" for value in rounds)
         print(f"{workload.name:32}{statistics.median(rounds):>10,.0f}{beside}   {spread}", flush=True)
     if arguments.json:

@@ -10,6 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from runner_harness import BLOCK_SIZE, VOCAB_SIZE, PlanMaker, make_runner
+from torch import Tensor
 
 from octavo.model import graphs
 from octavo.model.graph_shapes import (
@@ -22,7 +23,7 @@ from octavo.model.graph_shapes import (
 from octavo.model.graphs import StepGraphs
 from octavo.model.plan import GraphCounts, SequenceSlice, StepPlan
 from octavo.model.runner import ModelRunner
-from octavo.model.step_inputs import BlockTableMirror, StepShape
+from octavo.model.step_inputs import BlockTableMirror, StepArrays, StepShape
 
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 LARGEST = 2048
@@ -191,6 +192,26 @@ def test_tokens_do_not_depend_on_which_graphs_there_are_yet(
         assert tokens_of(replayed, batch, 4) == tokens_of(launched, batch, 4)
     assert not any(replayed.graph_counts().launched.values())
     assert replayed.capture_more() == (captured != "all")
+
+
+@needs_gpu
+def test_a_capture_that_runs_out_of_memory_half_way_costs_graphs_and_nothing_else() -> None:
+    launched, replayed = cuda_runner(40), cuda_runner(40)
+    replayed.capture_graphs(128)
+    captured = replayed._graphs
+    assert captured is not None
+    whole = captured._step
+
+    def too_large(inputs: StepArrays) -> tuple[Tensor, Tensor]:
+        whole(inputs)
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    captured._step = too_large
+    assert not replayed.capture_more()
+    assert not torch.cuda.is_current_stream_capturing()
+    torch.cuda.empty_cache()  # which torch refuses while it believes that something is being captured
+    assert tokens_of(replayed, 13, 4) == tokens_of(launched, 13, 4)
+    assert not any(replayed.graph_counts().launched.values())
 
 
 def mixed_tokens_of(runner: ModelRunner, num_slots: int) -> list[list[int]]:
