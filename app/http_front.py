@@ -38,7 +38,7 @@ class FrontEngine(EngineClient, Protocol):
 
 
 class HttpFront:
-    """Implements service.Front over a bound socket.
+    """Implements lifecycle.Front over a bound socket.
 
     generation: makes the Generation of a client, the front's door.   metrics: where this process counts.
     gather: the numbers of the whole server; None if `metrics` are all there are.

@@ -72,7 +72,7 @@ class HttpServer(uvicorn.Server):
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """Do nothing: signals begin a drain (service.py), and uvicorn is stopped after it."""
+        """Do nothing: signals begin a drain (lifecycle.py), and uvicorn is stopped after it."""
         yield
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:

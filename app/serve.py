@@ -25,6 +25,7 @@ from .engine_server import EngineServer
 from .frames import PROTOCOL_VERSION
 from .http_front import HttpFront
 from .launch import build, launch, new_scheduler, plan_launch, served_model
+from .lifecycle import Front, RunningEngine, serve_until_signal
 from .listener import address_of, bound
 from .logs import set_up_logging
 from .loop_watch import guarded
@@ -33,7 +34,6 @@ from .model_source import LoadFormat, find_model
 from .process import freeze_garbage, raise_file_limit
 from .rate_limits import RateLimits
 from .server_settings import ServerSettings, check_certificate
-from .service import Front, RunningEngine, serve_until_signal
 from .start import Start
 from .supervisor import Supervisor
 from .tracing import check_tracing

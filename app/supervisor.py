@@ -44,7 +44,7 @@ class _Process(NamedTuple):
 
 
 class Supervisor:
-    """Implements service.Front with `num_frontends` processes that share the address of `listener`.
+    """Implements lifecycle.Front with `num_frontends` processes that share the address of `listener`.
 
     Each has a listening socket of its own, among which the kernel spreads connections evenly; with one for
     all, the process that wakes first would take a whole burst. listener: bound, not listening.

@@ -34,11 +34,11 @@ from octavo.app.frames import PROTOCOL_VERSION
 from octavo.app.generation import Generation
 from octavo.app.http_front import HttpFront
 from octavo.app.inproc_client import InprocClient
+from octavo.app.lifecycle import Front
 from octavo.app.listener import bind
 from octavo.app.metrics import ServerMetrics
 from octavo.app.model_source import read_texts
 from octavo.app.server_settings import ServerSettings
-from octavo.app.service import Front
 from octavo.app.supervisor import Supervisor
 from octavo.cache.config import CacheConfig
 from octavo.scheduler.config import SchedulerConfig
@@ -101,10 +101,10 @@ def _peak_kib(pid: int) -> int:
     return int(line.split()[1])
 
 
-async def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
-    """One run."""
-    listener = bind("127.0.0.1", 0)
-    port = listener.getsockname()[1]
+def server_of(
+    options: argparse.Namespace, folder: Path, listener: socket.socket
+) -> tuple[EngineServer | InprocClient, Front]:
+    """An engine over a script, and what serves it: this process, or `--frontends` others."""
     settings = ServerSettings(model_names=("toy",), version="0")
     num_choices = options.streams * options.more.get("n", 1)
     scheduler = Scheduler(
@@ -113,27 +113,31 @@ async def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     )
     executor = ScriptedExecutor(options.step_ms / 1000, logprobs="logprobs" in options.more)
     model = toy_model(_MAX_MODEL_LEN)
-    front: Front
-    engine: EngineServer | InprocClient
-    if options.frontends:
-        setup = Setup(
-            version=PROTOCOL_VERSION,
-            model_path=str(folder),
-            model=model,
-            settings=settings,
-            log_level="info",
-        )
-        supervisor = Supervisor(setup, listener, options.frontends)
-        engine = EngineServer(scheduler, executor)
-        supervisor.serve(engine, {})
-        front = supervisor
-    else:
+    if not options.frontends:
         tokenizer, template = read_texts(folder)
-        engine = client = InprocClient(scheduler, executor)
+        client = InprocClient(scheduler, executor)
         metrics = ServerMetrics("toy", "0", client.stats)
-        front = HttpFront(
+        return client, HttpFront(
             client, lambda door: Generation(door, tokenizer, template, model), settings, metrics, listener
         )
+    setup = Setup(
+        version=PROTOCOL_VERSION,
+        model_path=str(folder),
+        model=model,
+        settings=settings,
+        log_level="info",
+    )
+    supervisor = Supervisor(setup, listener, options.frontends)
+    engine = EngineServer(scheduler, executor)
+    supervisor.serve(engine, {})
+    return engine, supervisor
+
+
+async def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
+    """One run."""
+    listener = bind("127.0.0.1", 0)
+    port = listener.getsockname()[1]
+    engine, front = server_of(options, folder, listener)
     engine.start()
     await front.open()
     pids = _children() if options.frontends else []

@@ -28,11 +28,11 @@ from octavo.app.engine_host import HostOptions
 from octavo.app.generation import Generation
 from octavo.app.http_front import HttpFront
 from octavo.app.inproc_client import InprocClient
+from octavo.app.lifecycle import serve_until_signal
 from octavo.app.listener import bind
 from octavo.app.metrics import ServerMetrics
 from octavo.app.model_source import read_texts
 from octavo.app.server_settings import ServerSettings
-from octavo.app.service import serve_until_signal
 from octavo.cache.config import CacheConfig
 from octavo.scheduler.config import SchedulerConfig
 from octavo.scheduler.scheduler import Scheduler

@@ -31,11 +31,11 @@ from octavo.app.engine_host import HostOptions
 from octavo.app.engine_server import EngineServer
 from octavo.app.frames import PROTOCOL_VERSION
 from octavo.app.generation import ServedModel
+from octavo.app.lifecycle import serve_until_signal
 from octavo.app.listener import address_of, bind, bind_unix
 from octavo.app.logs import set_up_logging
 from octavo.app.rate_limits import RateLimits
 from octavo.app.server_settings import EdgeSettings, ServerSettings
-from octavo.app.service import serve_until_signal
 from octavo.app.supervisor import Supervisor
 from octavo.cache.config import CacheConfig
 from octavo.model.plan import StepPlan
