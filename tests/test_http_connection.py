@@ -37,18 +37,13 @@ class Whoami:
 
 
 def exchange(
-    parts: Iterable[bytes],
-    edge: EdgeSettings,
-    *,
-    every_s: float = 0.002,
-    max_silent_s: float = 30,
-    app: Whoami | None = None,
+    parts: Iterable[bytes], edge: EdgeSettings, *, every_s: float = 0.002, max_silent_s: float = 30
 ) -> bytes:
     """All that the server says to a connection that sends `parts`, one after the other."""
 
     async def talk() -> bytes:
         listener = bind("127.0.0.1", 0)
-        server = HttpServer(app or Whoami(), lambda: None, edge=edge, max_silent_s=max_silent_s)
+        server = HttpServer(Whoami(), lambda: None, edge=edge, max_silent_s=max_silent_s)
         serving = asyncio.create_task(server.serve(sockets=[listener]))
         await server.ready.wait()
         reader, writer = await asyncio.open_connection(*listener.getsockname())
@@ -106,51 +101,6 @@ def test_too_many_bytes_of_headers(parts: list[bytes]) -> None:
         check_refusal(answer, b"431", "request_headers_too_large")
 
     at_some_pace(check, paces=(1.0,) * 5)
-
-
-class Echo(Whoami):
-    """Answers with method, path and body."""
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "lifespan":
-            await live(receive, send)
-            return
-        body = f"<{scope['method']} {scope['path']} ".encode()
-        while True:
-            message = await receive()
-            body += message.get("body", b"")
-            if not message.get("more_body"):
-                break
-        body += b">"
-        headers = [(b"content-length", b"%d" % len(body))]
-        await send({"type": "http.response.start", "status": 200, "headers": headers})
-        await send({"type": "http.response.body", "body": body})
-
-
-@pytest.mark.parametrize("size", [1, 7, 100_000])
-@pytest.mark.parametrize("protocol", [b"h2c", b"websocket"])
-def test_an_offer_of_another_protocol_is_passed_over(protocol: bytes, size: int) -> None:
-    """The body counts, however the bytes arrive, and so do the requests behind it."""
-    offer = b"connection: upgrade, http2-settings\r\nhttp2-settings: AAM\r\nupgrade: " + protocol + b"\r\n"
-    sent = (
-        b"POST /1 HTTP/1.1\r\nhost: x\r\ncontent-length: 5\r\n" + offer + b"\r\nhello"
-        b"POST /2 HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n"
-        + offer
-        + b"\r\n3\r\nbye\r\n0\r\n\r\n"
-        b"POST /3 HTTP/1.1\r\nhost: x\r\ncontent-length: 0\r\n" + offer + b"\r\n"
-        b"GET /4 HTTP/1.1\r\nhost: x\r\n" + offer + b"\r\n"
-        b"GET /5 HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n"
-    )
-    parts = [sent[at : at + size] for at in range(0, len(sent), size)]
-    answer = exchange(parts, EdgeSettings(), app=Echo())
-    bodies = [line[: line.index(b">") + 1] for line in answer.split(b"\r\n\r\n")[1:]]
-    assert bodies == [b"<POST /1 hello>", b"<POST /2 bye>", b"<POST /3 >", b"<GET /4 >", b"<GET /5 >"]
-
-
-def test_bytes_of_a_header_are_counted_beside_an_offer() -> None:
-    offer = b"connection: upgrade\r\nupgrade: h2c\r\ncontent-length: 1\r\nx: " + b"a" * LIMIT
-    answer = exchange([GET + offer + b"\r\n\r\n"], EdgeSettings(max_header_bytes=LIMIT))
-    check_refusal(answer, b"431", "request_headers_too_large")
 
 
 def test_headers_and_bodies_that_fit() -> None:
