@@ -45,12 +45,14 @@ def all_kinds_of_steps(num_slots: int) -> list[StepPlan]:
         {"temperature": 0.7, "top_p": 0.5, "logprobs": 5},
         {"frequency_penalty": 0.5, "repetition_penalty": 1.2, "logprobs": 0},
         {"logit_bias": {3: 5.0}},
+        {"prompt_logprobs": 2},
     ]
     plans, steps = PlanMaker(num_blocks=512), []
     for slot in range(num_slots):
         plans.start(slot, **kinds[slot % len(kinds)])
         prompt = [(7 * slot + i) % (VOCAB_SIZE - 1) for i in range(1 + 2 * slot)]
-        chunks = [plans.prefill(slot, prompt[:9], samples=len(prompt) <= 9)]
+        targets = prompt[1 : 2 + slot % 3] if "prompt_logprobs" in kinds[slot % len(kinds)] else []
+        chunks = [plans.prefill(slot, prompt[:9], samples=len(prompt) <= 9)._replace(targets=targets)]
         decodes = [plans.decode(running) for running in range(slot)]
         one, more = (chunks, []) if len(prompt) == 1 else ([], chunks)
         steps.append(plans.plan(*one, *decodes, *more))
