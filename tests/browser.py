@@ -33,7 +33,7 @@ _FLAGS = (
     "--no-default-browser-check",
     "--remote-debugging-port=0",
 )
-_WITHIN_S = 60.0
+_WITHIN_S = 120.0
 _KEYS = {"Enter": ("Enter", 13, "\r"), "Escape": ("Escape", 27, ""), "Tab": ("Tab", 9, "")}
 
 

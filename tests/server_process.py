@@ -29,7 +29,7 @@ def serve_demo(folder: Path, *flags: str) -> Iterator[str]:
         yield _address(process, log)
         assert process.poll() is None, log.read_text()
         process.send_signal(signal.SIGTERM)
-        assert process.wait(120) == 0, log.read_text()
+        assert process.wait(300) == 0, log.read_text()
         assert "Traceback" not in log.read_text(), log.read_text()
     finally:
         process.kill()

@@ -72,7 +72,7 @@ def test_quick_answers_are_quick_and_load_no_torch(words: list[str]) -> None:
     durations_s = []
     for _ in range(3):
         began_s = cpu_s_of_children()
-        done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120)
+        done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=300)
         durations_s.append(cpu_s_of_children() - began_s)
         assert done.returncode == 0, done.stderr
     # 0.15 s on a good processor; of its time and not the clock's, since others may have most of that.

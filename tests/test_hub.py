@@ -86,7 +86,7 @@ def download(
         env=keep | settings | environment,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=300,
     )
 
 

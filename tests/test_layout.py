@@ -212,7 +212,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     hidden_and_built = shutil.ignore_patterns(".*", "__pycache__", "build", "dist", "*.egg-info")
     shutil.copytree(ROOT, folder / "checkout", ignore=hidden_and_built)
     pip = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-index", "--no-deps", "--no-build-isolation"]
-    subprocess.run([*pip, "--wheel-dir", str(folder), str(folder / "checkout")], check=True, timeout=120)
+    subprocess.run([*pip, "--wheel-dir", str(folder), str(folder / "checkout")], check=True, timeout=300)
     (built,) = folder.glob("octavo-*.whl")
     return built
 

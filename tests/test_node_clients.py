@@ -25,7 +25,7 @@ def test_client(file: str, demo_url: str) -> None:
         env={**os.environ, "OCTAVO_URL": demo_url, "OCTAVO_KEY": CLIENT_KEY, "OCTAVO_MODEL": CLIENT_MODEL},
         capture_output=True,
         text=True,
-        timeout=240,
+        timeout=400,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert "fail 0" in done.stdout, done.stdout

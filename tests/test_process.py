@@ -59,7 +59,7 @@ def policy_when_torch_is_loaded(entry: str, own: str | None) -> list[str]:
         capture_output=True,
         text=True,
         check=True,
-        timeout=120,
+        timeout=300,
     )
     return [line for line in run.stdout.splitlines() if line.startswith("policy:")]
 
@@ -139,12 +139,12 @@ COMPLAINT = "from octavo.__main__ import main; import sys; sys.argv = ['octavo',
 def test_closed_streams_are_no_obstacle(closed: str) -> None:
     """Files that are opened later get no number of theirs."""
     code = COMPLAINT + "import os, tempfile; assert main() == 2; assert tempfile.TemporaryFile().fileno() > 2"
-    done = subprocess.run(["sh", "-c", f'exec "$0" -c "$1" {closed}', sys.executable, code], timeout=60)
+    done = subprocess.run(["sh", "-c", f'exec "$0" -c "$1" {closed}', sys.executable, code], timeout=300)
     assert done.returncode == 0
 
 
 def test_characters_that_a_stream_cannot_show_are_escaped() -> None:
     code = "from octavo.app.process import open_standard_streams as o; o(); print(chr(0x4e2d))"
     environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, env=environment, timeout=60)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, env=environment, timeout=300)
     assert done.stdout == b"\\u4e2d\n", done.stderr

@@ -123,7 +123,7 @@ def test_program(tmp_path: Path) -> None:
         [sys.executable, "-m", "octavo", "run-batch", "demo", *map(str, flags)],
         capture_output=True,
         text=True,
-        timeout=240,
+        timeout=400,
     )
     assert done.returncode == 0, done.stderr
     answers = [json.loads(each) for each in sink.read_text().splitlines()]
@@ -137,7 +137,7 @@ def test_program(tmp_path: Path) -> None:
 def test_files_that_cannot_be_opened(tmp_path: Path) -> None:
     for flags in (["-i", str(tmp_path / "none")], ["-i", sys.executable, "-o", str(tmp_path / "no" / "x")]):
         command = [sys.executable, "-m", "octavo", "run-batch", *flags]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=300)
         assert done.returncode == 2 and "must name a file that can be opened" in done.stderr
 
 

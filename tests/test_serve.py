@@ -292,7 +292,7 @@ def test_a_real_process_serves_the_demo_and_leaves_the_port() -> None:
         assert "Paris" in json.load(reply)["choices"][0]["text"]
         connection.close()
         server.send_signal(signal.SIGTERM)
-        assert server.wait(timeout=60) == 0
+        assert server.wait(timeout=300) == 0
         with socket.create_server((HOST, port)):
             pass
     finally:

@@ -153,7 +153,7 @@ def test_output_that_nobody_takes(url: str, target: str, code: int, told: str) -
     shell = f'set -o pipefail; "$0" "$@" {target}'
     environment = {**os.environ, "OCTAVO_API_KEY": "secret"}
     done = subprocess.run(
-        ["bash", "-c", shell, *words], capture_output=True, text=True, env=environment, timeout=60
+        ["bash", "-c", shell, *words], capture_output=True, text=True, env=environment, timeout=300
     )
     assert (done.returncode, done.stderr) == (code, told)
 
