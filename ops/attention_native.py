@@ -229,8 +229,7 @@ def _write_decode(module: ir.Module, shape: HeadShape) -> None:
             for i in range(group):
                 highest, total, *sums = state[i * (parts + 2) : (i + 1) * (parts + 2)]
                 scores = w.load(mark(i, int64(0)), FLOATS)
-                top = w.call(f"llvm.vector.reduce.fmax.v{LANES}f32", F32, scores)
-                top = w.spread(top)
+                top = w.spread(w.largest(scores))
                 top = w.b.select(w.b.fcmp_ordered(">", top, highest), top, highest)
                 weights, shrink = w.exp(w.b.fsub(scores, top)), w.exp(w.b.fsub(highest, top))
                 w.store(weights, mark(i, int64(0)))

@@ -57,6 +57,14 @@ def test_exp_of_what_is_no_number() -> None:
     assert (result[1::4] < 1e-37).all() and (result[2::4] < 1e-37).all() and (result[3::4] == 1).all()
 
 
+def test_the_largest_of_a_vector() -> None:
+    module, w, x, y = begin()
+    w.store(w.largest(w.load(x, FLOATS)), y)
+    numbers = torch.arange(16, dtype=torch.float32).sub(20)
+    numbers[5], numbers[9] = -3, -math.inf
+    assert run(w, module, numbers, torch.zeros(1)).item() == -3
+
+
 def test_a_loop_carries_values_and_a_vector_is_summed() -> None:
     module, w, x, y = begin()
 
