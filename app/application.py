@@ -41,13 +41,13 @@ from .prompt_encoder import PromptEncoder
 from .pulse import Pulse
 from .rate_limits import QUOTA_HEADERS
 from .reference import Reference
-from .request_log import RequestLog
+from .request_log import log_request
 from .request_summary import Observer
 from .server_settings import ServerSettings
 from .template_worker import TemplateWorker
 from .tokenize import Tokenize
 from .tracing import RequestTracer
-from .translated_apis import CountTokens, anthropic_messages, responses_api
+from .translated_apis import anthropic_messages, count_tokens, responses_api
 
 Lifespan = Callable[[Starlette], AbstractAsyncContextManager[None]]
 
@@ -82,7 +82,7 @@ def create_app(
     page = Page()
     routes = _routes(server, page, live, Health(server, complaint, pulse), gather)
     tracer = None if settings.otlp_endpoint is None else RequestTracer.to(settings)
-    observers: list[Observer] = [RequestLog()]
+    observers: list[Observer] = [log_request]
     if tracer is not None:
         observers.append(tracer)
     app = Starlette(
@@ -114,11 +114,11 @@ def _routes(
     tokenize = Tokenize(server, encoder)
     reference = Reference(server.settings.version)
     return [
-        Route("/v1/chat/completions", chat_completions(server, encoder).post, methods=["POST"]),
-        Route("/v1/completions", completions(server, encoder).post, methods=["POST"]),
-        Route("/v1/responses", responses_api(server, encoder).post, methods=["POST"]),
-        Route("/v1/messages", anthropic_messages(server, encoder).post, methods=["POST"]),
-        Route("/v1/messages/count_tokens", CountTokens(server, encoder).post, methods=["POST"]),
+        Route("/v1/chat/completions", chat_completions(server, encoder), methods=["POST"]),
+        Route("/v1/completions", completions(server, encoder), methods=["POST"]),
+        Route("/v1/responses", responses_api(server, encoder), methods=["POST"]),
+        Route("/v1/messages", anthropic_messages(server, encoder), methods=["POST"]),
+        Route("/v1/messages/count_tokens", count_tokens(server, encoder), methods=["POST"]),
         Route("/v1/models", models.list),
         Route("/v1/models/{model:path}", models.get),
         Route("/tokenize", tokenize.tokenize, methods=["POST"]),

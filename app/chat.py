@@ -14,7 +14,7 @@ from .asked import Asked, Route
 from .chat_formats import ChatFormats, check_combination
 from .chunks import CHAT_CHUNK
 from .context import ServerContext
-from .endpoint import GenerationEndpoint
+from .endpoint import Handler, generation_handler
 from .errors import RequestError
 from .logprobs import LogprobsWriter, chat_logprobs
 from .prompt_encoder import PromptEncoder, truncation
@@ -30,7 +30,7 @@ from .tool_types import ToolUse
 from .validation import decode_object
 
 
-def chat_completions(server: ServerContext, encoder: PromptEncoder) -> GenerationEndpoint[Asked]:
+def chat_completions(server: ServerContext, encoder: PromptEncoder) -> Handler:
     """The route's handler."""
     route = Route(
         id_prefix="chatcmpl-",
@@ -40,7 +40,7 @@ def chat_completions(server: ServerContext, encoder: PromptEncoder) -> Generatio
         logprobs=partial(logprobs_writer, encoder),
     )
     reader = ChatReader(server, encoder)
-    return GenerationEndpoint(
+    return generation_handler(
         server, lambda body: reader.read(decode_object(body)), partial(Answer, server, route)
     )
 

@@ -9,7 +9,7 @@ from .answer import Answer
 from .asked import Asked, Route
 from .chunks import COMPLETION_CHUNK
 from .context import ServerContext
-from .endpoint import GenerationEndpoint
+from .endpoint import Handler, generation_handler
 from .errors import RequestError
 from .logprobs import CompletionLogprobs
 from .prompt_encoder import PromptEncoder, truncation
@@ -22,7 +22,7 @@ from .protocol_completion import (
 from .validation import decode_object
 
 
-def completions(server: ServerContext, encoder: PromptEncoder) -> GenerationEndpoint[Asked]:
+def completions(server: ServerContext, encoder: PromptEncoder) -> Handler:
     """The route's handler."""
     route = Route(
         id_prefix="cmpl-",
@@ -61,7 +61,7 @@ def completions(server: ServerContext, encoder: PromptEncoder) -> GenerationEndp
             tokenize_s=tokenize_s,
         )
 
-    return GenerationEndpoint(server, read, partial(Answer, server, route))
+    return generation_handler(server, read, partial(Answer, server, route))
 
 
 def _encode(

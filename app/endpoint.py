@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Mapping
-from typing import Generic, Protocol, TypeVar
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Protocol, TypeVar
 
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
@@ -28,6 +28,8 @@ QUEUE_TIMEOUT_HEADER = "x-queue-timeout"
 ANYBODY = ""
 """The tenant of all requests where no API key is needed."""
 
+Handler = Callable[[Request], Awaitable[Response]]
+"""Of a route."""
 A = TypeVar("A", bound=Asked)
 A_contra = TypeVar("A_contra", bound=Asked, contravariant=True)
 
@@ -38,41 +40,37 @@ class StartAnswer(Protocol[A_contra]):
     def __call__(self, asked: A_contra, *, request_id: str, claim: Claim) -> Answer: ...
 
 
-class GenerationEndpoint(Generic[A]):
-    """Reads a body with `read`, which raises RequestError, and answers as `start` does."""
+def generation_handler(server: ServerContext, read: Callable[[bytes], A], start: StartAnswer[A]) -> Handler:
+    """Reads a body with `read`, which raises RequestError, and answers as `start` does.
 
-    def __init__(self, server: ServerContext, read: Callable[[bytes], A], start: StartAnswer[A]) -> None:
-        self._server = server
-        self._read = read
-        self._start = start
+    A request that fails before its number of choices is known counts as one.
+    """
 
-    async def post(self, request: Request) -> Response:
-        """The response. A request that fails before its number of choices is known counts as one."""
+    async def post(request: Request) -> Response:
         arrival_s = time.monotonic()
         request.state.generates = True
-        server = self._server
+        metrics = server.metrics
         try:
-            asked = await server.read(request, self._read)
-            server.metrics.histograms.tokenize.observe(asked.tokenize_s)
-            self._count_ignored(asked.ignored)
+            asked = await server.read(request, read)
+            metrics.histograms.tokenize.observe(asked.tokenize_s)
+            for field in asked.ignored:
+                metrics.count_ignored(field)
             if asked.fields.request_id is not None and "x-request-id" not in request.headers:
                 request.state.request_id = asked.fields.request_id
             claim = claim_of(request, asked.fields, server.settings, arrival_s)
         except ClientDisconnect:
-            server.metrics.count_end("disconnect")
+            metrics.count_end("disconnect")
             raise
         except Exception as error:
             cause = cause_of_refusal(error)
-            server.metrics.count_end(cause)
-            server.metrics.count_refused(error, cause == "refused")
+            metrics.count_end(cause)
+            metrics.count_refused(error, cause == "refused")
             raise
-        answer = self._start(asked, request_id=request.state.request_id, claim=claim)
+        answer = start(asked, request_id=request.state.request_id, claim=claim)
         request.state.summarize = answer.summary
         return await answer.respond(request)
 
-    def _count_ignored(self, fields: Iterable[str]) -> None:
-        for field in fields:
-            self._server.metrics.count_ignored(field)
+    return post
 
 
 def claim_of(request: Request, fields: SamplingFields, settings: ServerSettings, arrival_s: float) -> Claim:

@@ -15,25 +15,17 @@ log = logging.getLogger("octavo.requests")
 _QUIET = frozenset(("/health", "/livez", "/readyz", "/metrics", "/page/{name}"))
 
 
-class RequestLog:
+def log_request(summary: RequestSummary) -> None:
     """An Observer. Probes and the page's files are of level debug when well, failures of level error."""
-
-    def __call__(self, summary: RequestSummary) -> None:
-        """Write the line."""
-        level = logging.INFO
-        if summary.status == 500 or summary.cause == "error":
-            level = logging.ERROR
-        elif summary.route in _QUIET and summary.status in (200, 304):
-            level = logging.DEBUG
-        if log.isEnabledFor(level):
-            log.log(
-                level,
-                "%s %s %s",
-                summary.method,
-                summary.route,
-                summary.status or "unanswered",
-                extra={"fields": request_fields(summary)},
-            )
+    level = logging.INFO
+    if summary.status == 500 or summary.cause == "error":
+        level = logging.ERROR
+    elif summary.route in _QUIET and summary.status in (200, 304):
+        level = logging.DEBUG
+    if log.isEnabledFor(level):
+        status = summary.status or "unanswered"
+        fields = {"fields": request_fields(summary)}
+        log.log(level, "%s %s %s", summary.method, summary.route, status, extra=fields)
 
 
 def request_fields(summary: RequestSummary) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from .anthropic_writer import MESSAGE_PREFIX, AnthropicWriter
 from .asked import Asked
 from .chat import ChatReader, logprobs_writer
 from .context import ServerContext
-from .endpoint import GenerationEndpoint
+from .endpoint import Handler, generation_handler
 from .errors import RequestError
 from .event_answer import AnswerHead, EventAnswer, EventWriter, TranslatedAsked
 from .json_response import ignored_header, json_response
@@ -25,7 +25,7 @@ from .translation import Translation
 from .validation import decode_object
 
 
-def responses_api(server: ServerContext, encoder: PromptEncoder) -> GenerationEndpoint[TranslatedAsked]:
+def responses_api(server: ServerContext, encoder: PromptEncoder) -> Handler:
     """The handler of /v1/responses, stateless."""
     reader = ChatReader(server, encoder)
 
@@ -38,10 +38,10 @@ def responses_api(server: ServerContext, encoder: PromptEncoder) -> GenerationEn
         )
 
     start = partial(EventAnswer, server, RESPONSE_PREFIX, partial(logprobs_writer, encoder))
-    return GenerationEndpoint(server, read, start)
+    return generation_handler(server, read, start)
 
 
-def anthropic_messages(server: ServerContext, encoder: PromptEncoder) -> GenerationEndpoint[TranslatedAsked]:
+def anthropic_messages(server: ServerContext, encoder: PromptEncoder) -> Handler:
     """The handler of /v1/messages."""
     reader = ChatReader(server, encoder)
 
@@ -51,28 +51,26 @@ def anthropic_messages(server: ServerContext, encoder: PromptEncoder) -> Generat
         return _translated(reader, translation, lambda asked, head: AnthropicWriter(head, asked.model))
 
     start = partial(EventAnswer, server, MESSAGE_PREFIX, partial(logprobs_writer, encoder))
-    return GenerationEndpoint(server, read, start)
+    return generation_handler(server, read, start)
 
 
-class CountTokens:
+def count_tokens(server: ServerContext, encoder: PromptEncoder) -> Handler:
     """The handler of /v1/messages/count_tokens: how long a prompt is, without generating."""
+    reader = ChatReader(server, encoder)
 
-    def __init__(self, server: ServerContext, encoder: PromptEncoder) -> None:
-        self._server = server
-        self._reader = ChatReader(server, encoder)
-
-    async def post(self, request: Request) -> Response:
-        """The number of input tokens."""
-        return await self._server.read(request, self._count)
-
-    def _count(self, body: bytes) -> Response:
-        fields, strict = decode_object(body), self._server.settings.strict
-        _, translation = read_messages_request(fields, CountRequest, strict=strict)
+    def count(body: bytes) -> Response:
+        fields = decode_object(body)
+        _, translation = read_messages_request(fields, CountRequest, strict=server.settings.strict)
         try:
-            count = self._reader.count(translation.chat)
+            num_tokens = reader.count(translation.chat)
         except RequestError as error:
             raise translation.clients(error) from error
-        return json_response({"input_tokens": count}, headers=ignored_header(translation.ignored))
+        return json_response({"input_tokens": num_tokens}, headers=ignored_header(translation.ignored))
+
+    async def post(request: Request) -> Response:
+        return await server.read(request, count)
+
+    return post
 
 
 def _translated(
