@@ -43,6 +43,12 @@ class AnswerParts:
         self._tools = tools
         self._shows_reasoning = shows_reasoning
         self._calls_reason = calls_reason
+        self._count: Callable[[bool], None] | None = None
+        self._counts_pushes = False
+
+    def count_readings(self, count: Callable[[bool], None], *, every_push: bool) -> None:
+        """Have `count` told whether calls were found: in each pushed text, or at the end in all of it."""
+        self._count, self._counts_pushes = count, every_push
 
     def push(self, text: str, *, final: bool) -> list[Piece]:
         """What `text` adds; final: no text follows."""
@@ -60,6 +66,8 @@ class AnswerParts:
             pieces += self._tools.push(text)
         if final:
             pieces += self._tools.finish()
+        if self._count is not None and (final or self._counts_pushes):
+            self._count(any(map(_is_call, pieces)) if self._counts_pushes else self._tools.num_calls > 0)
         return pieces
 
     def finish_reason(self, reason: FinishReason) -> str:
@@ -90,6 +98,10 @@ def delta_json(piece: Piece) -> bytes:
             return b'{"tool_calls":[%b]}' % call
         case CallArguments(number, text):
             return b'{"tool_calls":[{"index":%d,"function":{"arguments":%b}}]}' % (number, encode(text))
+
+
+def _is_call(piece: Piece) -> bool:
+    return isinstance(piece, CallStart | CallArguments)
 
 
 def _message(pieces: Iterable[Piece], has_reasoning: bool) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from ..ops.compiler_process import CompilerProcess
 from .client_config import BatchConfig, TerminalConfig
 from .config import EngineConfig, ServerConfig
 from .errors import StartupError
-from .process import drop_output, let_threads_sleep, open_standard_streams
+from .process import drop_output, ended_by_sigterm, let_threads_sleep, open_standard_streams
 from .settings import SettingError, build, nearest, settings_of
 
 Configs = tuple[type[Any], ...]
@@ -40,7 +40,8 @@ class _Parser(argparse.ArgumentParser):
 def main(argv: Sequence[str]) -> int:
     """Run one command and return the exit code: 0, 2 for a wrong call or a failed start.
 
-    130 for Ctrl-C, 141 if whoever read the output left, as shells say it of programs that a signal ends.
+    130 for Ctrl-C, 141 if whoever read the output left, 143 for a server that SIGTERM ends before it is
+    ready, as shells say it of programs that a signal ends.
     """
     open_standard_streams()
     let_threads_sleep()
@@ -186,12 +187,13 @@ def _read_yaml(path: str) -> Mapping[str, Any]:
 
 def _serve(options: argparse.Namespace) -> int:
     engine, server = configs_of(options)
-    # Before anything else, since both sides of the work take seconds to load torch.
-    wanted = engine.device != "cpu" and not server.dry_run
-    compiler = CompilerProcess.where_there_is_a_gpu() if wanted else None
-    from .serve import run
+    with ended_by_sigterm():
+        # Before anything else, since both sides of the work take seconds to load torch.
+        wanted = engine.device != "cpu" and not server.dry_run
+        compiler = CompilerProcess.where_there_is_a_gpu() if wanted else None
+        from .serve import run
 
-    return run(engine, server, compiler)
+        return run(engine, server, compiler)
 
 
 def _terminal(options: argparse.Namespace) -> int:

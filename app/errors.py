@@ -23,6 +23,8 @@ from typing import Any
 REFUSALS = ("request", "rate_limit", "queue_full", "late", "stuck", "grammars", "draining")
 """Why a request is not taken. request: what it asks for.   late: its first token would come too late.
 stuck: the device does not answer.   grammars: too many are being compiled."""
+ADMISSION_REFUSALS = ("queue_full", "late")
+"""Those of a server that has too much to do."""
 _ANTHROPIC_TYPES = {
     401: "authentication_error",
     403: "permission_error",

@@ -9,6 +9,8 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
+from itertools import product
+from typing import Any
 
 from prometheus_client.core import (
     CounterMetricFamily,
@@ -22,7 +24,7 @@ from ..scheduler.distribution import Distribution
 from ..scheduler.stats import EngineStats
 from .choice_record import CAUSES, ChoiceRecord
 from .engine_metrics import engine_families, frontend_families, memory_family
-from .errors import REFUSALS, RequestError
+from .errors import ADMISSION_REFUSALS, REFUSALS, RequestError
 from .frontend_histograms import RESPONSE_S, FrontendHistograms
 from .histogram import histogram_family
 from .metrics_state import FrontendCounts, MetricsState
@@ -31,6 +33,10 @@ _MAX_IGNORED_NAMES = 50
 _MAX_NAME_CHARS = 64
 _INDEX = re.compile(r"\[\d+\]")
 _OTHER = "other"
+_READING = ("mode", "outcome", "request_type")
+_READINGS = tuple(
+    product(("streaming", "non_streaming"), ("tool_call", "no_tool_call"), ("chat_completions", "responses"))
+)
 
 
 class ServerMetrics(Collector):
@@ -62,6 +68,8 @@ class ServerMetrics(Collector):
         self._errors: Counter[str] = Counter()
         self._response_s: dict[str, Distribution] = {}
         self._ignored: Counter[str] = Counter()
+        self._readings: Counter[tuple[str, str, str]] = Counter(dict.fromkeys(_READINGS, 0))
+        self._rejected: Counter[str] = Counter(dict.fromkeys(ADMISSION_REFUSALS, 0))
         self.num_open = 0
         self.num_slow_readers = 0
 
@@ -83,6 +91,19 @@ class ServerMetrics(Collector):
         known = field in self._ignored or len(self._ignored) < _MAX_IGNORED_NAMES
         self._ignored[field if known else _OTHER] += 1
 
+    def tool_readings(self, id_prefix: str, *, streams: bool) -> Callable[[bool], None]:
+        """Counts texts in which calls were looked for: called with whether there were any.
+
+        id_prefix: of the answer's route; translated ones count as what they are translated to, as in vLLM.
+        """
+        mode = "streaming" if streams else "non_streaming"
+        kind = "responses" if id_prefix == "resp_" else "chat_completions"
+
+        def count(has_calls: bool) -> None:
+            self._readings[mode, "tool_call" if has_calls else "no_tool_call", kind] += 1
+
+        return count
+
     def count_slow_reader(self) -> None:
         """One connection was cut since its client did not read."""
         self.num_slow_readers += 1
@@ -100,6 +121,8 @@ class ServerMetrics(Collector):
         """Why choices ended that were refused; those that ended otherwise are not among `num_choices`."""
         if num_choices and isinstance(error, RequestError):
             self.refused[error.refusal] += num_choices
+            if error.refusal in ADMISSION_REFUSALS:
+                self._rejected[error.refusal] += 1
 
     def state(self) -> MetricsState:
         """All that was counted here."""
@@ -110,6 +133,8 @@ class ServerMetrics(Collector):
             errors=dict(self._errors),
             response_s={route: (d.counts.copy(), d.total) for route, d in self._response_s.items()},
             ignored=dict(self._ignored),
+            readings=dict(self._readings),
+            rejected=dict(self._rejected),
             num_open=self.num_open,
             num_slow_readers=self.num_slow_readers,
             histograms=self.histograms.state(),
@@ -124,6 +149,8 @@ class ServerMetrics(Collector):
         for route, counted in state.response_s.items():
             self._response_s.setdefault(route, Distribution(RESPONSE_S)).absorb(*counted)
         self._ignored.update(state.ignored)
+        self._readings.update(state.readings)
+        self._rejected.update(state.rejected)
         self.num_open += state.num_open
         self.num_slow_readers += state.num_slow_readers
         self.histograms.absorb(state.histograms)
@@ -156,7 +183,9 @@ class ServerMetrics(Collector):
             yield histogram.family(f"octavo_{histogram.name}", {})
             if histogram.alias:
                 yield histogram.family(f"vllm:{histogram.alias}", {"model_name": self._model_name})
-        yield self._success()
+        help = "Texts in which tool calls were looked for: streamed pieces, whole choices."
+        yield _counter("octavo_tool_call_parser_invocations", help, _READING, self._readings)
+        yield from self._vllm()
         if self._frontends is not None:
             yield from frontend_families(self._frontends)
         if self._stats is not None:
@@ -164,8 +193,8 @@ class ServerMetrics(Collector):
         if self._memory_bytes:
             yield memory_family(self._memory_bytes)
 
-    def _success(self) -> Metric:
-        """vLLM's count of ends, in vLLM's words: whatever ended early is an abort there."""
+    def _vllm(self) -> Iterator[Metric]:
+        """What else vLLM counts, in its words: whatever ended early is an abort there."""
         ended = self.ended
         by_reason = {
             "stop": ended["stop"],
@@ -178,12 +207,20 @@ class ServerMetrics(Collector):
         )
         for reason, count in by_reason.items():
             family.add_metric((self._model_name, reason), count)
-        return family
+        yield family
+        readings = Counter({(self._model_name, *key): count for key, count in self._readings.items()})
+        yield _counter(
+            "vllm:tool_call_parser_invocations", "As octavo's.", ("model_name", *_READING), readings
+        )
+        yield _counter(
+            "vllm:admission_rejections",
+            "Requests that came when too many were here.",
+            ("model_name", "reason"),
+            Counter({(self._model_name, reason): count for reason, count in self._rejected.items()}),
+        )
 
 
-def _counter(
-    name: str, help: str, labels: tuple[str, ...], counts: Counter[str] | Counter[tuple[str, str]]
-) -> Metric:
+def _counter(name: str, help: str, labels: tuple[str, ...], counts: Counter[Any]) -> Metric:
     family = CounterMetricFamily(name, help, labels=labels)
     for key, count in counts.items():
         family.add_metric((key,) if isinstance(key, str) else key, count)

@@ -13,6 +13,8 @@ class MetricsState:
     """Everything that one front end has counted.
 
     http: (route, status) -> responses.   errors: code -> responses.
+    readings: (mode, outcome, API) -> texts in which tool calls were looked for.
+    rejected: why -> requests that came when too many were here.
     response_s: route -> (count per bucket, sum).   histograms: name -> (count per bucket, sum).
     """
 
@@ -22,6 +24,8 @@ class MetricsState:
     errors: dict[str, int]
     response_s: dict[str, tuple[list[int], float]]
     ignored: dict[str, int]
+    readings: dict[tuple[str, str, str], int]
+    rejected: dict[str, int]
     num_open: int
     num_slow_readers: int
     histograms: dict[str, tuple[list[int], float]]

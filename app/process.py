@@ -5,6 +5,7 @@ Does not know what the process is for. Imports no torch, since `let_threads_slee
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import gc
 import io
@@ -13,6 +14,7 @@ import os
 import resource
 import signal
 import sys
+from collections.abc import Iterator
 from types import FrameType
 
 log = logging.getLogger(__name__)
@@ -51,6 +53,24 @@ def let_threads_sleep() -> None:
     the slowest thread: with one core of two taken, a step took 290 ms spinning and 50 ms sleeping.
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
+
+@contextlib.contextmanager
+def ended_by_sigterm() -> Iterator[None]:
+    """SIGTERM ends the process, by exit code 143, until somebody else handles it.
+
+    That is its default, but not for the process 1 of a container: there the kernel drops a signal that nobody
+    handles, and a model that takes minutes to load could only be killed.
+    """
+
+    def end(number: int, frame: FrameType | None) -> None:
+        raise SystemExit(128 + number)
+
+    previous = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)
 
 
 def freeze_garbage() -> None:

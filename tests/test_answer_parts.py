@@ -75,3 +75,20 @@ def test_deltas() -> None:
         {"tool_calls": [{"index": 0, "id": "id", "type": "function", "function": function}]},
         {"tool_calls": [{"index": 0, "function": {"arguments": '{"a": "<think>"}'}}]},
     ]
+
+
+@pytest.mark.parametrize(("every_push", "found"), [(True, [False, True, True, False]), (False, [True])])
+def test_readings_are_counted_for_each_text_or_for_all(every_push: bool, found: list[bool]) -> None:
+    counted: list[bool] = []
+    streamed = parts()
+    streamed.count_readings(counted.append, every_push=every_push)
+    for text in ("Hi ", '<tool_call>{"name": "f", "arguments": {"a', '": 1}}</tool_call>'):
+        streamed.push(text, final=False)
+    streamed.push("", final=True)
+    assert counted == found
+
+
+def test_an_answer_without_tools_is_not_read_for_calls() -> None:
+    plain = parts(calls=False)
+    plain.count_readings(lambda found: pytest.fail("it cannot have calls"), every_push=True)
+    plain.push("Hi", final=True)

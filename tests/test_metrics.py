@@ -9,6 +9,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
 from octavo.app.choice_record import CAUSES
+from octavo.app.errors import EngineOverloadedError, RequestError
 from octavo.app.generation import TextDelta
 from octavo.app.histogram import Histogram
 from octavo.app.metrics import ServerMetrics
@@ -162,6 +163,39 @@ def test_responses_are_counted_by_route_and_status(metrics: ServerMetrics) -> No
     metrics.count_response("/v1/models", 200)
     metrics.count_response("/v1/models", 200)
     assert value(metrics, "octavo_http_responses_total", route="/v1/models", status="200") == 2
+
+
+def test_who_came_when_too_many_were_here_counts_once_whatever_was_asked_for(metrics: ServerMetrics) -> None:
+    metrics.count_refused(EngineOverloadedError("full", refusal="queue_full"), 4)
+    metrics.count_refused(RequestError("no"), 4)
+    assert value(metrics, "octavo_requests_refused_total", cause="queue_full") == 4
+    labels = {"model_name": "toy", "reason": "queue_full"}
+    assert value(metrics, "vllm:admission_rejections_total", **labels) == 1
+    assert value(metrics, "vllm:admission_rejections_total", model_name="toy", reason="late") == 0
+
+
+@pytest.mark.parametrize("streams", [False, True])
+def test_tool_readings_have_both_names(metrics: ServerMetrics, streams: bool) -> None:
+    for id_prefix, found in (("chatcmpl-", True), ("msg_", True), ("resp_", False)):
+        metrics.tool_readings(id_prefix, streams=streams)(found)
+    mode = "streaming" if streams else "non_streaming"
+    for name, labels in (("octavo_", {}), ("vllm:", {"model_name": "toy"})):
+        read = [
+            value(
+                metrics,
+                f"{name}tool_call_parser_invocations_total",
+                mode=mode,
+                outcome=outcome,
+                request_type=kind,
+                **labels,
+            )
+            for outcome, kind in (
+                ("tool_call", "chat_completions"),
+                ("no_tool_call", "responses"),
+                ("tool_call", "responses"),
+            )
+        ]
+        assert read == [2, 1, 0]
 
 
 def test_errors_are_counted_by_their_code(metrics: ServerMetrics) -> None:

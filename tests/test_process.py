@@ -7,9 +7,13 @@ import signal
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import pytest
 from toy_server import alive, wait_for
+
+from octavo.app import cli
+from octavo.app.process import ended_by_sigterm
 
 SET = "import resource; resource.setrlimit(resource.RLIMIT_NOFILE, ({soft}, {hard}));"
 TELL = "print(resource.getrlimit(resource.RLIMIT_NOFILE)[0], max_connections())"
@@ -148,3 +152,23 @@ def test_characters_that_a_stream_cannot_show_are_escaped() -> None:
     environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, env=environment, timeout=300)
     assert done.stdout == b"\\u4e2d\n", done.stderr
+
+
+def test_sigterm_ends_a_process_that_nobody_told_what_to_do() -> None:
+    """Process 1 of a container ends by no signal's default."""
+    handler = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(SystemExit, match="143"), ended_by_sigterm():
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(60)
+    assert signal.getsignal(signal.SIGTERM) is handler
+
+
+def test_a_server_that_loads_is_ended_by_sigterm(monkeypatch: pytest.MonkeyPatch) -> None:
+    def load(*settings: object) -> int:
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(60)
+        return 0
+
+    monkeypatch.setitem(sys.modules, "octavo.app.serve", SimpleNamespace(run=load))
+    with pytest.raises(SystemExit, match="143"):
+        cli.main(["serve", "--device", "cpu"])

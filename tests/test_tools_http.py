@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -163,6 +164,25 @@ def test_every_choice_has_its_own_calls_and_logprobs() -> None:
                     told[choice.index] += len(choice.logprobs.content or ())
         assert told == [len((choice.logprobs and choice.logprobs.content) or ()) for choice in whole.choices]
         assert told == [len(HERMES.encode()) + 1] * 2
+
+
+def test_readings_are_counted_once_a_choice_or_once_a_delta() -> None:
+    with answering(HERMES) as (client, _):
+        settings: Any = {"model": "toy", "messages": MESSAGES, "tools": [TOOL]}
+        client.chat.completions.create(**settings, n=2)
+        num_chunks = len(list(client.chat.completions.create(**settings, stream=True)))
+        text = httpx.get(str(client.base_url).replace("/v1/", "/metrics")).text
+    name = "vllm:tool_call_parser_invocations_total"
+    counted = {
+        (mode, outcome): float(count)
+        for mode, outcome, count in re.findall(
+            name + r'{mode="(\w+)",model_name="\w+",outcome="(\w+)",request_type="chat_completions"} (.*)',
+            text,
+        )
+    }
+    assert counted["non_streaming", "tool_call"] == 2 and counted["non_streaming", "no_tool_call"] == 0
+    assert 0 < counted["streaming", "tool_call"] <= num_chunks
+    assert counted["streaming", "no_tool_call"] > 0
 
 
 @pytest.mark.parametrize(
