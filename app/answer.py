@@ -1,6 +1,6 @@
 """From the choices of a request to its response, streamed or whole, as chat and completions share it.
 
-The shape of choices and log-probabilities comes from the route.
+The shape of choices and log-probabilities comes from the shape.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from ..model.plan import TokenLogprobs
 from ..scheduler.request import Claim, FinishReason
 from .answer_grammar import tools_complaint
 from .answer_parts import delta_json
-from .asked import Asked, Route
+from .asked import AnswerShape, Asked
 from .choices import Batch, Choices
 from .chunks import DONE, ChunkEncoder, error_frame
 from .context import ServerContext
@@ -42,23 +42,23 @@ class Answer:
     """One request under way. Building it starts its choices; raises RequestError if they cannot start."""
 
     def __init__(
-        self, server: ServerContext, route: Route, asked: Asked, *, request_id: str, claim: Claim
+        self, server: ServerContext, shape: AnswerShape, asked: Asked, *, request_id: str, claim: Claim
     ) -> None:
         self._server = server
-        self._route = route
+        self._shape = shape
         self._asked = asked
-        response_id = f"{route.id_prefix}{request_id}"
+        response_id = f"{shape.id_prefix}{request_id}"
         self._encoder: ChunkEncoder | None = None
         self._common = {
             "id": response_id,
-            "object": route.object,
+            "object": shape.object,
             "created": int(time.time()),
             "model": asked.model,
             "system_fingerprint": f"octavo-{server.settings.version}",
         }
         num_writers = len(asked.prompts) * asked.params.n if asked.params.logprobs is not None else 0
         as_ids = asked.fields.return_tokens_as_token_ids
-        self._writers = [route.logprobs(as_ids) for _ in range(num_writers)]
+        self._writers = [shape.logprobs(as_ids) for _ in range(num_writers)]
         num_choices = len(asked.prompts) * asked.params.n
         self._parts = [] if asked.parts is None else [asked.parts() for _ in range(num_choices)]
         count_reading = server.metrics.tool_readings(route.id_prefix, streams=asked.fields.stream)
@@ -140,7 +140,7 @@ class Answer:
             for index, delta in batch:
                 deltas[index].append(delta)
         choices = [self._choice(index, heard) for index, heard in enumerate(deltas)]
-        beside = {} if self._route.chunk.prompt_in_choice else self._told(0)
+        beside = {} if self._shape.chunk.prompt_in_choice else self._told(0)
         return msgspec.json.encode(
             {**self._common, "choices": choices, "usage": self._final_usage(), **beside}
         )
@@ -164,19 +164,19 @@ class Answer:
             logprobs = self._writers[index]([*echoed_ids, *token_ids], [*echoed, *entries])
         text, echo = "".join(delta.text for delta in deltas), self._echo(index)
         reason = last.finish_reason.value
-        choice = self._route.choice(index, echo + text, logprobs, reason, last.stop_reason)
+        choice = self._shape.choice(index, echo + text, logprobs, reason, last.stop_reason)
         if self._parts:
             choice["message"] |= self._parts[index].message(text, echo)
             choice["finish_reason"] = self._parts[index].finish_reason(last.finish_reason)
         if self._asked.fields.return_token_ids:
             choice["token_ids"] = token_ids
-        return {**choice, **self._told(index)} if self._route.chunk.prompt_in_choice else choice
+        return {**choice, **self._told(index)} if self._shape.chunk.prompt_in_choice else choice
 
     async def _frames(self) -> AsyncGenerator[bytes]:
         """The events of a stream; an error is one of them, and the last is always [DONE]."""
         fields = self._asked.fields
         encoder = self._encoder = ChunkEncoder(
-            self._route.chunk,
+            self._shape.chunk,
             self._common,
             with_usage=fields.include_usage,
             with_ids=fields.return_token_ids,

@@ -14,7 +14,7 @@ from .logprobs import LogprobsWriter
 from .protocol import SamplingFields
 
 
-class Route(NamedTuple):
+class AnswerShape(NamedTuple):
     """What distinguishes one route's answers.
 
     choice: (index, text, logprobs, finish reason, stop reason) -> the choice's object.

@@ -10,7 +10,7 @@ from typing import Any
 
 from ..model.sampling_params import SamplingParams
 from .answer import Answer
-from .asked import Asked, Route
+from .asked import AnswerShape, Asked
 from .chat_formats import ChatFormats, check_combination
 from .chunks import CHAT_CHUNK
 from .context import ServerContext
@@ -32,7 +32,7 @@ from .validation import decode_object
 
 def chat_completions(server: ServerContext, encoder: PromptEncoder) -> Handler:
     """The route's handler."""
-    route = Route(
+    shape = AnswerShape(
         id_prefix="chatcmpl-",
         object="chat.completion",
         chunk=CHAT_CHUNK,
@@ -41,7 +41,7 @@ def chat_completions(server: ServerContext, encoder: PromptEncoder) -> Handler:
     )
     reader = ChatReader(server, encoder)
     return generation_handler(
-        server, lambda body: reader.read(decode_object(body)), partial(Answer, server, route)
+        server, lambda body: reader.read(decode_object(body)), partial(Answer, server, shape)
     )
 
 

@@ -6,7 +6,7 @@ import time
 from functools import partial
 
 from .answer import Answer
-from .asked import Asked, Route
+from .asked import AnswerShape, Asked
 from .chunks import COMPLETION_CHUNK
 from .context import ServerContext
 from .endpoint import Handler, generation_handler
@@ -24,7 +24,7 @@ from .validation import decode_object
 
 def completions(server: ServerContext, encoder: PromptEncoder) -> Handler:
     """The route's handler."""
-    route = Route(
+    shape = AnswerShape(
         id_prefix="cmpl-",
         object="text_completion",
         chunk=COMPLETION_CHUNK,
@@ -61,7 +61,7 @@ def completions(server: ServerContext, encoder: PromptEncoder) -> Handler:
             tokenize_s=tokenize_s,
         )
 
-    return generation_handler(server, read, partial(Answer, server, route))
+    return generation_handler(server, read, partial(Answer, server, shape))
 
 
 def _encode(

@@ -17,7 +17,7 @@ import msgspec
 from ..scheduler.request import Claim
 from .answer import Answer
 from .answer_parts import Piece
-from .asked import Asked, Route
+from .asked import AnswerShape, Asked
 from .chunks import CHAT_CHUNK
 from .context import ServerContext
 from .errors import GenerationError, RequestError
@@ -95,8 +95,10 @@ class EventAnswer(Answer):
         request_id: str,
         claim: Claim,
     ) -> None:
-        route = Route(id_prefix=id_prefix, object="", chunk=CHAT_CHUNK, choice=chat_choice, logprobs=logprobs)
-        super().__init__(server, route, asked, request_id=request_id, claim=claim)
+        shape = AnswerShape(
+            id_prefix=id_prefix, object="", chunk=CHAT_CHUNK, choice=chat_choice, logprobs=logprobs
+        )
+        super().__init__(server, shape, asked, request_id=request_id, claim=claim)
         self._waiting_logprobs: list[Any] = []
         self._writer = asked.writer(AnswerHead(request_id, int(time.time())))
 
