@@ -61,7 +61,7 @@ class Answer:
         self._writers = [shape.logprobs(as_ids) for _ in range(num_writers)]
         num_choices = len(asked.prompts) * asked.params.n
         self._parts = [] if asked.parts is None else [asked.parts() for _ in range(num_choices)]
-        count_reading = server.metrics.tool_readings(route.id_prefix, streams=asked.fields.stream)
+        count_reading = server.metrics.tool_readings(shape.id_prefix, streams=asked.fields.stream)
         for parts in self._parts:
             parts.count_readings(count_reading, every_push=asked.fields.stream)
         fields = asked.fields
