@@ -73,19 +73,21 @@ class BlockPool:
 
     def decref(self, block: int) -> None:
         """Drop a reference; with the last one the block becomes evictable if it is cached, else free."""
-        count = self._references[block] - 1
-        assert count >= 0, f"block {block} was released more often than it was taken"
-        self._references[block] = count
-        if count == 0:
-            if self._cached[block]:
-                self._evictable[block] = None
-            else:
-                self._free.append(block)
+        self.release((block,))
 
     def release(self, blocks: Iterable[int]) -> None:
         """Drop a reference of each block, in the order given: the first becomes the first to be evicted."""
+        references, cached, evictable, free = self._references, self._cached, self._evictable, self._free
         for block in blocks:
-            self.decref(block)
+            count = references[block] - 1
+            assert count >= 0, f"block {block} was released more often than it was taken"
+            references[block] = count
+            if count:
+                continue
+            if cached[block]:
+                evictable[block] = None
+            else:
+                free.append(block)
 
     def references(self, block: int) -> int:
         """How many hold the block."""

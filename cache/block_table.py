@@ -47,6 +47,11 @@ class BlockTable:
         self.capacity_tokens += len(blocks) * self._block_size
         return blocks
 
+    def append(self, block: int) -> None:
+        """Take over a block that the caller has allocated."""
+        self.blocks.append(block)
+        self.capacity_tokens += self._block_size
+
     def adopt(self, blocks: Sequence[int]) -> None:
         """Begin an empty table with cached blocks; takes over the references that the match took."""
         assert not self.blocks, "cached blocks are a prefix: the table must be empty"

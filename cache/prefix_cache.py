@@ -27,7 +27,7 @@ def hash_chain(tokens: Sequence[int], block_size: int, parent: bytes) -> list[by
     What fills no block is left out. To extend a sequence's names, pass its tokens from
     `len(names) * block_size` on and its last name.
     """
-    packed = array("i", tokens)
+    packed = tokens if isinstance(tokens, array) and tokens.typecode == "i" else array("i", tokens)
     data, stride = packed.tobytes(), block_size * packed.itemsize
     names = []
     for start in range(0, len(data) - stride + 1, stride):
@@ -81,13 +81,19 @@ class PrefixCache:
 
         The first block of a name wins; a duplicate stays private (False) and is freed with its sequence.
         """
-        if name in self._block_by_hash:
-            return False
-        assert block not in self._hash_by_block, f"block {block} has a name already"
-        self._pool.set_cached(block, True)
-        self._block_by_hash[name] = block
-        self._hash_by_block[block] = name
-        return True
+        return self.insert_all((name,), (block,)) == 1
+
+    def insert_all(self, names: Iterable[bytes], blocks: Iterable[int]) -> int:
+        """`insert` each of `blocks` by its name; how many got it."""
+        by_hash, by_block, set_cached = self._block_by_hash, self._hash_by_block, self._pool.set_cached
+        before = len(by_hash)
+        for name, block in zip(names, blocks, strict=True):
+            if name not in by_hash:
+                assert block not in by_block, f"block {block} has a name already"
+                set_cached(block, True)
+                by_hash[name] = block
+                by_block[block] = name
+        return len(by_hash) - before
 
     def forget(self, block: int) -> None:
         """Make `block` unfindable, as when its contents are suspect; nothing if it has no name."""

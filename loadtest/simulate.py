@@ -57,9 +57,19 @@ _SERVED: tuple[Column, ...] = (
 
 
 def run(case: Case | ServedCase, lengths: list[tuple[int, int]]) -> tuple[Figures | ServedFigures, float]:
-    """One run, and the processor time that it took."""
-    began_s = time.process_time()
-    figures = case.run(lengths)
+    """One run, and the processor time that it took. A long one says on the way how far it is."""
+    began_s, began_wall_s = time.process_time(), time.perf_counter()
+
+    def progress(num_requests: int, now_s: float) -> None:
+        took_s, wall_s = time.process_time() - began_s, time.perf_counter() - began_wall_s
+        print(
+            f"{case.name}: {num_requests:,} of {case.num_requests:,} requests, {now_s:,.0f} s simulated, "
+            f"{took_s:,.0f} s of a processor in {wall_s:,.0f} s",
+            file=sys.stderr,
+            flush=True,
+        )
+
+    figures = case.run(lengths, progress) if isinstance(case, Case) else case.run(lengths)
     return figures, time.process_time() - began_s
 
 

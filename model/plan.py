@@ -1,7 +1,8 @@
 """What the scheduler asks of a device and what comes back: plain values, no torch, no policy.
 
 A plan has no phase. A prefill chunk, the rest of a prefix-cache hit and a decode are rows that differ in
-`length` only, so continuous batching, chunked prefill, overlap and graphs all see the same shape.
+`length` only, so continuous batching, chunked prefill, overlap and graphs all see the same shape. Rows that
+say nothing but where they are, as most decodes do, are written as two arrays instead of one object each.
 """
 
 from __future__ import annotations
@@ -42,6 +43,22 @@ class SequenceSlice(NamedTuple):
     targets: Sequence[int] = ()
 
 
+class PlainRows(NamedTuple):
+    """Rows of one token that the device sampled last, which sample, and ask nothing else.
+
+    slots, starts: [N] int32, in memory that nobody writes to any more.
+    grown, blocks: [K], slots of those that bring a block, and its id.
+    """
+
+    slots: NDArray[np.int32]
+    starts: NDArray[np.int32]
+    grown: Sequence[int] = ()
+    blocks: Sequence[int] = ()
+
+
+NO_PLAIN_ROWS = PlainRows(np.zeros(0, np.int32), np.zeros(0, np.int32))
+
+
 @dataclass(frozen=True, slots=True)
 class SlotStart:
     """A slot changes hands: the device forgets its block table and takes these sampling settings.
@@ -75,14 +92,29 @@ class TokenMasks(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class StepPlan:
-    """One step. Rows of length 1 come first; `starts` are applied before any row.
+    """One step. Its rows are `plain`, then `slices`, those of length 1 first; `starts` come before any row.
 
     masks: of rows that sample and that something follows token by token; each is copied once.
     """
 
-    rows: tuple[SequenceSlice, ...]
+    slices: tuple[SequenceSlice, ...]
     starts: tuple[SlotStart, ...] = ()
     masks: tuple[TokenMasks, ...] = ()
+    plain: PlainRows = NO_PLAIN_ROWS
+
+    @property
+    def num_rows(self) -> int:
+        """Sequences that take part."""
+        return len(self.plain.slots) + len(self.slices)
+
+    @property
+    def rows(self) -> tuple[SequenceSlice, ...]:
+        """All of them as slices, in order. An object each: for whom a step's time does not matter."""
+        slots, starts, grown, blocks = self.plain
+        new = {slot: [block] for slot, block in zip(grown, blocks, strict=True)}
+        where = zip(slots.tolist(), starts.tolist(), strict=True)
+        plain = (SequenceSlice(slot, start, 1, None, new.get(slot, ()), True) for slot, start in where)
+        return (*plain, *self.slices)
 
 
 class TokenLogprobs(NamedTuple):

@@ -64,7 +64,7 @@ class PromptQuestions:
     @classmethod
     def of(cls, plan: StepPlan, num_top: NDArray[np.int64]) -> PromptQuestions | None:
         """None if the plan asks nothing. num_top: by slot."""
-        if not any([row.targets for row in plan.rows]):
+        if not any([row.targets for row in plan.slices]):
             return None
         tokens: list[int] = []
         slots: list[int] = []

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice, repeat
 from typing import NamedTuple
 
 import numpy as np
@@ -15,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from .plan import SlotStart, StepPlan
+from .plan import StepPlan
 
 FROM_DEVICE = -1
 """A token id that is the last one sampled in the row's slot."""
@@ -107,32 +108,34 @@ class BlockTableMirror:
         self.tables = np.zeros((num_slots + 1, max_blocks), np.int32)
         self.block_size = block_size
         self.padding_slot = num_slots
-        self._num_blocks = [0] * num_slots
+        self._num_blocks = np.zeros(num_slots, np.int64)
 
-    def apply(
-        self, starts: Iterable[SlotStart], slots: Iterable[int], new_blocks: Iterable[Sequence[int]]
-    ) -> tuple[list[int], list[int]]:
+    def apply(self, plan: StepPlan) -> tuple[HostArray, HostArray]:
         """File the blocks that a plan's rows append; returns their flat positions and ids."""
-        for start in starts:
+        for start in plan.starts:
             self._num_blocks[start.slot] = 0
-        index: list[int] = []
-        values: list[int] = []
-        width = self.tables.shape[1]
-        for slot, blocks in zip(slots, new_blocks, strict=True):
-            if blocks:
-                first = self._num_blocks[slot]
-                self._num_blocks[slot] = end = first + len(blocks)
-                self.tables[slot, first:end] = blocks
-                index += range(slot * width + first, slot * width + end)
-                values += blocks
-        return index, values
+        grown, places = np.array(plan.plain.grown, np.int64), self._num_blocks
+        index, values = (
+            [grown * self.tables.shape[1] + places[grown]],
+            [np.array(plan.plain.blocks, np.int32)],
+        )
+        places[grown] += 1
+        for row in plan.slices:
+            if row.new_blocks:
+                num_new, first = len(row.new_blocks), row.slot * self.tables.shape[1] + places[row.slot]
+                index.append(np.arange(first, first + num_new))
+                values.append(np.array(row.new_blocks, np.int32))
+                places[row.slot] += num_new
+        all_index, all_values = np.concatenate(index), np.concatenate(values)
+        self.tables.reshape(-1)[all_index] = all_values
+        return all_index, all_values
 
     def entries(self, slots: Iterable[int]) -> tuple[list[int], list[int]]:
         """Flat positions and ids of all blocks of these slots."""
         index: list[int] = []
         values: list[int] = []
         for slot in slots:
-            begin, num_blocks = slot * self.tables.shape[1], self._num_blocks[slot]
+            begin, num_blocks = slot * self.tables.shape[1], int(self._num_blocks[slot])
             index += range(begin, begin + num_blocks)
             values += self.tables[slot, :num_blocks].tolist()
         return index, values
@@ -156,18 +159,20 @@ class StepLayout:
 
 
 def lay_out(plan: StepPlan, mirror: BlockTableMirror) -> StepLayout:
-    """Work out a plan's arrays. O(tokens) in numpy, O(rows) in Python."""
-    row_slots, row_starts, row_lengths, row_tokens, new_blocks, samples, *_ = zip(*plan.rows, strict=True)
-    update_index, update_value = mirror.apply(plan.starts, row_slots, new_blocks)
-    slots, starts = np.array(row_slots, np.int32), np.array(row_starts, np.int32)
-    num_rows, num_decodes = len(slots), row_lengths.count(1)
+    """Work out a plan's arrays. O(tokens) in numpy, O(slices) in Python."""
+    plain, num_plain = plan.plain, len(plan.plain.slots)
+    columns = zip(*plan.slices, strict=True) if plan.slices else repeat(())
+    row_slots, row_starts, row_lengths, row_tokens, _, samples = islice(columns, 6)
+    update_index, update_value = mirror.apply(plan)
+    slots, starts = _joined(plain.slots, row_slots), _joined(plain.starts, row_starts)
+    num_rows, num_decodes = len(slots), num_plain + row_lengths.count(1)
     chunk_starts = np.full(num_rows - num_decodes + 1, num_decodes, np.int32)
     positions, token_slots = starts, slots
     if num_decodes == num_rows:
         num_tokens, seq_lens = num_rows, starts + np.int32(1)
         row_ends = np.arange(1, num_rows + 1, dtype=np.int32)
     else:
-        lengths = np.array(row_lengths, np.int32)
+        lengths = _joined(np.ones(num_plain, np.int32), row_lengths)
         row_ends = np.cumsum(lengths, dtype=np.int32)
         num_tokens, seq_lens = int(row_ends[-1]), starts + lengths
         positions = np.arange(num_tokens, dtype=np.int32) + np.repeat(starts - row_ends + lengths, lengths)
@@ -176,19 +181,16 @@ def lay_out(plan: StepPlan, mirror: BlockTableMirror) -> StepLayout:
     size = mirror.block_size
     blocks = mirror.tables[token_slots, positions // size].astype(np.int64)
     last_tokens, sample_slots, sample_positions = row_ends - 1, slots, seq_lens
-    if all(samples):
-        host_slots: Sequence[int] = row_slots
-    else:
-        sampled = np.flatnonzero(samples)
+    if not all(samples):
+        sampled = np.concatenate((np.arange(num_plain), num_plain + np.flatnonzero(samples)))
         last_tokens, sample_slots, sample_positions = (
             values[sampled] for values in (last_tokens, slots, seq_lens)
         )
-        host_slots = sample_slots.tolist()
     arrays: dict[str, HostArray] = dict(
         kv_slots=blocks * size + positions % size,
         last_tokens=last_tokens,
-        update_index=np.array(update_index, np.int64),
-        token_ids=_token_ids(row_tokens, num_tokens, row_ends),
+        update_index=update_index,
+        token_ids=_token_ids(row_tokens, num_tokens, row_ends[num_plain:]),
         positions=positions,
         decode_slots=slots[:num_decodes],
         decode_lens=seq_lens[:num_decodes],
@@ -197,20 +199,24 @@ def lay_out(plan: StepPlan, mirror: BlockTableMirror) -> StepLayout:
         chunk_lens=seq_lens[num_decodes:],
         sample_slots=sample_slots,
         sample_positions=sample_positions,
-        update_value=np.array(update_value, np.int32),
+        update_value=update_value,
     )
     shape = StepShape(num_tokens, num_decodes, num_rows - num_decodes, len(sample_slots), len(update_index))
-    return StepLayout(shape, int(seq_lens.max()), host_slots, arrays)
+    return StepLayout(shape, int(seq_lens.max()), sample_slots.tolist(), arrays)
+
+
+def _joined(plain: NDArray[np.int32], others: Sequence[int]) -> NDArray[np.int32]:
+    return np.concatenate((plain, np.array(others, np.int32))) if others else plain
 
 
 def _token_ids(
     row_tokens: Sequence[Sequence[int] | None], num_tokens: int, row_ends: HostArray
 ) -> NDArray[np.int32]:
+    """row_tokens, row_ends: of the slices; all tokens before them are on the device."""
     token_ids = np.full(num_tokens, FROM_DEVICE, np.int32)
-    if row_tokens.count(None) < len(row_tokens):
-        for end, tokens in zip(row_ends.tolist(), row_tokens, strict=True):
-            if tokens is not None:
-                token_ids[end - len(tokens) : end] = tokens
+    for end, tokens in zip(row_ends.tolist(), row_tokens, strict=True):
+        if tokens is not None:
+            token_ids[end - len(tokens) : end] = tokens
     return token_ids
 
 

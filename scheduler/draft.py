@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from collections.abc import Sequence as Ids
 from operator import itemgetter
 
 import numpy as np
 
-from ..model.plan import SequenceSlice, SlotStart, StepPlan, TokenMasks
+from ..model.plan import NO_PLAIN_ROWS, PlainRows, SequenceSlice, SlotStart, StepPlan, TokenMasks
 from .constraint import MaskRow
 from .sequence import Sequence
 from .step_time import StepLoad
@@ -20,6 +19,7 @@ _PLACE = itemgetter(0)
 class StepDraft:
     """Rows and their sequences; `budget` is how many tokens the step may still take.
 
+    plain_owners: whose the plain rows are.
     preempted: somebody lost its place for this step, so nobody new comes in.
     """
 
@@ -27,10 +27,13 @@ class StepDraft:
         "_bound",
         "_chunk_owners",
         "_chunks",
+        "_context_tokens",
         "_masks",
         "_owners",
+        "_plain",
         "_rows",
         "budget",
+        "plain_owners",
         "preempted",
         "starts",
     )
@@ -41,29 +44,18 @@ class StepDraft:
         self.starts: list[SlotStart] = []
         self._bound = False  # whether any row has a constraint
         self._masks: tuple[TokenMasks, ...] = ()
+        self._plain = NO_PLAIN_ROWS
+        self._context_tokens = 0
+        self.plain_owners: list[Sequence] = []
         self._rows: list[SequenceSlice] = []  # of length 1
         self._owners: list[Sequence] = []
         self._chunks: list[SequenceSlice] = []
         self._chunk_owners: list[Sequence] = []
 
-    def add_plain_decodes(self, sequences: Iterable[Sequence]) -> list[Sequence]:
-        """Rows of all that have room, a token left to sample and no grammar. Returns the others."""
-        # Once for every token: the constructor that NamedTuple writes takes twice as long, so does a call.
-        others, rows, owners, new = [], self._rows, self._owners, tuple.__new__
-        for sequence in sequences:
-            position = sequence.num_scheduled
-            if (
-                position < sequence.table.capacity_tokens
-                and position + 1 < sequence.max_length
-                and sequence.constraint is None
-            ):
-                rows.append(new(SequenceSlice, (sequence.slot, position, 1, None, (), True, ())))
-                owners.append(sequence)
-                sequence.num_scheduled = position + 1
-            else:
-                others.append(sequence)
-        self.budget -= len(rows)
-        return others
+    def add_plain(self, plain: PlainRows, owners: list[Sequence], context_tokens: int) -> None:
+        """Rows of all that only go on; before any other. context_tokens: the sum of their positions."""
+        self._plain, self.plain_owners, self._context_tokens = plain, owners, context_tokens
+        self.budget -= len(owners)
 
     def add_decode(self, sequence: Sequence, position: int, new_blocks: Ids[int]) -> None:
         """Compute on the token that the device sampled last, and sample the next."""
@@ -88,7 +80,21 @@ class StepDraft:
         self.budget -= length
 
     def remove(self, sequence: Sequence) -> None:
-        """Take the row of `sequence` back, if it has one."""
+        """Take the row of `sequence` back, if it has one; it is then in no batch."""
+        if sequence in self.plain_owners:
+            index = self.plain_owners.index(sequence)
+            del self.plain_owners[index]
+            slots, starts, grown, blocks = self._plain
+            start = sequence.num_scheduled = int(starts[index])
+            kept = [(slot, block) for slot, block in zip(grown, blocks, strict=True) if slot != sequence.slot]
+            self._plain = PlainRows(
+                np.delete(slots, index),
+                np.delete(starts, index),
+                [slot for slot, _ in kept],
+                [block for _, block in kept],
+            )
+            self._context_tokens -= start
+            self.budget += 1
         for rows, owners in ((self._rows, self._owners), (self._chunks, self._chunk_owners)):
             if sequence in owners:
                 index = owners.index(sequence)
@@ -105,7 +111,8 @@ class StepDraft:
     def load(self, decodes: StepLoad | None = None) -> StepLoad:
         """What makes the step long. decodes: `load` before there were chunks, if it was called."""
         if decodes is None:
-            decodes = StepLoad(len(self._rows), sum(map(_START, self._rows)))
+            context = self._context_tokens + sum(map(_START, self._rows))
+            decodes = StepLoad(len(self.plain_owners) + len(self._rows), context)
         if not self._chunks:
             return decodes
         return decodes._replace(
@@ -127,9 +134,9 @@ class StepDraft:
         return failed
 
     def build(self) -> tuple[StepPlan, list[Sequence]]:
-        """The plan and, row by row, whose it is; without rows there is nothing to launch."""
+        """The plan and, slice by slice, whose it is; without rows there is nothing to launch."""
         rows, owners = (*self._rows, *self._chunks), self._owners + self._chunk_owners
-        return StepPlan(rows, tuple(self.starts), self._masks), owners
+        return StepPlan(rows, tuple(self.starts), self._masks, self._plain), owners
 
 
 def _masks(

@@ -11,7 +11,7 @@ from typing import NamedTuple
 from ..cache.block_pool import BlockPool
 from ..cache.config import CacheConfig
 from ..cache.prefix_cache import PrefixCache
-from ..model.plan import StepPlan
+from ..model.plan import PlainRows, StepPlan
 from . import policy
 from .admission import Admission
 from .config import SchedulerConfig
@@ -26,12 +26,23 @@ from .waiting import WaitingQueue
 
 
 class Planned(NamedTuple):
-    """A step and, row by row, whose it is. left_over: prompt tokens have to wait for a later step."""
+    """A step and, row by row, whose it is: first those of the plain rows, then of the slices.
+
+    number: of the step.   left_over: prompt tokens have to wait for a later step.
+    turning: of the plain rows' owners, those whose block this step fills, or whose last token it samples.
+    """
 
     plan: StepPlan
-    sequences: list[Sequence]
+    number: int
+    plain_owners: list[Sequence]
+    owners: list[Sequence]
+    turning: list[Sequence]
     load: StepLoad
     left_over: bool
+
+    def sequences(self) -> list[Sequence]:
+        """Whose all the rows are."""
+        return [*self.plain_owners, *self.owners]
 
 
 class Planner:
@@ -66,20 +77,46 @@ class Planner:
         """The next step, or None if nothing can be computed now."""
         self.failed = []
         draft = StepDraft(self._config.max_num_batched_tokens)
+        self._schedule_batch(draft)
         self._schedule_decodes(draft)
         decodes = draft.load()
         left_over = self._schedule_prompts(draft, decodes)
         self.failed += draft.mask()
-        plan, sequences = draft.build()
-        if not plan.rows:
+        plan, owners = draft.build()
+        if not plan.num_rows:
             return None
-        for sequence in sequences:
-            sequence.num_in_flight += 1
+        batch = self._running.batch
+        number = batch.last_step = batch.clock.now
+        for sequence in owners:
+            sequence.last_step = number
         self._counters.num_steps += 1
-        return Planned(plan, sequences, draft.load(decodes), left_over)
+        load = draft.load(decodes)
+        return Planned(plan, number, draft.plain_owners, owners, batch.due(), load, left_over)
+
+    def _schedule_batch(self, draft: StepDraft) -> None:
+        """Rows of all that only go on, with a block for whom it needs one; if there are too few blocks, those
+        stand apart, as do all that have their last token on the way."""
+        running, batch = self._running, self._running.batch
+        running.rejoin()
+        due = batch.due()
+        ended = [s for s in due if s.num_scheduled + 1 >= s.max_length]
+        full = [s for s in due if s.num_scheduled + 1 < s.max_length]
+        # Who stands apart may need one, too, and has waited for longer.
+        enough = len(full) + len(running.apart) <= self._pool.num_free
+        blocks = self._pool.allocate(len(full)) if enough else None
+        if blocks is None:
+            ended, full, blocks = due, [], []
+        for sequence in ended:
+            running.set_apart(sequence)
+        batch.grow(full, blocks)
+        batch.advance()
+        slots, starts, owners = batch.rows()
+        plain = PlainRows(slots, starts, [s.slot for s in full], blocks)
+        draft.add_plain(plain, owners, batch.context_tokens)
 
     def _schedule_decodes(self, draft: StepDraft) -> None:
-        for sequence in draft.add_plain_decodes(self._running.decoding):
+        """Those that are looked at one by one."""
+        for sequence in list(self._running.apart):
             position = sequence.num_scheduled
             if position + 1 >= sequence.max_length or sequence.status is not SequenceStatus.RUNNING:
                 continue  # its last token is in flight already, or another took its place in this very step
@@ -104,7 +141,7 @@ class Planner:
             return False
         whole = not self._config.enable_chunked_prefill
         # Of those that decode, some only wait for their last token to come back.
-        streams = decodes.num_decodes > 0 or any(s.constraint is not None for s in self._running.decoding)
+        streams = decodes.num_decodes > 0 or any(s.constraint is not None for s in self._running.apart)
         budget = self.pacing.budget(decodes, draft.budget, streams=streams, whole=whole)
         prompts = sorted(self._running.prefilling, key=policy.remaining)
         if prompts and not whole and not budget.covers(prompts):
@@ -159,7 +196,7 @@ class Planner:
             length = len(sequence.token_ids)
             if below is not None and length >= below:
                 return
-            if sequence.num_in_flight:
+            if self._running.is_in_flight(sequence):
                 return  # preempted in this moment: the device still writes into its blocks
             if not self._config.enable_chunked_prefill and length > budget.tokens:
                 return
@@ -213,9 +250,9 @@ class Planner:
         self.failed.append((sequence, error))
 
     def _preempt(self, sequence: Sequence, draft: StepDraft) -> None:
+        self._running.leave(sequence)
         draft.remove(sequence)
         draft.preempted = True
         self._counters.num_preemptions += 1
-        self._running.leave(sequence)
         sequence.give_up()
         self._waiting.push(sequence)

@@ -12,18 +12,19 @@ import random
 import time
 from collections import deque
 from collections.abc import Callable
-from itertools import count, repeat
+from itertools import count
 
 from ..cache.block_pool import BlockPool
 from ..cache.block_table import BlockTable
 from ..cache.config import CacheConfig
 from ..cache.prefix_cache import PrefixCache
-from ..model.plan import INVALID_TOKEN, DeviceFullError, StepPlan, StepResult, TokenLogprobs
+from ..model.plan import DeviceFullError, StepPlan, StepResult, TokenLogprobs
 from .cause import OUR_FAULT
 from .config import SchedulerConfig
 from .constraint import Constraint, prepare_masks
 from .deadlines import Deadlines
 from .errors import CapacityError
+from .filing import Filing
 from .gate import Gate
 from .planner import Planned, Planner
 from .request import Claim, FinishReason, Request, TokenOutput
@@ -33,8 +34,6 @@ from .stats import Counters, EngineStats
 from .waiting import WaitingQueue
 
 log = logging.getLogger(__name__)
-
-_NO_TOKEN = (INVALID_TOKEN, None)
 
 
 class Scheduler:
@@ -62,7 +61,9 @@ class Scheduler:
         self._arrivals = count()
         self._random = random.Random(seed)
         self.on_masks: Callable[[], None] = lambda: None
-        self._asked: list[Constraint] = []  # for their masks, by the last commit
+        self._filing = Filing(
+            cache, self.prefix_cache, self._running, self.counters, self._finish, self._fail
+        )
 
     def add(self, request: Request, constraint: Constraint | None = None) -> None:
         """Queue a request, `constraint` following its grammar. Raises CapacityError, QueueFullError."""
@@ -107,7 +108,7 @@ class Scheduler:
 
     def fail_in_flight(self, error: str) -> list[TokenOutput]:
         """End the requests of all plans that have not committed; their last outputs."""
-        alive = {s: None for planned in self._in_flight for s in planned.sequences}
+        alive = {s: None for planned in self._in_flight for s in planned.sequences()}
         return [
             self._finish(sequence, Ending(FinishReason.ERROR, error=error))
             for sequence in alive
@@ -117,7 +118,7 @@ class Scheduler:
     @property
     def masks_under_way(self) -> bool:
         """Whether masks that the last commit asked for are still being computed."""
-        return any(constraint.mask is None for constraint in self._asked)
+        return any(constraint.mask is None for constraint in self._filing.asked)
 
     @property
     def awaits_masks(self) -> bool:
@@ -169,71 +170,16 @@ class Scheduler:
 
         step_s: seconds that the device took, from the end of the step before if it had one.
         """
-        planned, sequences, load, left_over = self._in_flight.popleft()
-        assert planned is plan, "plans commit in the order in which they were scheduled"
+        planned = self._in_flight.popleft()
+        assert planned.plan is plan, "plans commit in the order in which they were scheduled"
         if step_s is not None:
-            self._gate.forecast.observe_step(load.prompt_tokens, step_s)
-            self._planner.pacing.observe(load, step_s, left_over=left_over)
-        errors, size, finished = result.errors, self.cache.block_size, SequenceStatus.FINISHED
-        rows = list(zip(plan.rows, sequences, strict=True)) if errors else []
-        failed = [(s, errors[row.slot]) for row, s in rows if row.slot in errors and s.status is not finished]
-        # What was computed is right, but for what was asked of it; so are the blocks.
-        outputs = [self._fail(sequence, error) for sequence, error in failed]
-        told = iter(result.prompt_logprobs)
-        sampled = zip(result.tokens, result.logprobs or repeat(None), strict=False)
-        num_plain, sound, new = 0, True, tuple.__new__
-        self._asked = []
-        for (_, start, length, _, _, samples, targets), sequence in zip(plan.rows, sequences, strict=True):
-            in_flight = sequence.num_in_flight = sequence.num_in_flight - 1
-            scores = next(told) if targets else ()
-            token, logprobs = next(sampled) if samples else _NO_TOKEN
-            if sequence.status is finished:
-                self.counters.surplus_tokens += samples
-            else:
-                try:
-                    num_full = (start + length) // size
-                    if num_full > sequence.num_named:
-                        self._cache_blocks(sequence, num_full)
-                    if targets:
-                        outputs.append(sequence.tell(start, scores))
-                    if not samples:
-                        pass
-                    elif logprobs is None and sequence.extend(token):
-                        # Once for every token, so past NamedTuple's constructor, as in StepDraft.
-                        output = (sequence.request_id, (token,), (), None, None, None, None, ())
-                        outputs.append(new(TokenOutput, output))
-                        num_plain += 1
-                    else:
-                        outputs.append(self._append(sequence, token, logprobs))
-                        if sequence.constraint is not None and sequence.status is not finished:
-                            self._asked.append(sequence.constraint)
-                except Exception as error:
-                    outputs.append(self._fail(sequence, error))
-                    sound = False
-            if not in_flight:
-                self._running.committed(sequence)
-        self.counters.generation_tokens += num_plain
-        prepare_masks(self._asked, self.on_masks)
-        if not sound:
+            self._gate.forecast.observe_step(planned.load.prompt_tokens, step_s)
+            self._planner.pacing.observe(planned.load, step_s, left_over=planned.left_over)
+        outputs = self._filing.file(planned, result)
+        prepare_masks(self._filing.asked, self.on_masks)
+        if not self._filing.sound:
             self.check()
         return outputs
-
-    def _append(self, sequence: Sequence, token: int, logprobs: TokenLogprobs | None) -> TokenOutput:
-        """Add a sampled token that is more than one more: the first, the last, one with log-probabilities."""
-        if token == INVALID_TOKEN:
-            for block in sequence.table.blocks:
-                self.prefix_cache.forget(block)  # what led to this must not reach another request
-            self.counters.num_corrupted += 1
-            return self._finish(sequence, sequence.no_token())
-        ending = sequence.append(token)
-        self.counters.generation_tokens += 1
-        timings = sequence.timings if sequence.num_output == 1 else None
-        if timings is not None:
-            timings.first_token_s = time.monotonic()
-        brought = ((token,), () if logprobs is None else (logprobs,))
-        if ending is not None:
-            return self._finish(sequence, ending, *brought)
-        return TokenOutput(sequence.request_id, *brought, timings=timings)
 
     def _finish(
         self,
@@ -257,14 +203,6 @@ class Scheduler:
         request_id = sequence.request_id
         del self._sequences[request_id]
         return TokenOutput(request_id, token_ids, logprobs, reason, stop_reason, sequence.timings, error)
-
-    def _cache_blocks(self, sequence: Sequence, num_full: int) -> None:
-        """Offer the first `num_full` blocks, whose every token is computed, to other sequences."""
-        if self.cache.enable_prefix_caching:
-            sequence.hash_blocks(num_full, self.cache.block_size)
-            for index in range(sequence.num_named, num_full):
-                self.prefix_cache.insert(sequence.block_hashes[index], sequence.table.blocks[index])
-        sequence.num_named = num_full
 
     # Looking at it.
 

@@ -18,6 +18,15 @@ _MAX_TOLD = 1 << 20
 """Log-probabilities that one step tells of one prompt, a dozen bytes each."""
 
 
+class Clock:
+    """now: the number of the step that was planned last."""
+
+    __slots__ = ("now",)
+
+    def __init__(self) -> None:
+        self.now = 0
+
+
 class SequenceStatus(enum.Enum):
     """WAITING sequences own nothing; RUNNING ones own a slot and blocks; FINISHED ones are forgotten."""
 
@@ -45,7 +54,8 @@ class Sequence:
                 | in cache or flying | still to schedule | tokens that the device is sampling
 
     num_prefill: positions below it get explicit tokens; later ones take the device's own last token.
-    num_in_flight: plans launched and not committed that mention the sequence.
+    last_step: number of the last plan that mentions the sequence, as of when it was no member of a batch.
+    place: where it is in the decode batch, -1 outside; its clock is then the batch's.
     num_named: leading blocks that were offered to the prefix cache.
     constraint: what it may say next; follows the known tokens of the output, also while it is preempted.
     charged: tokens that its tenant was charged when it began to run, see waiting.py.
@@ -54,19 +64,21 @@ class Sequence:
     """
 
     __slots__ = (
+        "_clock",
         "_root_hash",
+        "_scheduled",
         "block_hashes",
         "charged",
         "constraint",
         "finish_reason",
+        "last_step",
         "max_length",
-        "num_in_flight",
         "num_named",
         "num_prefill",
         "num_prompt",
-        "num_scheduled",
         "num_told",
         "order",
+        "place",
         "request",
         "request_id",
         "seed",
@@ -105,8 +117,10 @@ class Sequence:
         self.block_hashes: list[bytes] = []
         self.slot = -1
         self.num_prefill = self.num_prompt
-        self.num_scheduled = 0
-        self.num_in_flight = 0
+        self.place = -1
+        self._clock: Clock | None = None
+        self._scheduled = 0
+        self.last_step = 0
         self.num_named = 0
         self.charged = 0.0
         self.num_told = 0
@@ -119,6 +133,21 @@ class Sequence:
     def num_output(self) -> int:
         """Tokens generated and known."""
         return len(self.token_ids) - self.num_prompt
+
+    @property
+    def num_scheduled(self) -> int:
+        """Positions that some plan computes, or did."""
+        return self._scheduled if self._clock is None else self._scheduled + self._clock.now
+
+    @num_scheduled.setter
+    def num_scheduled(self, value: int) -> None:
+        self._scheduled = value if self._clock is None else value - self._clock.now
+
+    def go_by(self, clock: Clock | None) -> int:
+        """From now on `num_scheduled` moves with the clock, or stands; how far it is ahead of it."""
+        num_scheduled, self._clock = self.num_scheduled, clock
+        self.num_scheduled = num_scheduled
+        return self._scheduled
 
     @property
     def num_computed(self) -> int:
@@ -144,20 +173,6 @@ class Sequence:
         if constraint is None or position - self.num_prompt < constraint.binds_from:
             return True
         return position == len(self.token_ids) and constraint.mask is not None
-
-    def extend(self, token: int) -> bool:
-        """Add a token with which nothing else happens, as with most: it is valid, neither the first nor the
-        last, and no grammar follows it. Otherwise False, and nothing is done."""
-        token_ids = self.token_ids
-        if (
-            token < 0
-            or self.constraint is not None
-            or token in self.stop_ids
-            or not self.num_prompt < len(token_ids) < self.max_length - 1
-        ):
-            return False
-        token_ids.append(token)
-        return True
 
     def append(self, token: int) -> Ending | None:
         """Add a sampled token; why it is the last, if it is."""

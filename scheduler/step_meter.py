@@ -58,12 +58,12 @@ class StepMeter:
     def planned(self, plan: StepPlan, schedule_s: float, launch_s: float) -> None:
         """A step was launched. O(chunks), since rows of one token come first."""
         num_prompt = num_chunks = 0
-        for row in reversed(plan.rows):
+        for row in reversed(plan.slices):
             if row.length == 1:
                 break
             num_prompt += row.length
             num_chunks += 1
-        num_rows = len(plan.rows)
+        num_rows = plan.num_rows
         self.launched.append((num_rows, num_rows - num_chunks + num_prompt, num_prompt, schedule_s, launch_s))
 
     def completed(self, step_s: float, wait_s: float, commit_s: float, deliver_s: float) -> None:

@@ -45,13 +45,13 @@ class Timeline:
 
     def record(self, plan: StepPlan, began_s: float, ended_s: float) -> bool:
         """A step has ended; False if nobody watches any more. O(chunks): rows of one token come first."""
-        chunks = [row.length for row in takewhile(lambda row: row.length > 1, reversed(plan.rows))]
+        chunks = [row.length for row in takewhile(lambda row: row.length > 1, reversed(plan.slices))]
         self._steps.append(
             StepRecord(
                 self._next_number,
                 began_s,
                 ended_s,
-                len(plan.rows) - len(chunks),
+                plan.num_rows - len(chunks),
                 sum(chunks),
                 len(chunks),
             )

@@ -7,11 +7,12 @@ from array import array
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sequence_maker import make_sequence
-from toy_grammar import ToyConstraint
 
-from octavo.model.plan import SequenceSlice, SlotStart, StepPlan
+from octavo.model.plan import PlainRows, SequenceSlice, SlotStart, StepPlan
+from octavo.scheduler.decode_batch import DecodeBatch
 from octavo.scheduler.draft import StepDraft
 from octavo.scheduler.sequence import Sequence
+from octavo.scheduler.step_time import StepLoad
 
 
 def running_sequence(slot: int, num_prompt: int, num_scheduled: int) -> Sequence:
@@ -87,15 +88,25 @@ def test_starts_are_part_of_the_plan() -> None:
     assert draft.build() == (StepPlan((), (start,)), [])
 
 
-def test_who_only_goes_on_is_planned_in_one_go_and_the_others_are_named() -> None:
-    draft = StepDraft(100)
-    plain, full, last, bound = (running_sequence(slot, 4, 4) for slot in range(4))
-    for sequence in (plain, last, bound):
-        assert sequence.table.ensure(5)
-    last.max_length = 5
-    bound.constraint = ToyConstraint(256, 9)
-    assert draft.add_plain_decodes([full, plain, last, bound]) == [full, last, bound]
+def test_plain_rows_come_first_count_for_the_load_and_can_be_taken_back() -> None:
+    batch, draft = DecodeBatch(4), StepDraft(100)
+    first, second, third, other = (running_sequence(slot, 4 + slot, 4 + slot) for slot in range(4))
+    for sequence in (first, second, third):
+        assert sequence.table.ensure(8)
+        batch.join(sequence)
+    batch.advance()
+    slots, starts, owners = batch.rows()
+    draft.add_plain(PlainRows(slots, starts, [2, 1], [30, 31]), owners, batch.context_tokens)
+    draft.add_decode(other, 7, [5])
+    assert draft.load() == StepLoad(4, 4 + 5 + 6 + 7) and draft.budget == 96
+    batch.leave(second)
+    draft.remove(second)
     plan, owners = draft.build()
-    assert owners == [plain] and draft.budget == 99
-    assert plan.rows == (SequenceSlice(0, 4, 1, None, (), True),)
-    assert [s.num_scheduled for s in (plain, full, last, bound)] == [5, 4, 4, 4]
+    assert plan.rows == (
+        SequenceSlice(0, 4, 1, None, (), True),
+        SequenceSlice(2, 6, 1, None, [30], True),
+        SequenceSlice(3, 7, 1, None, [5], True),
+    )
+    assert plan.num_rows == 3 and all(type(row) is SequenceSlice for row in plan.rows)
+    assert draft.plain_owners == [first, third] and owners == [other] and draft.budget == 97
+    assert [s.num_scheduled for s in (first, second, third, other)] == [5, 5, 7, 8]

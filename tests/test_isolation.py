@@ -64,9 +64,8 @@ def others_live(depth: int, **settings: Any) -> Stepper:
         (Running, "targets", 0),
         (StepDraft, "add_prefill", 0),
         (StepDraft, "add_decode", 0),
-        (StepDraft, "add_decode", 1),
         (Running, "append", 0),  # commit: the first token
-        (Running, "extend", 2),  # one more
+        (Running, "append", 1),  # the last, or one that fills a block
         (Running, "hash_blocks", 1),  # a block that got full
     ],
 )

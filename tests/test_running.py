@@ -22,28 +22,37 @@ NUM_SLOTS, NUM_BLOCKS = 3, 32
 def test_no_slot_and_no_block_is_lost_or_given_twice(actions: list[tuple[str, int]]) -> None:
     pool, running = BlockPool(NUM_BLOCKS), Running(NUM_SLOTS, Distribution((1.0,)))
     retiring: list[Sequence] = []
+    committed = 0
     for order, (action, which) in enumerate(actions):
         members = [*running]
         if action == "enter" and running.has_free_slot:
             sequence = make_sequence(range(1, 2 + which), order=order, pool=pool)
             assert sequence.table.ensure(1 + which) is not None
             running.enter(sequence, 0)
-        elif action == "commit" and (flying := [s for s in (*members, *retiring) if s.num_in_flight]):
-            sequence = flying[which % len(flying)]
-            sequence.num_in_flight -= 1
-            if sequence.num_in_flight == 0:
-                running.committed(sequence)
-                retiring = [s for s in retiring if s is not sequence]
+        elif action == "commit" and committed < running.batch.last_step:
+            committed += 1
+            running.begin_commit(committed)
+            running.end_commit()
+            retiring = [s for s in retiring if s.last_step > committed]
+        elif action == "launch":
+            running.rejoin()
+            for sequence in running.batch.due():
+                running.set_apart(sequence)
+            running.batch.advance()
+            now = running.batch.last_step = running.batch.clock.now
+            for sequence in running:
+                if sequence.place < 0 and (sequence.order[1] + which) % 2:
+                    sequence.last_step = now
         elif members:
             sequence = members[which % len(members)]
-            if action == "launch":
-                sequence.num_in_flight += 1
-            elif action == "decode" and sequence in running.prefilling:
+            if action == "decode" and sequence in running.prefilling:
+                sequence.num_scheduled = sequence.num_prefill
                 running.start_decoding(sequence)
             elif action == "leave":
                 running.leave(sequence)
-                if sequence.num_in_flight:
+                if sequence.last_step > committed:
                     retiring.append(sequence)
+        assert [*running.retiring] == retiring
         running.check(pool)
         holders = [*running, *retiring]
         assert len(running) == len(holders) - len(retiring)
@@ -83,12 +92,14 @@ def test_what_a_plan_in_flight_mentions_comes_back_when_it_commits() -> None:
     sequence = make_sequence(range(5), pool=pool)
     sequence.table.ensure(5)
     running.enter(sequence, 0)
-    sequence.num_in_flight = 1
+    running.batch.advance()
+    sequence.last_step = running.batch.clock.now
     sequence.end(FinishReason.ABORT)
     running.leave(sequence)
     assert freed_s.count == 0
     assert (running.has_free_slot, pool.num_referenced, running.returning_blocks()) == (False, 2, 2)
-    running.committed(sequence)
+    running.begin_commit(sequence.last_step)
+    running.end_commit()
     assert (running.has_free_slot, pool.num_referenced, running.returning_blocks()) == (True, 0, 0)
     assert freed_s.counts == [1, 0]
     running.check(pool)

@@ -8,14 +8,10 @@ the rest     norms, sampler, launches: a constant, larger for a step that carrie
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Sequence
 from dataclasses import dataclass
 from math import hypot
-from operator import itemgetter
 
-from octavo.model.plan import SequenceSlice, StepPlan
-
-_START = itemgetter(SequenceSlice._fields.index("start"))
+from octavo.model.plan import StepPlan
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,11 +37,17 @@ class DeviceTimes:
 
     def seconds(self, plan: StepPlan) -> float:
         """How long the step takes."""
-        rows = plan.rows
-        if rows[-1].length == 1:
-            products_s = hypot(self.weights_s, self.token_s * len(rows))
-            return float(products_s + self.rest_s + self.context_s * sum(map(_START, rows)))
-        num_tokens, context, work = self._load(rows)
+        num_tokens, context, work = len(plan.plain.slots), int(plan.plain.starts.sum()), 0.0
+        slices = plan.slices
+        mixed = bool(slices) and slices[-1].length > 1
+        for _, start, length, *_ in slices:
+            num_tokens += length
+            if length == 1:
+                context += start
+            else:
+                work += length * (start + length / 2)
+        if not mixed:
+            return hypot(self.weights_s, self.token_s * num_tokens) + self.rest_s + self.context_s * context
         products_s = hypot(self.weights_s, self.token_s * self._padded(num_tokens))
         return products_s + self.mixed_s + self.context_s * context + self.work_s * work
 
@@ -54,17 +56,6 @@ class DeviceTimes:
         if index < len(self.sizes):
             return self.sizes[index]
         return -(-num_tokens // self.padding) * self.padding
-
-    def _load(self, rows: Sequence[SequenceSlice]) -> tuple[int, int, float]:
-        num_tokens = context = 0
-        work = 0.0
-        for _, start, length, *_ in rows:
-            num_tokens += length
-            if length == 1:
-                context += start
-            else:
-                work += length * (start + length / 2)
-        return num_tokens, context, work
 
 
 H100 = {

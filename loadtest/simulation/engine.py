@@ -95,9 +95,7 @@ class SimulatedEngine:
             self.receive(self.now_s, outputs)
 
     def _result(self, plan: StepPlan) -> StepResult:
-        rows = plan.rows
-        only_decodes = rows[-1].length == 1 and rows[0].tokens is None and not plan.starts
-        sampled = len(rows) if only_decodes else sum(row.samples for row in rows)
+        sampled = len(plan.plain.slots) + sum([row.samples for row in plan.slices])
         if sampled not in self._results:
             self._results[sampled] = StepResult((TOKEN,) * (sampled + 1))
         return self._results[sampled]

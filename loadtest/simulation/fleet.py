@@ -18,6 +18,7 @@ from .router import Router
 
 _NUM_BUCKETS = 3000
 _BUCKETS_PER_S = 4000.0
+_TELL_EVERY = 20_000
 _TIMINGS = TokenOutput._fields.index("timings")
 
 
@@ -80,7 +81,16 @@ class Replica:
                     timings.first_token_s = 0.0  # the end has the same timings
 
 
-def simulate(replicas: Sequence[Replica], router: Router, trace: Iterable[Request]) -> Figures:
+Progress = Callable[[int, float], None]
+"""Told how many requests have come, and at which simulated moment the last did."""
+
+
+def simulate(
+    replicas: Sequence[Replica],
+    router: Router,
+    trace: Iterable[Request],
+    progress: Progress = lambda num_requests, now_s: None,
+) -> Figures:
     """Send the trace through, to the end of its last request."""
     num_requests = num_refused = 0
     arrival_s = 0.0
@@ -94,6 +104,8 @@ def simulate(replicas: Sequence[Replica], router: Router, trace: Iterable[Reques
             replicas[index].submit(request)
         except RequestRefusedError:
             num_refused += 1
+        if num_requests % _TELL_EVERY == 0:
+            progress(num_requests, arrival_s)
     busy_s = sum(replica.engine.busy_s for replica in replicas)
     for replica in replicas:
         replica.engine.run(())

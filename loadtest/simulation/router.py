@@ -5,6 +5,7 @@ The router knows what it sent where and how much each replica has to do, not wha
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -43,7 +44,8 @@ class CacheAware:
     """
 
     def __init__(self, capacity: int = 1 << 20) -> None:
-        self._replica_by_block: dict[bytes, int] = {}
+        # A plain dict would look for its oldest entry among all that were deleted before it.
+        self._replica_by_block: OrderedDict[bytes, int] = OrderedDict()
         self._capacity = capacity
         self._root = root_hash()
 
@@ -59,8 +61,8 @@ class CacheAware:
                 chosen = last
                 break
         for block in blocks:
-            known.pop(block, None)
             known[block] = chosen
+            known.move_to_end(block)
         while len(known) > self._capacity:
-            del known[next(iter(known))]
+            known.popitem(last=False)
         return chosen

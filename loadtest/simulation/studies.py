@@ -9,7 +9,7 @@ from octavo.cache.config import CacheConfig
 from octavo.scheduler.config import SchedulerConfig
 
 from .device import FINER_GRAPHS, GRAPHS, H100
-from .fleet import Figures, Replica, simulate
+from .fleet import Figures, Progress, Replica, simulate
 from .router import CacheAware, RoundRobin
 from .served import ServedFigures, ServedLoad
 from .trace import Trace
@@ -39,7 +39,11 @@ class Case:
     shorten: int = 8
     long_every: int = 0
 
-    def run(self, lengths: Sequence[tuple[int, int]]) -> Figures:
+    def run(
+        self,
+        lengths: Sequence[tuple[int, int]],
+        progress: Progress = lambda num_requests, now_s: None,
+    ) -> Figures:
         """All requests of a trace, to their end."""
         scheduler = SchedulerConfig(
             max_num_seqs=min(1024, self.max_num_batched_tokens),
@@ -58,7 +62,7 @@ class Case:
             shorten=self.shorten,
             long_every=self.long_every,
         )
-        return simulate(replicas, CacheAware() if self.cache_aware else RoundRobin(), trace)
+        return simulate(replicas, CacheAware() if self.cache_aware else RoundRobin(), trace, progress)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
