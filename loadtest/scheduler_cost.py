@@ -29,7 +29,7 @@ from octavo.cache.config import CacheConfig
 from octavo.model.plan import StepPlan, StepResult
 from octavo.model.plan_check import PlanCheck
 from octavo.model.sampling_params import SamplingParams
-from octavo.model.step_inputs import BlockTableMirror, HostBuffer, host_memory, lay_out
+from octavo.model.step_inputs import BlockTableMirror, HostBuffer, StepShape, host_memory, lay_out
 from octavo.scheduler.config import SchedulerConfig
 from octavo.scheduler.request import Request
 from octavo.scheduler.scheduler import Scheduler
@@ -88,6 +88,7 @@ class Load:
         self._check = PlanCheck(num_running, cache.num_blocks, cache.block_size)
         self._mirror = BlockTableMirror(num_running, MAX_MODEL_LEN // cache.block_size, cache.block_size)
         self._memory = host_memory(1 << 20, torch.device("cpu"))
+        self._buffers: dict[StepShape, HostBuffer] = {}
         self._source = source
         self._in_flight: deque[StepPlan] = deque()
 
@@ -95,6 +96,13 @@ class Load:
         """Top the queue up."""
         while self.scheduler.load()[1] < num_waiting:
             self.scheduler.add(next(self._source))
+
+    def _buffer(self, shape: StepShape) -> HostBuffer:
+        """Of a shape that is a little larger, and made once, as for graphs."""
+        rounded = StepShape(*(-(-length // 64) * 64 for length in shape))
+        if rounded not in self._buffers:
+            self._buffers[rounded] = HostBuffer(rounded, self._memory)
+        return self._buffers[rounded]
 
     def step(self) -> Times:
         """Seconds of each of PARTS in one step."""
@@ -106,7 +114,7 @@ class Load:
             self._check.check(plan)
             checked = clock()
             layout = lay_out(plan, self._mirror)
-            HostBuffer(layout.shape, self._memory).pack(layout, self._mirror)
+            self._buffer(layout.shape).pack(layout, self._mirror)
             packed = clock()
             self._in_flight.append(plan)
         committed = resulted = 0.0

@@ -18,7 +18,8 @@ log = logging.getLogger(__name__)
 
 Part = TypeVar("Part")
 Parts = Sequence[tuple[Sequence[SequenceSlice], Part | None]]
-"""Rows of a step, in order and in pieces, and what became of them; None: out of memory, of a single row."""
+"""Rows of a step, in order and in pieces, and what became of them; None: out of memory, of a single row.
+Of a step in one piece the rows are left out: most steps are, and rows cost an object each."""
 
 
 def run_within_memory(
@@ -30,7 +31,7 @@ def run_within_memory(
     """
     fits, part = _tried(plan, run)
     if fits:
-        return [(plan.rows, part)]
+        return [((), part)]
     refile(plan)
     return list(run_divided(plan.rows, run))
 

@@ -57,7 +57,7 @@ def test_what_fits_is_told_and_the_rest_has_errors(rows: list[tuple[int, bool, i
     asked = [index for index, row in enumerate(plan.rows) if row.targets]
     assert [bool(told) for told in result.prompt_logprobs] == [index not in lost for index in asked]
     if len(attempts) == 1:
-        assert refiled == [] and attempts[0] is plan.rows
+        assert refiled == [] and attempts == [plan.rows]
     else:
         assert refiled == [plan], "the block tables are brought up to date once, before the second attempt"
         assert not any(row.new_blocks for rows in attempts[1:] for row in rows)
