@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from typing import Any
 
@@ -15,7 +15,6 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
-from ..model.plan import TokenLogprobs
 from ..scheduler.request import Claim, FinishReason
 from .answer_grammar import tools_complaint
 from .answer_parts import delta_json
@@ -28,7 +27,7 @@ from .disconnect import unless_disconnected
 from .errors import GenerationError, RequestError
 from .generation import RequestOptions, TextDelta
 from .json_response import ignored_header
-from .logprobs import prompt_logprobs
+from .prompt_echo import PromptEcho
 from .protocol import client_names, usage
 from .request_summary import AnswerSummary
 from .sse import EventStream
@@ -88,6 +87,7 @@ class Answer:
             )
         except RequestError as error:
             raise self._client_names(error) from None
+        self._prompts = PromptEcho(asked, self._choices, server.generation.tokenizer)
 
     async def respond(self, request: Request) -> Response:
         """The response. Raises RequestError, and ClientDisconnect if nobody waits for it any more."""
@@ -140,7 +140,7 @@ class Answer:
             for index, delta in batch:
                 deltas[index].append(delta)
         choices = [self._choice(index, heard) for index, heard in enumerate(deltas)]
-        beside = {} if self._shape.chunk.prompt_in_choice else self._told(0)
+        beside = {} if self._shape.chunk.prompt_in_choice else self._prompts.told(0)
         return msgspec.json.encode(
             {**self._common, "choices": choices, "usage": self._final_usage(), **beside}
         )
@@ -160,9 +160,9 @@ class Answer:
         token_ids = [token for delta in deltas for token in delta.token_ids]
         if self._writers:
             entries = [entry for delta in deltas for entry in delta.logprobs]
-            echoed_ids, echoed = self._echoed_logprobs(index)
+            echoed_ids, echoed = self._prompts.logprobs(index)
             logprobs = self._writers[index]([*echoed_ids, *token_ids], [*echoed, *entries])
-        text, echo = "".join(delta.text for delta in deltas), self._echo(index)
+        text, echo = "".join(delta.text for delta in deltas), self._prompts.text(index)
         reason = last.finish_reason.value
         choice = self._shape.choice(index, echo + text, logprobs, reason, last.stop_reason)
         if self._parts:
@@ -170,7 +170,7 @@ class Answer:
             choice["finish_reason"] = self._parts[index].finish_reason(last.finish_reason)
         if self._asked.fields.return_token_ids:
             choice["token_ids"] = token_ids
-        return {**choice, **self._told(index)} if self._shape.chunk.prompt_in_choice else choice
+        return {**choice, **self._prompts.told(index)} if self._shape.chunk.prompt_in_choice else choice
 
     async def _frames(self) -> AsyncGenerator[bytes]:
         """The events of a stream; an error is one of them, and the last is always [DONE]."""
@@ -180,7 +180,7 @@ class Answer:
             self._common,
             with_usage=fields.include_usage,
             with_ids=fields.return_token_ids,
-            prompt_keys=tuple(self._told(0)),
+            prompt_keys=tuple(self._prompts.told(0)),
         )
         self._unopened = set(range(len(self._choices)))
         try:
@@ -232,10 +232,10 @@ class Answer:
         return b"".join(frames)
 
     def _opening_frames(self, encoder: ChunkEncoder, index: int) -> list[bytes]:
-        echo = self._echo(index)
-        frames = [encoder.opening(index, self._running_usage(), self._told(index))]
+        echo = self._prompts.text(index)
+        frames = [encoder.opening(index, self._running_usage(), self._prompts.told(index))]
         if echo:
-            ids, entries = self._echoed_logprobs(index)
+            ids, entries = self._prompts.logprobs(index)
             logprobs = self._writers[index](ids, entries) if ids else None
             frames.append(encoder.text(index, echo, logprobs, self._running_usage()))
         return frames
@@ -253,30 +253,6 @@ class Answer:
             frames.append(encoder.part(index, each, logprobs, self._running_usage(), token_ids))
             logprobs, token_ids = None, ()
         return frames
-
-    def _echo(self, index: int) -> str:
-        return self._asked.echoes[index // self._asked.params.n] if self._asked.echoes else ""
-
-    def _echoed_logprobs(self, index: int) -> tuple[Sequence[int], Sequence[TokenLogprobs | None]]:
-        """(token ids, log-probabilities) of the echoed prompt, if they were asked for."""
-        asked = self._asked
-        if not self._writers or not asked.echoes or asked.params.prompt_logprobs is None:
-            return (), ()
-        return asked.prompts[index // asked.params.n], [None, *self._choices.prompt_logprobs(index)]
-
-    def _told(self, index: int) -> Mapping[str, Any]:
-        """What the response tells of the choice's prompt; its log-probabilities once the choice has ended."""
-        asked = self._asked
-        told = asked.told[index // asked.params.n] if asked.told else {}
-        if asked.fields.prompt_logprobs is None:
-            return told
-        ids, entries = asked.prompts[index // asked.params.n], self._choices.prompt_logprobs(index)
-        return {**told, "prompt_logprobs": prompt_logprobs(ids, entries, self._token_text)}
-
-    def _token_text(self, token_id: int) -> str:
-        tokenizer = self._server.generation.tokenizer
-        assert tokenizer is not None, "reading the request needed one"
-        return tokenizer.token_text(token_id)
 
     def _running_usage(self) -> dict[str, Any] | None:
         return self._usage() if self._asked.fields.continuous_usage else None
