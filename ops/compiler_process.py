@@ -23,9 +23,11 @@ class CompilerProcess:
     """Compiles what it is given once, and ends; also when nobody is left who could give it anything."""
 
     def __init__(self) -> None:
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", _MODULE], stdin=subprocess.PIPE, pipesize=_PIPE_BYTES
-        )
+        command = [sys.executable, "-m", _MODULE]
+        try:
+            self._process = subprocess.Popen(command, stdin=subprocess.PIPE, pipesize=_PIPE_BYTES)
+        except PermissionError:  # this user's pipes hold as much as they may: `give` waits for the reader
+            self._process = subprocess.Popen(command, stdin=subprocess.PIPE)
 
     @classmethod
     def where_there_is_a_gpu(cls) -> CompilerProcess | None:
