@@ -30,7 +30,7 @@ class AttentionStep:
     split_counters: see decode_attention and prefill_attention; None on a CPU, or if keys shall not be split.
     memo: what the layers' ops compute alike.
     native: machine code for a processor; None elsewhere.
-    deterministic: every query takes its keys one tile after the other, by the kernel that prompts use.
+    deterministic: all queries go through the prompts' kernel, which visits keys in one fixed order.
     """
 
     batch: ForwardBatch

@@ -91,16 +91,16 @@ class DecoderLM:
                 method, config.hidden_size, (("lm_head", config.vocab_size),), split=0, is_head=True
             )
         rotating = cos_sin_table(config.rope, max_positions, device)
-        still = (
-            rotating if all(config.layer_uses_rope) else identity_table(config.rope, max_positions, device)
-        )
+        unrotating = rotating
+        if not all(config.layer_uses_rope):
+            unrotating = identity_table(config.rope, max_positions, device)
         self.weight_bytes = sum(target.view.nbytes for target in self.targets())
         self.num_layers = config.num_layers
         self._kinds = [*zip(config.layer_windows, config.layer_uses_rope, strict=True)]
-        self._tables = [rotating if rotates else still for rotates in config.layer_uses_rope]
+        self._tables = [rotating if rotates else unrotating for rotates in config.layer_uses_rope]
 
     def outline(self) -> DecoderLM:
-        """The same model with one layer of each kind and the last, which launch every kernel of the whole."""
+        """The model with one layer of each kind and the last only: it launches every kernel of the whole."""
         last = len(self._layers) - 1
         kept = sorted({*{kind: i for i, kind in reversed([*enumerate(self._kinds)])}.values(), last})
         outline = copy.copy(self)
@@ -126,7 +126,7 @@ class DecoderLM:
         x: Tensor | None = None
         for layer, cos_sin, (k_cache, v_cache) in zip(self._layers, self._tables, kv, strict=True):
             x = layer.input_norm(residual) if x is None else layer.input_norm.add(x, residual)
-            # Nothing after the last keys and values mixes tokens: the rest is for the sampled ones only.
+            # Past the last layer's keys and values tokens do not mix: only the sampled ones go on.
             last = batch.last_tokens if layer is self._layers[-1] else None
             x = layer.attention(x, step, cos_sin, PagedKV(k_cache, v_cache, batch.block_tables), last)
             if last is not None:

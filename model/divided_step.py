@@ -1,7 +1,7 @@
 """A step that ran out of memory is run again in halves, down to single rows. Knows no device.
 
-Rows of a step depend on nothing of each other, so a step in pieces says what the whole would have said. A row
-that does not fit alone has failed, and only the request whose row it is.
+Rows of a step do not depend on each other, so pieces of a step say together what the whole would have said.
+A row that does not fit even alone fails, and with it only the request whose row it is.
 """
 
 from __future__ import annotations

@@ -105,11 +105,9 @@ class DenseWeight:
             if bias is None and x.shape[0] in self._thin_rows:
                 return thin_linear(x, self._weight)
             return F.linear(x, self._weight, bias)
-        return (
-            torch.mm(x, self._weight.t(), out=out)
-            if bias is None
-            else torch.addmm(bias, x, self._weight.t(), out=out)
-        )
+        if bias is None:
+            return torch.mm(x, self._weight.t(), out=out)
+        return torch.addmm(bias, x, self._weight.t(), out=out)
 
     def likeliest(self, x: Tensor) -> Tensor | None:
         """There is no such way."""
@@ -117,7 +115,7 @@ class DenseWeight:
 
 
 class FixedOrderMethod:
-    """Weights as in the checkpoint, multiplied so that no row depends on how many others there are."""
+    """Every matrix is a FixedOrderWeight."""
 
     def __init__(self, dtype: torch.dtype, device: torch.device) -> None:
         self._dtype = dtype
@@ -132,18 +130,8 @@ class FixedOrderMethod:
         return FixedOrderWeight(table)
 
 
-class FixedOrderWeight:
-    """A matrix stored [out, in], the checkpoint's own layout."""
-
-    def __init__(self, weight: Tensor) -> None:
-        self._weight = weight
-
-    def targets(self, name: str, rows: slice, split: int | None) -> Iterator[WeightTarget]:
-        """The rows of the matrix are one tensor of the checkpoint."""
-        yield WeightTarget(f"{name}.weight", self._weight[rows], split)
-
-    def finish(self) -> None:
-        """Nothing to do."""
+class FixedOrderWeight(DenseWeight):
+    """The same, multiplied so that no row depends on how many others there are."""
 
     def apply(self, x: Tensor, bias: Tensor | None, out: Tensor | None = None) -> Tensor:
         """x [num_tokens, in_features] -> [num_tokens, out_features]."""

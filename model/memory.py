@@ -1,6 +1,6 @@
-"""What a device has and what an engine needs of it, in bytes: reckoned here, measured by rehearsal.py.
+"""What a device has and what an engine needs of it, in bytes: estimated here, measured by rehearsal.py.
 
-Decides nothing: the ledger in cache/ divides.
+Decides nothing: cache/ledger.py divides the memory.
 """
 
 from __future__ import annotations
@@ -99,7 +99,7 @@ def activation_bytes(
 
 
 def _token_bytes(config: ModelConfig, dtype: torch.dtype) -> int:
-    """Of a token: residual, normed input, merged projection, queries and output of attention, and in the MLP
-    the merged projection and its product, of which the largest moment holds most."""
+    """Bytes of activations a token at the worst moment: residual and norm, and beside them either attention's
+    merged projection, queries and output, or the MLP's merged projection and product."""
     attention = (config.num_heads + 2 * config.num_kv_heads + 2 * config.num_heads) * config.head_dim
     return (3 * config.hidden_size + max(attention, 3 * config.intermediate_size)) * dtype.itemsize

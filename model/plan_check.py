@@ -1,6 +1,7 @@
 """Whether a plan keeps the promises of plan.py, before a device is asked to believe it. Torch-free.
 
-A wrong slot or block would overwrite another sequence, and show, if ever, as somebody else's strange text.
+A wrong slot or block would overwrite another sequence, and would show, if at all, as strange text of another
+request.
 """
 
 from __future__ import annotations

@@ -18,7 +18,8 @@ from ..ops import sampling
 from ..ops.sampling import Column
 from .plan import DeviceFullError, SlotStart, TokenLogprobs, TokenMasks
 from .prompt_scores import MAX_PIECE_ROWS, LogprobTensors, PromptScores
-from .sampling_state import SamplingState, Stage
+from .sampling_state import SamplingState
+from .start_layout import Stage
 from .upload import uploaded
 
 _NARROWS = Stage.FILTER | Stage.MIN_P

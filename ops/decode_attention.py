@@ -1,7 +1,7 @@
 """Attention of one new token per sequence over its pages of keys and values.
 
-On a GPU, programs share the batch's keys evenly, however they are spread over its sequences. Knows nothing of
-prompts: `prefill_attention` takes rows of many tokens.
+On a GPU, programs share the batch's keys evenly, whatever its sequences' lengths. Does not know prompts:
+`prefill_attention` takes rows of many tokens.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ class ReadGroup:
     cache_rows: [n * num_kv_heads * num_blocks] int64 rows of the cache seen as [blocks * num_kv_heads, -1].
     first, last: the keys that count within the blocks, if the same for all; then mask is None.
     mask: [n, 1, 1, last - first] float, 0 or -inf, where the sequences differ.
-    hidden_rows: the same keys as int64 rows of the gathered tensor seen as [-1, head_dim]. They are set to
-        zero, for what stands in a page behind its sequence's end (NaN, at worst) outlasts a weight of zero.
+    hidden_rows: the hidden keys as int64 rows of the gathered tensor seen as [-1, head_dim]. They are set to
+        zero: past its sequence's end a page may hold anything, and a weight of zero times NaN is NaN.
     """
 
     sequences: Tensor | None
@@ -86,7 +86,7 @@ def plan_reads(kv: PagedKV, rows: DecodeRows, window: int | None) -> tuple[ReadG
 
 
 def _cuts(widths: list[int]) -> list[int]:
-    """Where groups begin and end, for the elements that each member would take, in ascending order."""
+    """Borders of the groups. widths: elements that each sequence takes, ascending."""
     cuts = [0]
     for i, width in enumerate(widths):
         if (i + 1 - cuts[-1]) * width > GROUP_ELEMENTS and i > cuts[-1]:
@@ -140,7 +140,7 @@ def decode_attention(
 ) -> Tensor:
     """Softmax(scale q K^T) V of each row's query: q [B, Hq, d] -> [B, Hq, d] in q's dtype, in `out` if given.
 
-    kv.block_tables and rows must have been there before the kernel in front of this call began.
+    kv.block_tables and rows must have been written before the previous kernel began (dependent_launch.py).
     window: the query sees its last `window` keys only.
     counters: [NUM_SPLIT_COUNTERS] int32 zeros, left as zeros, which spare a launch if given; one tensor
         per stream, shared by all layers.

@@ -1,7 +1,7 @@
-"""Decode attention on a GPU: programs walk runs of tiles (decode_runs_kernel.py) with all heads of a KV head.
+"""Decode attention on a GPU: a program takes a KV head, with all its query heads, and a run of tiles of keys.
 
-What a program computed of a row that begins and ends with it is the result; else it is a partial, and the
-program that finishes last of those that share the row merges their partials in order.
+Runs go on from row to row (decode_runs_kernel.py). Of a row that lies within its run a program writes the
+result. Programs that share a row write partial results; the one that ends last merges them, in their order.
 """
 
 from __future__ import annotations
@@ -181,7 +181,7 @@ def _decode_kernel(
 ) -> None:
     kv_head, program, num_programs = tl.program_id(0), tl.program_id(1), tl.num_programs(1)
     let_next_start(DEPENDENT)
-    # The step's first kernels wrote the lengths, long ago.
+    # The lengths can be read before the wait: the step's first kernels wrote them.
     run = find_run(seq_lens, num_rows, program, num_programs, WINDOW, BLOCK_N, ROWS)
     head, column = tl.arange(0, GROUP_PAD), tl.arange(0, HEAD_PAD)
     inside = (head < GROUP)[:, None] & (column < HEAD_DIM)[None, :]
@@ -226,7 +226,7 @@ def _decode_kernel(
                 _store_heads(parts.results, result, part, head, GROUP, HEAD_DIM, HEAD_PAD)
                 part_lse = parts.lse + part + head
                 tl.store(part_lse, seen.maximum + tl.math.log2(seen.denominator), mask=head < GROUP)
-        # Selected, not branched: loads of the tiles ahead depend on where they are, and on nothing computed.
+        # Selected, not branched, so that the next tiles' loads depend on positions only and can run ahead.
         seen = Softmax(
             tl.where(row_ends, 0.0, seen.numerator),
             tl.where(row_ends, 0.0, seen.denominator),
@@ -266,7 +266,7 @@ def launch_decode_attention(
     tiles: DecodeTiles | None = None,
     num_programs: int | None = None,
 ) -> Tensor:
-    """As `decode_attention`; tiles, num_programs per KV head: other than the table's, to measure them."""
+    """As `decode_attention`; tiles, num_programs (per KV head): in place of the table's, to measure them."""
     num_sequences, num_heads, head_dim = q.shape
     _, num_kv_heads, block_size, _ = kv.k.shape
     assert q.is_contiguous() and kv.k.is_contiguous() and kv.v.is_contiguous(), "must be contiguous"

@@ -3,7 +3,7 @@
     row 0: tiles 0 1 2 | row 1: tiles 3 | row 2: tiles 4 5 6 7 8 9 ...        one such line per KV head
     program 0: 0 1 2 3 | program 1: 4 5 6 7 | program 2: 8 9 ...
 
-Programs find their runs from the lengths alone, so a CUDA graph can hold the launch. Knows no keys.
+Programs find their runs from the lengths alone, so a CUDA graph can hold the launch. Reads no keys.
 The division is Stream-K's: Osama et al., arXiv 2301.03598.
 """
 

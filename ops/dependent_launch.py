@@ -1,8 +1,8 @@
 """Programmatic dependent launch (Hopper and later): a kernel starts while the one before it still runs.
 
-A kernel that is launched so may load at once what nobody writes (weights) and what was there before the
-kernel in front of it began. Before it touches anything else, and on every path, it must have called
-`wait_for_inputs`, or `let_next_start` and then `wait_for_previous`.
+Such a kernel may at once load what nobody writes (weights) and what was written before the previous kernel
+began. Before it touches anything else, and on every path, it must call `wait_for_inputs`, or else
+`let_next_start` and then `wait_for_previous`.
 Source: CUDA programming guide, section of the same name.
 """
 
@@ -27,7 +27,7 @@ def wait_for_inputs(DEPENDENT: tl.constexpr) -> None:
 
 @triton.jit
 def let_next_start(DEPENDENT: tl.constexpr) -> None:
-    """Early rather than late: the next kernel starts when all programs of this one have called this."""
+    """The next kernel starts once all programs of this one have called this, so it is called early."""
     if DEPENDENT:
         tl.extra.cuda.gdc_launch_dependents()
 

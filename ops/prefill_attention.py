@@ -1,6 +1,6 @@
 """Causal attention of ragged chunks of prompts over the pages that hold their prefix and themselves.
 
-Keys and values are always read from pages, so a first chunk, a later one and a prefix-cache hit are alike.
+Keys and values are always read from pages, so a first chunk, a later one and a prefix-cache hit are the same.
 """
 
 from __future__ import annotations

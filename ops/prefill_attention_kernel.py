@@ -24,7 +24,7 @@ from .step_memo import StepMemo
 from .tuning import PrefillTiles, num_multiprocessors, prefill_tiles
 
 _PLACES_PER_WALKER = 4
-"""Partial results of one layer at most, for each multiprocessor: 35 MB on an H100."""
+"""Partial results that there may be, for each program that walks splits: 35 MB a layer on an H100."""
 
 _ARGUMENTS = ["slots", "query_starts", "seq_lens", "plan", "num_rows", "table_stride", "num_walkers"]
 
@@ -211,7 +211,8 @@ def launch_prefill_attention(
     tiles: PrefillTiles | None = None,
     num_walkers: int | None = None,
 ) -> Tensor:
-    """As `prefill_attention`; tiles, num_walkers: other than the table's and the card's."""
+    """As `prefill_attention`; tiles, num_walkers (programs that walk splits): in place of the table's and one
+    for each multiprocessor."""
     num_tokens, num_heads, head_dim = q.shape
     _, num_kv_heads, block_size, _ = kv.k.shape
     num_rows, group = len(rows.slots), num_heads // num_kv_heads

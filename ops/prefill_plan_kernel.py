@@ -1,12 +1,12 @@
 """How prefill attention cuts long prefixes, worked out on the device once per step. Knows no keys or values.
 
-What all tiles of a row see, its prefix, is cut into splits if there are too few tiles for the card; what is
-left of each tile, its own chunk included, is one piece more.
+Every tile of a row sees the row's prefix. If there are too few tiles to fill the card, prefixes are cut, so
+that several programs can share a tile; the rest of a tile's keys, its own chunk included, is one more part.
 
     keys of a row    | split 0 | split 1 | split 2 | rest, causal
 
-Splits are numbered by row, split, KV head and tile, so that programs side by side read the same keys.
-Partial results have places, numbered by row, KV head, tile and split, the rest being the last.
+Pieces of work are numbered by row, split, KV head and tile, so that programs side by side read the same keys.
+Partial results have places, numbered by row, KV head, tile and part, the rest being the last.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from .tuning import PrefillTiles
 _BLOCK = tl.constexpr(64)
 _MAX_SPLITS = tl.constexpr(16)
 _PIECE_COST = tl.constexpr(256)
-"""Keys' worth of time that a piece takes beside its keys: queries, filling the pipeline, a partial result."""
+"""What a piece costs beside its keys, in keys: loading queries, filling the pipeline, a partial result."""
 
 
 @triton.jit
@@ -51,7 +51,7 @@ def _split_size(
     BLOCK_N: tl.constexpr,
     MIN_SPLIT: tl.constexpr,
 ) -> tl.tensor:
-    """Keys of a split with which the programs end soonest; more than `longest` if that is without splits."""
+    """Keys of a split such that the programs end soonest; more than `longest` if no splits are best."""
     parts = tl.arange(0, _MAX_SPLITS) + 1
     waves = tl.cdiv(num_tiles * parts, num_programs)
     allowed = (num_tiles * parts <= num_places) & (parts * MIN_SPLIT <= longest)

@@ -27,7 +27,7 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float, out: Tensor | None = None) -
 
 
 def add_rms_norm(x: Tensor, residual: Tensor, weight: Tensor, eps: float) -> Tensor:
-    """residual += x in place, then the normalized sum. [T, D]; weight [D]; x may take the result."""
+    """residual += x in place; returns the sum, normalized. All [T, D], weight [D]. x may hold the result."""
     if x.is_cuda:
         from .rms_norm_kernel import launch_add_rms_norm
 

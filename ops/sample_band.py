@@ -1,10 +1,10 @@
 """Bracketing the threshold of top-k and top-p, so that few logits need an exact search.
 
 For rows whose survivors are not in a few groups (sample_groups.py). A sample of the row, evenly spaced,
-predicts the threshold: top-k by how many sampled logits lie above, top-p by the mass that lies below, since
-what lies below is many light tokens, of which a sample tells much, and the total is known. One pass over the
-row then adds up the mass above the bracket and copies out the logits inside it. The prediction only has to be
-right most of the time: sample_filter.py sees from the exact sums when it was not, and searches the whole row.
+predicts the threshold: for top-k from how many sampled logits lie above it, for top-p from the mass below it,
+which is spread over so many light tokens that a sample tells it well. One pass over the row then adds up the
+mass above the bracket and copies out the logits inside it. The prediction need not always be right:
+sample_filter.py sees from the exact sums when it was not, and then searches the whole row.
 
     logits of a row, descending:   | above high: summed up | low .. high: copied out | below low: dropped |
 """
@@ -18,16 +18,23 @@ import triton.language as tl
 
 from .dependent_launch import wait_for_inputs
 from .sample_groups import pick_groups
-from .sample_row import Batch, Stats, block_masses, filtered, load, min_p_floor, weigh, weight_scale
-from .sampling import Column
+from .sample_row import (
+    INF,
+    LOWEST,
+    MINUS_INF,
+    Batch,
+    DrawnRow,
+    Stats,
+    block_masses,
+    filtered,
+    load,
+    load_top_k,
+    load_top_p,
+    min_p_floor,
+    weigh,
+    weight_scale,
+)
 
-_TOP_P = tl.constexpr(int(Column.TOP_P))
-_MIN_P = tl.constexpr(int(Column.MIN_P))
-_TOP_K = tl.constexpr(int(Column.TOP_K))
-_COLUMNS = tl.constexpr(len(Column))
-_INF = tl.constexpr(float("inf"))
-_MINUS_INF = tl.constexpr(float("-inf"))
-_LOWEST = tl.constexpr(-3.4028234663852886e38)
 # Tokens of a sample that lie side by side: half a sector of device memory in bf16.
 _CHUNK = tl.constexpr(8)
 _STEPS = tl.constexpr(10)
@@ -79,7 +86,7 @@ def _predict(
     sampled = tl.sum((offsets < batch.vocab).to(tl.float32), 0)
     share = sampled / batch.vocab
     depth = (largest - x) * scale  # in bits of weight
-    finite = x > _MINUS_INF
+    finite = x > MINUS_INF
     by_count = top_k < batch.vocab
     margin = tl.where(by_count, _COUNT_MARGIN, _MARGIN) * tl.sqrt(1.0 - share)
     weight = tl.where(by_count, 1.0, tl.where(finite, tl.exp2(-depth), 0.0))
@@ -90,7 +97,7 @@ def _predict(
     # Both halve: low lies in (low_not, low_end], high in [high, high_end).
     low_not = 0.0
     low_end = end
-    low = _INF
+    low = INF
     high = 0.0
     high_end = end
     for _ in range(_STEPS):
@@ -113,7 +120,7 @@ def _predict(
         low = tl.where(enough, middle, low)
     above = tl.sum((depth <= high).to(tl.float32), 0)
     whole_top = by_count | (above < share * _FEW) | (high == 0)
-    return largest - low / scale, tl.where(whole_top, _INF, largest - high / scale)
+    return largest - low / scale, tl.where(whole_top, INF, largest - high / scale)
 
 
 @triton.jit
@@ -135,17 +142,18 @@ def bracket_kernel(
         scale = weight_scale(batch, slot)
         largest, masses = block_masses(stats, row, scale, BLOCKS)
         total = tl.sum(masses, 0)
-        low = _INF
-        high = _INF
+        low = INF
+        high = INF
         count = 1
-        if tl.abs(largest) < _INF:
+        if tl.abs(largest) < INF:
             groups = band.groups + row * SLOTS
-            count = pick_groups(batch, stats, groups, slot, row, largest, scale, total, BLOCKS, SLOTS)
+            drawn_row = DrawnRow(row, slot, largest, scale, total)
+            count = pick_groups(batch, stats, groups, drawn_row, BLOCKS, SLOTS)
         tl.store(band.num_groups + row, count)
         if count == 0:
-            floor = min_p_floor(batch, slot, largest, scale)
-            top_p = tl.load(batch.floats + slot * _COLUMNS + _TOP_P)
-            top_k = tl.load(batch.table + slot * _COLUMNS + _TOP_K)
+            floor = min_p_floor(batch, DrawnRow(row, slot, largest, scale, total))
+            top_p = load_top_p(batch, slot)
+            top_k = load_top_k(batch, slot)
             low = floor
             high = floor
             if (top_k < batch.vocab) | (top_p < 1):
@@ -154,16 +162,14 @@ def bracket_kernel(
                 if floor >= high:  # min-p is the stricter one, wherever the threshold lies
                     low = floor
                     high = floor
-        tl.store(band.low + row, tl.maximum(low, _LOWEST))
+        tl.store(band.low + row, tl.maximum(low, LOWEST))
         tl.store(band.high + row, high)
     else:
         tl.store(band.num_groups + row, 1)
 
 
 @triton.jit
-def _halves(
-    x: tl.tensor,
-) -> tuple[tl.tensor, tl.tensor]:
+def _halves(x: tl.tensor) -> tuple[tl.tensor, tl.tensor]:
     """x [N, W] without every other column, first without the odd ones."""
     even, odd = tl.split(tl.reshape(x, (x.shape[0], x.shape[1] // 2, 2)))
     return even, odd
@@ -211,7 +217,7 @@ def collect_kernel(
             largest, _ = block_masses(stats, row, scale, BLOCKS)
             group = tl.arange(0, BLOCK // _GROUP)[:, None]
             x = load(batch, block * BLOCK + group * _GROUP + tl.arange(0, _GROUP)[None, :], row, CHANGES)
-            if high < _INF:
+            if high < INF:
                 above = tl.sum(tl.sum(tl.where(x >= high, weigh(x, largest, scale), 0.0), 1), 0)
             if low < high:
                 inside = (x >= low) & (x < high)
@@ -220,9 +226,9 @@ def collect_kernel(
                 count = tl.max(place, 0)
                 place -= counts
                 # Column by column, as each thread has them: one tensor would be dealt out anew first.
-                columns = _columns(tl.where(inside, x, _MINUS_INF))
+                columns = _columns(tl.where(inside, x, MINUS_INF))
                 for i in tl.static_range(_GROUP):
-                    copied = columns[i] > _MINUS_INF
+                    copied = columns[i] > MINUS_INF
                     tl.store(
                         band.copies + at * CAPACITY + place, columns[i], mask=copied & (place < CAPACITY)
                     )

@@ -5,59 +5,68 @@ Device functions for sample_kernel.py. What passes is defined in sampling.py.
 
 from __future__ import annotations
 
+from typing import Any, NamedTuple
+
 import triton
 import triton.language as tl
 
 from .sample_band import Band
 from .sample_groups import next_try
-from .sample_row import Batch, Stats, load, min_p_floor, weigh
-from .sampling import Column
+from .sample_row import (
+    INF,
+    LOWEST,
+    MINUS_INF,
+    Batch,
+    DrawnRow,
+    Stats,
+    load,
+    load_top_k,
+    load_top_p,
+    min_p_floor,
+    weigh,
+)
 
-_TOP_P = tl.constexpr(int(Column.TOP_P))
-_TOP_K = tl.constexpr(int(Column.TOP_K))
-_COLUMNS = tl.constexpr(len(Column))
-_INF = tl.constexpr(float("inf"))
-_MINUS_INF = tl.constexpr(float("-inf"))
-_LOWEST = tl.constexpr(-3.4028234663852886e38)
+
+class Candidates(NamedTuple):
+    """Logits of a row among which the threshold is searched.
+
+    copies: the row's part of the band, in which each block has counts [BLOCKS].   whole: all of the row's
+    logits are candidates instead.
+    """
+
+    copies: Any
+    counts: Any
+    whole: Any
+    row: Any
 
 
 @triton.jit
 def _tile(
     batch: Batch,
-    copies: tl.tensor,
-    counts: tl.tensor,
-    whole: tl.tensor,
+    among: Candidates,
     start: tl.tensor,
-    row: tl.tensor,
     CHANGES: tl.constexpr,
     BLOCK: tl.constexpr,
     BLOCKS: tl.constexpr,
     CAPACITY: tl.constexpr,
     WIDTH: tl.constexpr,
 ) -> tl.tensor:
-    """Candidates from `start` on in every block at once, [BLOCKS, WIDTH], -inf where there are none.
-
-    copies: the row's part of the band, in which each block has counts [BLOCKS].   whole: read the row's
-    logits instead.
-    """
+    """Candidates from `start` on in every block at once, [BLOCKS, WIDTH], -inf where there are none."""
     block = tl.arange(0, BLOCKS)[:, None]
     place = start + tl.arange(0, WIDTH)[None, :]
-    if whole:
-        x = load(batch, block * BLOCK + place, row, CHANGES)
+    if among.whole:
+        x = load(batch, block * BLOCK + place, among.row.number, CHANGES)
     else:
-        x = tl.load(copies + block * CAPACITY + place, mask=place < counts[:, None], other=_MINUS_INF)
+        x = tl.load(
+            among.copies + block * CAPACITY + place, mask=place < among.counts[:, None], other=MINUS_INF
+        )
     return x
 
 
 @triton.jit
 def _reaching(
     batch: Batch,
-    copies: tl.tensor,
-    counts: tl.tensor,
-    whole: tl.tensor,
-    row: tl.tensor,
-    largest: tl.tensor,
-    scale: tl.tensor,
+    among: Candidates,
     threshold: tl.tensor,
     by_count: tl.tensor,
     CHANGES: tl.constexpr,
@@ -69,28 +78,23 @@ def _reaching(
     """Of the candidates that reach the threshold, the amounts, by count or by weight, [BLOCKS, WIDTH] in
     which a row belongs to a block, and the smallest; of the others the largest."""
     amounts = tl.zeros((BLOCKS, WIDTH), tl.float32)
-    smallest = tl.full((BLOCKS, WIDTH), _INF, tl.float32)
-    other = tl.full((BLOCKS, WIDTH), _MINUS_INF, tl.float32)
-    length = tl.where(whole, BLOCK, tl.max(counts, 0))
+    smallest = tl.full((BLOCKS, WIDTH), INF, tl.float32)
+    other = tl.full((BLOCKS, WIDTH), MINUS_INF, tl.float32)
+    length = tl.where(among.whole, BLOCK, tl.max(among.counts, 0))
     for start in range(0, length, WIDTH):
-        x = _tile(batch, copies, counts, whole, start, row, CHANGES, BLOCK, BLOCKS, CAPACITY, WIDTH)
+        x = _tile(batch, among, start, CHANGES, BLOCK, BLOCKS, CAPACITY, WIDTH)
         reaches = x >= threshold
-        weight = tl.where(by_count, 1.0, weigh(x, largest, scale))
+        weight = tl.where(by_count, 1.0, weigh(x, among.row.largest, among.row.scale))
         amounts += tl.where(reaches, weight, 0.0)
-        smallest = tl.minimum(smallest, tl.where(reaches, x, _INF))
-        other = tl.maximum(other, tl.where(reaches, _MINUS_INF, x))
+        smallest = tl.minimum(smallest, tl.where(reaches, x, INF))
+        other = tl.maximum(other, tl.where(reaches, MINUS_INF, x))
     return amounts, tl.min(smallest, None), tl.max(other, None)
 
 
 @triton.jit
 def _search(
     batch: Batch,
-    copies: tl.tensor,
-    counts: tl.tensor,
-    whole: tl.tensor,
-    row: tl.tensor,
-    largest: tl.tensor,
-    scale: tl.tensor,
+    among: Candidates,
     low: tl.tensor,
     top: tl.tensor,
     above: tl.tensor,
@@ -107,24 +111,23 @@ def _search(
     -inf if it is not among them: if `above` alone suffices, or all do not. No candidate is larger than top.
     Both ends of the range snap to candidates.
     """
-    found = tl.full((), _MINUS_INF, tl.float32)
-    middle = tl.maximum(low, _LOWEST)
-    top = tl.where(above < wanted, top, _MINUS_INF)
+    found = tl.full((), MINUS_INF, tl.float32)
+    middle = tl.maximum(low, LOWEST)
+    top = tl.where(above < wanted, top, MINUS_INF)
     amount_found = wanted
     amount_top = above
     while found < top:
-        before = top * 0.5 - tl.maximum(found, _LOWEST) * 0.5
+        before = top * 0.5 - tl.maximum(found, LOWEST) * 0.5
         amounts, smallest, other = _reaching(
-            batch, copies, counts, whole, row, largest, scale, middle, by_count,
-            CHANGES, BLOCK, BLOCKS, CAPACITY, WIDTH,
-        )  # fmt: skip
+            batch, among, middle, by_count, CHANGES, BLOCK, BLOCKS, CAPACITY, WIDTH
+        )
         amount = above + tl.sum(amounts, None)
         if amount >= wanted:
             found = smallest
             amount_found = amount
             top = tl.where(amount == wanted, found, top)
         else:
-            top = tl.where(found > _MINUS_INF, other, _MINUS_INF)
+            top = tl.where(found > MINUS_INF, other, MINUS_INF)
             amount_top = amount
         if found < top:
             middle = next_try(found, top, amount_found, amount_top, wanted, before)
@@ -133,12 +136,11 @@ def _search(
 
 @triton.jit
 def _give_up_band(
-    largest: tl.tensor,
-    BLOCKS: tl.constexpr,
+    largest: tl.tensor, BLOCKS: tl.constexpr
 ) -> tuple[tl.tensor, tl.tensor, tl.tensor, tl.tensor]:
     """`low`, `top`, `above` and `masses` for a search of the whole row: the band is too full or beside the
     threshold."""
-    return tl.full((), _MINUS_INF, tl.float32), largest, 0.0, tl.zeros((BLOCKS,), tl.float32)
+    return tl.full((), MINUS_INF, tl.float32), largest, 0.0, tl.zeros((BLOCKS,), tl.float32)
 
 
 @triton.jit
@@ -146,11 +148,7 @@ def narrow(
     batch: Batch,
     stats: Stats,
     band: Band,
-    slot: tl.tensor,
-    row: tl.tensor,
-    largest: tl.tensor,
-    scale: tl.tensor,
-    total: tl.tensor,
+    row: DrawnRow,
     CHANGES: tl.constexpr,
     BLOCK: tl.constexpr,
     BLOCKS: tl.constexpr,
@@ -158,46 +156,46 @@ def narrow(
     WIDTH: tl.constexpr,
 ) -> tuple[tl.tensor, tl.tensor]:
     """The smallest surviving logit, and the survivors' masses in each block, [BLOCKS]."""
-    top_p = tl.load(batch.floats + slot * _COLUMNS + _TOP_P)
-    top_k = tl.load(batch.table + slot * _COLUMNS + _TOP_K)
-    low = tl.load(band.low + row)
-    threshold = tl.load(band.high + row)
+    top_p = load_top_p(batch, row.slot)
+    top_k = load_top_k(batch, row.slot)
+    low = tl.load(band.low + row.number)
+    threshold = tl.load(band.high + row.number)
     block = tl.arange(0, BLOCKS)
     existing = block < stats.num_blocks
-    first = row.to(tl.int64) * stats.num_blocks
+    first = row.number.to(tl.int64) * stats.num_blocks
     masses = tl.load(band.above + first + block, mask=existing, other=0.0)
     if low < threshold:
         counts = tl.load(band.counts + first + block, mask=existing, other=0)
         copies = band.copies + first * CAPACITY
-        floor = min_p_floor(batch, slot, largest, scale)
+        floor = min_p_floor(batch, row)
         by_count = top_k < batch.vocab
-        wanted = tl.where(by_count, top_k.to(tl.float32), top_p * total)
+        wanted = tl.where(by_count, top_k.to(tl.float32), top_p * row.total)
         above = tl.sum(masses, 0)
-        top = tl.minimum(threshold, largest)
+        top = tl.minimum(threshold, row.largest)
         whole = tl.max(counts, 0) > CAPACITY
         if whole:
-            low, top, above, masses = _give_up_band(largest, BLOCKS)
+            low, top, above, masses = _give_up_band(row.largest, BLOCKS)
         kept = tl.zeros((BLOCKS, WIDTH), tl.float32)
         searching = True
         while searching:
             threshold = _search(
-                batch, copies, counts, whole, row, largest, scale, low, top, above, wanted, by_count,
+                batch, Candidates(copies, counts, whole, row), low, top, above, wanted, by_count,
                 CHANGES, BLOCK, BLOCKS, CAPACITY, WIDTH,
             )  # fmt: skip
-            missed = (threshold == _MINUS_INF) & (whole == 0)
+            missed = (threshold == MINUS_INF) & (whole == 0)
             again = by_count & (top_p < 1)  # top-p after top-k: of the mass that top-k lets pass
             threshold = tl.where(again, threshold, tl.maximum(threshold, floor))
             kept, _, _ = _reaching(
-                batch, copies, counts, whole, row, largest, scale, threshold, False,
+                batch, Candidates(copies, counts, whole, row), threshold, False,
                 CHANGES, BLOCK, BLOCKS, CAPACITY, WIDTH,
             )  # fmt: skip
             searching = missed | again
             if missed:
-                low, top, above, masses = _give_up_band(largest, BLOCKS)
+                low, top, above, masses = _give_up_band(row.largest, BLOCKS)
                 whole = whole | missed
             elif again:
                 low = threshold
-                top = largest
+                top = row.largest
                 wanted = top_p * tl.sum(kept, None)
                 by_count = by_count & (top_p >= 1)
         masses += tl.sum(kept, 1)

@@ -10,15 +10,21 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from .sample_row import Batch, Stats, load, min_p_floor, weigh
-from .sampling import GROUP, Column
+from .sample_row import (
+    INF,
+    LOWEST,
+    MINUS_INF,
+    Batch,
+    DrawnRow,
+    Stats,
+    load,
+    load_top_k,
+    load_top_p,
+    min_p_floor,
+    weigh,
+)
+from .sampling import GROUP
 
-_TOP_P = tl.constexpr(int(Column.TOP_P))
-_TOP_K = tl.constexpr(int(Column.TOP_K))
-_COLUMNS = tl.constexpr(len(Column))
-_INF = tl.constexpr(float("inf"))
-_MINUS_INF = tl.constexpr(float("-inf"))
-_LOWEST = tl.constexpr(-3.4028234663852886e38)
 _GROUP = tl.constexpr(GROUP)
 
 
@@ -54,21 +60,21 @@ def _threshold(
 
     top: the largest of x.
     """
-    found = tl.full((), _MINUS_INF, tl.float32)
+    found = tl.full((), MINUS_INF, tl.float32)
     middle = low
     amount_found = wanted
     amount_top = 0.0
     while found < top:
-        before = top * 0.5 - tl.maximum(found, _LOWEST) * 0.5
+        before = top * 0.5 - tl.maximum(found, LOWEST) * 0.5
         reaches = x >= middle
         amount = tl.sum(tl.where(reaches, amounts, 0.0), None)
         if amount >= wanted:
-            found = tl.min(tl.where(reaches, x, _INF), None)
+            found = tl.min(tl.where(reaches, x, INF), None)
             amount_found = amount
             top = tl.where(amount == wanted, found, top)
         else:
-            other = tl.max(tl.where(reaches, _MINUS_INF, x), None)
-            top = tl.where(found > _MINUS_INF, other, _MINUS_INF)
+            other = tl.max(tl.where(reaches, MINUS_INF, x), None)
+            top = tl.where(found > MINUS_INF, other, MINUS_INF)
             amount_top = amount
         if found < top:
             middle = next_try(found, top, amount_found, amount_top, wanted, before)
@@ -80,11 +86,7 @@ def pick_groups(
     batch: Batch,
     stats: Stats,
     groups: tl.tensor,
-    slot: tl.tensor,
-    row: tl.tensor,
-    largest: tl.tensor,
-    scale: tl.tensor,
-    total: tl.tensor,
+    row: DrawnRow,
     BLOCKS: tl.constexpr,
     SLOTS: tl.constexpr,
 ) -> tl.tensor:
@@ -92,21 +94,21 @@ def pick_groups(
 
     groups: [SLOTS] int32, gets their numbers, ascending.
     """
-    top_p = tl.load(batch.floats + slot * _COLUMNS + _TOP_P)
-    top_k = tl.load(batch.table + slot * _COLUMNS + _TOP_K)
+    top_p = load_top_p(batch, row.slot)
+    top_k = load_top_k(batch, row.slot)
     by_count = top_k < batch.vocab
     num_groups = stats.num_blocks * _GROUP
     group = tl.arange(0, BLOCKS * _GROUP)
-    maxima = stats.maxima + row.to(tl.int64) * num_groups
-    maxima = tl.load(maxima + group, mask=group < num_groups, other=_MINUS_INF)
-    bound = tl.full((), _MINUS_INF, tl.float32)
+    maxima = stats.maxima + row.number.to(tl.int64) * num_groups
+    maxima = tl.load(maxima + group, mask=group < num_groups, other=MINUS_INF)
+    bound = tl.full((), MINUS_INF, tl.float32)
     if tl.where(by_count, top_k <= SLOTS, top_p < 1):
-        amounts = tl.where(by_count, 1.0, weigh(maxima, largest, scale))
-        wanted = tl.where(by_count, top_k.to(tl.float32), top_p * total)
-        bound = _threshold(maxima, amounts, _LOWEST, largest, wanted)
+        amounts = tl.where(by_count, 1.0, weigh(maxima, row.largest, row.scale))
+        wanted = tl.where(by_count, top_k.to(tl.float32), top_p * row.total)
+        bound = _threshold(maxima, amounts, LOWEST, row.largest, wanted)
     if (by_count == 0) | (top_p >= 1):
-        bound = tl.maximum(bound, min_p_floor(batch, slot, largest, scale))
-    reaches = (maxima >= bound) & (maxima > _MINUS_INF)
+        bound = tl.maximum(bound, min_p_floor(batch, row))
+    reaches = (maxima >= bound) & (maxima > MINUS_INF)
     place = tl.cumsum(reaches.to(tl.int32), 0) - 1
     tl.store(groups + place, group, mask=reaches & (place < SLOTS))
     count = tl.sum(reaches.to(tl.int32), 0)
@@ -118,11 +120,7 @@ def narrow_groups(
     batch: Batch,
     groups: tl.tensor,
     count: tl.tensor,
-    slot: tl.tensor,
-    row: tl.tensor,
-    largest: tl.tensor,
-    scale: tl.tensor,
-    total: tl.tensor,
+    row: DrawnRow,
     CHANGES: tl.constexpr,
     BLOCKS: tl.constexpr,
     SLOTS: tl.constexpr,
@@ -131,22 +129,22 @@ def narrow_groups(
 
     groups: [SLOTS] int32, of which the first `count` hold all that passes.
     """
-    top_p = tl.load(batch.floats + slot * _COLUMNS + _TOP_P)
-    top_k = tl.load(batch.table + slot * _COLUMNS + _TOP_K)
+    top_p = load_top_p(batch, row.slot)
+    top_k = load_top_k(batch, row.slot)
     by_count = top_k < batch.vocab
     place = tl.arange(0, SLOTS)
     group = tl.load(groups + place, mask=place < count, other=BLOCKS * _GROUP)
-    x = load(batch, group[:, None] * _GROUP + tl.arange(0, _GROUP)[None, :], row, CHANGES)
-    weights = weigh(x, largest, scale)
-    threshold = tl.full((), _LOWEST, tl.float32)
-    wanted = top_p * total
+    x = load(batch, group[:, None] * _GROUP + tl.arange(0, _GROUP)[None, :], row.number, CHANGES)
+    weights = weigh(x, row.largest, row.scale)
+    threshold = tl.full((), LOWEST, tl.float32)
+    wanted = top_p * row.total
     if by_count:
         ones = tl.full((SLOTS, _GROUP), 1.0, tl.float32)
-        threshold = tl.maximum(_threshold(x, ones, _LOWEST, largest, top_k.to(tl.float32)), _LOWEST)
+        threshold = tl.maximum(_threshold(x, ones, LOWEST, row.largest, top_k.to(tl.float32)), LOWEST)
         wanted = top_p * tl.sum(tl.where(x >= threshold, weights, 0.0), None)
     if top_p < 1:
-        threshold = tl.maximum(_threshold(x, weights, threshold, largest, wanted), threshold)
-    threshold = tl.maximum(threshold, min_p_floor(batch, slot, largest, scale))
+        threshold = tl.maximum(_threshold(x, weights, threshold, row.largest, wanted), threshold)
+    threshold = tl.maximum(threshold, min_p_floor(batch, row))
     masses = tl.sum(tl.where(x >= threshold, weights, 0.0), 1)
     mine = (group // _GROUP)[:, None] == tl.arange(0, BLOCKS)[None, :]
     return threshold, tl.sum(tl.where(mine, masses[:, None], 0.0), 0)

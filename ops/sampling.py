@@ -2,10 +2,11 @@
 
 Knows rows, not slots or requests.
 
-Order, as in vLLM: masks, bias and bans, penalties, temperature, top-k, top-p, min-p; all in float32. A row's
-random numbers are hashes of (seed, position), so that a token depends on nothing else in the batch. With
-them a block of the surviving tokens is raced for, then a group of the block, then a token of the group. The
-Triton kernel is in sample_kernel.py.
+Order, as in vLLM: masks, bias and bans, penalties, temperature, top-k, top-p, min-p; all in float32. What is
+left is drawn from by races: runners arrive at random, exponentially distributed times, divided by their
+weights, so that each arrives first with a probability in proportion to its weight (the Gumbel trick). Blocks
+of tokens race, then groups of the block that won, then tokens of the group. The times are hashes of (seed,
+position), so that a token depends on nothing else in the batch. The Triton kernels are sample_kernel.py.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .sample_threshold import filter_thresholds
+from .sampling_threshold import filter_thresholds
 
 PROMPT_SEEN = 1 << 14
 """Bit of a history entry: the token stands in the prompt. The bits below count it in the output,
@@ -83,7 +84,7 @@ def draw_keys(seeds: Tensor, positions: Tensor) -> Tensor:
 
 
 def arrivals(keys: Tensor, count: int) -> Tensor:
-    """When runners 0 to count - 1 of a race arrive, exponentially distributed, [R, count] float32 > 0.
+    """When runners 0 to count - 1 of a race arrive if all weigh 1, [R, count] float32 > 0.
 
     keys: [R] int64. The numbers are the splitmix64 generator's, started at the key, 23 bits of each.
     """
@@ -107,10 +108,9 @@ def _shift_right(z: Tensor, bits: int) -> Tensor:
 def apply_bias(
     logits: Tensor, rows: Tensor, tokens: Tensor, values: Tensor, until: Tensor, positions: Tensor
 ) -> None:
-    """Add to logits [R, V] float32, in place, the entries whose `until` lies behind the row's position.
+    """Add entries to logits [R, V] float32, in place, where the row's position is still before their `until`.
 
-    rows: [N] int64, rows of logits.   tokens, values, until: [N, W], entries of each; a ban has the value
-    -inf.
+    rows: [N] int64, rows of logits.   tokens, values, until: [N, W], entries of each; a ban's value is -inf.
     positions: [N] int32.
     """
     addends = torch.where(positions[:, None] < until, values, 0.0)

@@ -57,10 +57,10 @@ class FixedOrderTiles:
 
 
 MAX_SHARERS = 32
-"""Programs per sequence and KV head at most: beyond it the merge costs more than the parallelism brings."""
+"""Programs that may share a sequence's keys of one KV head: with more, merging costs more than it gains."""
 
 NUM_SPLIT_COUNTERS = 1024
-"""Counters by which attention's programs learn who ends last; decode has no more programs than that."""
+"""Counters by which attention's programs learn which ends last; decode attention has no more programs."""
 
 MAX_THIN_ROWS = 8
 """Rows that `thin_linear` takes."""
@@ -82,8 +82,11 @@ def num_multiprocessors(device: torch.device) -> int:
 def decode_programs(
     tiles: DecodeTiles, num_sequences: int, num_kv_heads: int, max_seq_len: int, num_sms: int
 ) -> int:
-    """Programs per KV head: about what the card holds at once, in whole numbers per sequence or the other way
-    round, so that sequences of equal length are shared alike or not at all; fewer if there is less to do."""
+    """Programs per KV head: about as many as run at once, but fewer if there is less to do.
+
+    A whole number per sequence, or of sequences per program, so that sequences of equal length are either
+    all divided alike or not at all.
+    """
     resident = max(1, min(tiles.programs_per_sm * num_sms, NUM_SPLIT_COUNTERS) // num_kv_heads)
     if num_sequences <= resident:
         sharers = min(resident // num_sequences, MAX_SHARERS, -(-max_seq_len // tiles.block_n))

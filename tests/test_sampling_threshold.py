@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from transformers_filters import expected_survivors
 
-from octavo.ops.sample_threshold import filter_thresholds
+from octavo.ops.sampling_threshold import filter_thresholds
 
 
 def survivors(
