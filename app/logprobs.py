@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import codecs
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ..model.plan import TokenLogprobs
 from .outputs import Logprob, prompt_positions
+
+_UTF8 = codecs.getincrementaldecoder("utf-8")
 
 LogprobsWriter = Callable[[Sequence[int], Sequence[Any]], Any]
 """(token ids, their TokenLogprobs) of one choice's next tokens -> what the response says of them."""
@@ -32,6 +35,8 @@ def chat_logprobs(
 class CompletionLogprobs:
     """The `logprobs` object of one choice, token by token; `text_offset` runs through all its chunks.
 
+    It counts the whole characters before a token: where several tokens make one, all stand at its place.
+
     as_ids: tokens are named by their ids.
     """
 
@@ -39,6 +44,7 @@ class CompletionLogprobs:
         self._token_bytes = token_bytes
         self._as_ids = as_ids
         self._offset = 0
+        self._characters = _UTF8(errors="replace")
 
     def build(self, token_ids: Sequence[int], logprobs: Sequence[TokenLogprobs | None]) -> dict[str, Any]:
         """The object for the next tokens of the choice; the entry of a prompt's first token is None."""
@@ -49,7 +55,7 @@ class CompletionLogprobs:
             token = self._name(token_id)
             tokens.append(token)
             offsets.append(self._offset)
-            self._offset += len(self._text(token_id))
+            self._offset += len(self._characters.decode(self._token_bytes(token_id)))
             if entry is None:
                 top.append(None)
                 continue

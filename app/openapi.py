@@ -25,13 +25,15 @@ _GENERATES = {
     401: "No API key, or a wrong one.",
     404: "No such model.",
     413: "The body is too large.",
+    415: "The body is compressed.",
+    429: "The API key has used up its rate; see Retry-After.",
     500: "The engine failed at this request.",
     503: "The queue is full, or the server is shutting down; see Retry-After.",
     504: "The request ran out of time.",
 }
 _NEEDS_KEY = {401: _GENERATES[401]}
 _FINDS = {status: _GENERATES[status] for status in (401, 404)}
-_READS = {**_FINDS, 413: _GENERATES[413]}
+_READS = {**_FINDS, 413: _GENERATES[413], 415: _GENERATES[415]}
 _NOT_READY = {503: "Not now; the message says why."}
 _INTRODUCTION = (
     "Every response has the header x-request-id. A request field that nobody knows is passed over and named "

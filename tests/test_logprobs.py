@@ -52,3 +52,12 @@ def test_offsets_run_through_all_chunks() -> None:
         "tokens": ["ü", "c"],
         "top_logprobs": [{"ü": -2.0}, {"c": -9999.0, "ab": -3.0}],
     }
+
+
+def test_offsets_count_characters_that_are_whole() -> None:
+    """Of the text as clients see it: tokens that are parts of a character stand where it stands."""
+    pieces = {1: b"a", 2: b"\xe8\xaa", 3: b"\x9e", 4: b" b", 5: b"\xff"}
+    builder = CompletionLogprobs(pieces.__getitem__)
+    entry = TokenLogprobs(-1.0, 1, ())
+    assert builder.build([1, 2], [entry, entry])["text_offset"] == [0, 1]
+    assert builder.build([3, 4, 5, 1], [entry] * 4)["text_offset"] == [1, 2, 4, 5]
