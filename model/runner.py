@@ -172,13 +172,16 @@ class ModelRunner:
 
     def _choose(self, hidden: Tensor, inputs: StepArrays, host_slots: Sequence[int]) -> Sampled:
         """Tokens for hidden states [S, hidden_size]; logits are written down only for who needs them."""
-        if self._sampler.takes_likeliest(host_slots):
-            tokens = self._model.likeliest(hidden)
-            if tokens is not None:
-                return Sampled.tokens_alone(tokens, host_slots)
-        return self._sampler.sample(
-            self._head(hidden), inputs.sample_slots, inputs.sample_positions, host_slots
-        )
+        needy = self._sampler.rows_beyond_greedy(host_slots)
+        tokens = self._model.likeliest(hidden) if 2 * len(needy) <= len(host_slots) else None
+        slots, positions = inputs.sample_slots, inputs.sample_positions
+        if tokens is None:
+            return self._sampler.sample(self._head(hidden), slots, positions, host_slots)
+        if not len(needy):
+            return Sampled.tokens_alone(tokens, host_slots)
+        rows, their_slots = torch.from_numpy(needy), [host_slots[row] for row in needy.tolist()]
+        sampled = self._sampler.sample(self._head(hidden[rows]), slots[rows], positions[rows], their_slots)
+        return sampled.among(tokens, needy, host_slots)
 
     @torch.inference_mode()
     def refile(self, plan: StepPlan) -> None:

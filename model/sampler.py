@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -56,6 +56,12 @@ class Sampled:
     def tokens_alone(cls, tokens: Tensor, slots: Sequence[int] = ()) -> Sampled:
         """Tokens [S] that nothing else is to be told of."""
         return cls(tokens.to(torch.int32), None, _NO_ROWS, _NO_ROWS, slots)
+
+    def among(self, tokens: Tensor, rows: NDArray[np.int64], slots: Sequence[int]) -> Sampled:
+        """This as `rows` of a larger step, whose other rows have `tokens` [S] and nothing else."""
+        tokens = tokens.to(torch.int32)
+        tokens[torch.from_numpy(rows)] = self.tokens
+        return replace(self, tokens=tokens, logprob_rows=rows[self.logprob_rows], slots=slots)
 
     def logprobs_to_host(
         self, fetched: LogprobTensors, errors: dict[int, Exception]
@@ -107,9 +113,9 @@ class Sampler:
             tokens = self._choose(logits, slots, positions, stages, used)
         return self._report(logits, tokens, stages, host_slots)
 
-    def takes_likeliest(self, host_slots: Sequence[int]) -> bool:
-        """Whether all these rows want the likeliest token and nothing else."""
-        return not self.state.stages[np.asarray(host_slots, np.int64)].any()
+    def rows_beyond_greedy(self, host_slots: Sequence[int]) -> NDArray[np.int64]:
+        """Which of these rows want more than the likeliest token."""
+        return np.flatnonzero(self.state.stages[np.asarray(host_slots, np.int64)])
 
     def report(self, logits: Tensor, tokens: Tensor, host_slots: Sequence[int]) -> Sampled:
         """What `sample` returns, of tokens that `choose_on_gpu` chose inside a graph; once per step."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -52,23 +53,31 @@ def test_chunks_beside_decodes_change_no_token() -> None:
     assert len({*outputs[0], *outputs[1], *outputs[2]}) > 5, "a model that says one thing shows no mistake"
 
 
-def test_tokens_are_the_same_where_logits_are_never_written_down() -> None:
-    """Many rows that are all greedy, and the same beside one that wants more of its logits."""
+@pytest.mark.parametrize("wishes", [{}, {20: {"logprobs": 2}, 3: {"temperature": 1.0, "seed": 5}}])
+def test_tokens_are_the_same_where_logits_are_never_written_down(
+    wishes: dict[int, dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Greedy rows, alone and beside others, with and without logits."""
     config, num_rows = replace(CONFIG, vocab_size=64), 24
+    model = random_model(config=config)
+    assert model.likeliest(torch.randn(num_rows, config.hidden_size)) is not None or find_team() is None
     outputs = []
-    for last in ({}, {"logprobs": 1}):
-        model = random_model(config=config)
+    for _ in range(2):
         runner, plans = make_runner(num_slots=num_rows, model=model, vocab_size=64), PlanMaker()
         for slot in range(num_rows):
-            plans.start(slot, **(last if slot == num_rows - 1 else {}))
-        prompts = [[slot + 1, 7, 60 if slot == 5 else 3] for slot in range(num_rows)]
+            plans.start(slot, **wishes.get(slot, {}))
+        prompts = [[slot + 1, 7, POISON if slot == 5 else 3] for slot in range(num_rows)]
         steps = [plans.plan(*map(plans.prefill, range(num_rows), prompts))]
         steps += [plans.plan(*map(plans.decode, range(num_rows))) for _ in range(3)]
-        outputs.append([run(runner, step) for step in steps])
-        hidden = torch.randn(num_rows, config.hidden_size)
-        assert model.likeliest(hidden) is not None or find_team() is None
-    assert outputs[0] == outputs[1]
-    assert outputs[0][0][5] == INVALID_TOKEN and len({*outputs[0][3]}) > 5
+        outputs.append([runner.run(step) for step in steps])
+        monkeypatch.setattr(model, "likeliest", lambda hidden: None)
+    for chosen, written in zip(*outputs, strict=True):
+        assert chosen is not None and written is not None
+        assert chosen.tokens.tolist() == written.tokens.tolist() and len({*chosen.tokens.tolist()}) > 5
+        assert chosen.tokens[5] == INVALID_TOKEN and list(chosen.slots) == list(written.slots)
+        assert chosen.logprob_rows.tolist() == written.logprob_rows.tolist() == [s for s in wishes if s == 20]
+        for mine, theirs in zip(chosen.logprobs or (), written.logprobs or (), strict=True):
+            torch.testing.assert_close(mine, theirs)
 
 
 def test_a_step_that_samples_nothing_has_no_result() -> None:
