@@ -173,7 +173,7 @@ def every_turn(queue: WaitingQueue) -> Iterator[float]:
 
 
 def test_a_turn_costs_the_same_however_many_wait() -> None:
-    """Median of 64 turns among 32,768 that wait, against 1,024: a scan would take 32 times as long."""
+    """Median of 64 turns among 16,384 that wait, against 512: a scan would take 32 times as long."""
 
     def cost(count: int) -> float:
         queue = WaitingQueue()
@@ -183,6 +183,6 @@ def test_a_turn_costs_the_same_however_many_wait() -> None:
         return turns[len(turns) // 2]
 
     def check(pace: float) -> None:
-        assert cost(1 << 15) < 10 * cost(1 << 10)
+        assert cost(1 << 14) < 10 * cost(1 << 9)
 
     at_some_pace(check, paces=(1.0,) * 5)
