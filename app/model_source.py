@@ -64,7 +64,7 @@ class ModelSource:
 
         Raises ValueError, naming the file, for what is found to be damaged only now.
         """
-        from ..model.gguf import gguf_contents
+        from ..model.gguf_tensors import gguf_contents
         from ..model.safetensors_file import read_tensors
 
         assert self.weights is not None, "a model with made-up weights has no tensors to read"
@@ -177,7 +177,7 @@ def _gguf_inside(directory: Path, load_format: LoadFormat) -> Path | None:
 
 
 def _read_gguf(name: str, path: Path, with_weights: bool, with_tokenizer: bool) -> ModelSource:
-    from ..model.gguf import gguf_config
+    from ..model.gguf_config import gguf_config
 
     try:
         file = GGUFFile.open(path)

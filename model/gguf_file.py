@@ -69,6 +69,31 @@ class GGUFFile:
         found = [self.metadata.get(f"tokenizer.ggml.{name}") for name in names]
         return list(dict.fromkeys(int(token) for token in found if token is not None))
 
+    def get(self, key: str, default: Any) -> Any:
+        """A value of the file's architecture, such as `context_length`."""
+        return self.metadata.get(f"{self.metadata['general.architecture']}.{key}", default)
+
+    def need(self, key: str) -> Any:
+        """The same, raising GGUFError if it is not there."""
+        value = self.get(key, None)
+        if value is None:
+            raise GGUFError(f"{self.path} lacks the metadata {self.metadata['general.architecture']}.{key}")
+        return value
+
+    def per_model(self, key: str, default: int | None = None) -> int:
+        """A size that may be given per layer, which octavo runs only if all layers agree."""
+        value = self.need(key) if default is None else self.get(key, default)
+        sizes = {int(size) for size in value} if isinstance(value, list) else {int(value)}
+        if len(sizes) != 1:
+            raise GGUFError(f"{self.path} has layers that differ in {key}, which octavo does not run")
+        return sizes.pop()
+
+    def tensor(self, name: str) -> GGUFTensor:
+        """Raises GGUFError if it is not there."""
+        if name not in self.tensors:
+            raise GGUFError(f"{self.path} lacks the tensor {name}")
+        return self.tensors[name]
+
     @classmethod
     def open(cls, path: Path) -> GGUFFile:
         """Maps the file (and, if it is the first of a split model, the others). Raises GGUFError, OSError."""

@@ -26,8 +26,9 @@ from transformers import (
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from octavo.model.config import ModelConfig
-from octavo.model.gguf import gguf_config, gguf_tensors
+from octavo.model.gguf_config import gguf_config
 from octavo.model.gguf_file import GGUFError, GGUFFile
+from octavo.model.gguf_tensors import gguf_tensors
 
 TYPES = ["F32", "F16", "BF16", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "Q4_K", "Q5_K", "Q6_K"]
 SIZES: dict[str, Any] = {
