@@ -11,9 +11,10 @@ from ..model.plan import TokenLogprobs
 from ..model.sampling_params import SamplingParams
 from ..scheduler.request import FinishReason
 from .choice_record import ChoiceRecord, cause_of_refusal
-from .errors import DeadlineError, EngineStoppedError, GenerationError, RequestError
+from .errors import DeadlineError, EngineStoppedError, GenerationError
 from .generation import DEFAULT_OPTIONS, Generation, RequestOptions, TextDelta, TextStream, choice_params
 from .metrics import ServerMetrics
+from .request_checks import check_number
 from .request_times import RequestTimes
 
 Batch = list[tuple[int, TextDelta]]
@@ -53,7 +54,7 @@ class Choices:
         num_choices = len(prompts) * params.n
         self.texts = [""] * num_choices if keep_texts else []
         try:
-            _check_number(len(prompts), params.n, max_queued)
+            check_number(len(prompts), params.n, max_queued)
             for prompt in prompts:
                 for each in choice_params(params):
                     stream = generation.start(
@@ -209,13 +210,3 @@ def _cause(error: Exception, otherwise: str) -> str:
     if isinstance(error, EngineStoppedError):
         return "drained"
     return "deadline" if isinstance(error, DeadlineError) else otherwise
-
-
-def _check_number(num_prompts: int, n: int, max_queued: int | None) -> None:
-    if max_queued is not None and num_prompts * n > max_queued:
-        field = "n" if num_prompts == 1 else "prompt"
-        raise RequestError(
-            f"{field} must ask for at most {max_queued} choices, as many as may wait here, "
-            f"got {num_prompts * n} ({num_prompts} x n {n})",
-            param=field,
-        )

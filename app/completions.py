@@ -19,6 +19,7 @@ from .protocol_completion import (
     completion_choice,
     read_completion,
 )
+from .request_checks import check_number
 from .validation import decode_object
 
 
@@ -46,6 +47,8 @@ def completions(server: ServerContext, encoder: PromptEncoder) -> Handler:
             logprobs=request.logprobs,
             prompt_logprobs=request.num_prompt_logprobs,
         )
+        # Before the prompts are encoded, since millions of short ones take a minute.
+        check_number(len(prompts), params.n, settings.max_queued_requests)
         began_s = time.perf_counter()
         encoded = _encode(prompts, encoder, request)
         tokenize_s = time.perf_counter() - began_s

@@ -14,6 +14,17 @@ from .errors import RequestError
 from .tokenizer import Tokenizer
 
 
+def check_number(num_prompts: int, n: int, max_queued: int | None) -> None:
+    """Refuse more choices than can ever wait."""
+    if max_queued is not None and num_prompts * n > max_queued:
+        field = "n" if num_prompts == 1 else "prompt"
+        raise RequestError(
+            f"{field} must ask for at most {max_queued} choices, as many as may wait here, "
+            f"got {num_prompts * n} ({num_prompts} x n {n})",
+            param=field,
+        )
+
+
 def check_ids(prompt_token_ids: Sequence[int], params: SamplingParams, vocab_size: int) -> None:
     """Refuse token ids that the model does not have."""
     if not prompt_token_ids:

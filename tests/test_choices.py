@@ -108,5 +108,7 @@ def test_more_choices_than_may_wait_are_refused_for_good() -> None:
         many = http.post(COMPLETIONS, json={"prompt": ["a", "b"], "n": 2})
         assert "at most 3 choices" in check_error(many, 400, "invalid_value", "prompt")
         check_error(http.post(CHAT, json={**HELLO, "n": 4}), 400, "invalid_value", "n")
-        assert metric(http, 'octavo_requests_total{cause="refused"}') == 8
+        assert metric(http, 'octavo_requests_total{cause="refused"}') == 1 + 4  # the first is not encoded
+        too_long = http.post(COMPLETIONS, json={"prompt": ["x" * 5000] * 4})
+        assert "at most 3 choices" in check_error(too_long, 400, "invalid_value", "prompt")
         assert http.post(COMPLETIONS, json={"prompt": ["a", "b", "c"]}).status_code == 200
