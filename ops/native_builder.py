@@ -127,6 +127,17 @@ class Writer:
         b.position_at_end(behind)
         return phis[1:]
 
+    def share(self, num_tasks: Any, run: Callable[[Any], object]) -> None:
+        """run(t), run(t + threads), run(t + 2 threads), ... in thread t, for all tasks."""
+        thread, threads = self.thread()
+        left = self.b.add(self.b.sub(num_tasks, thread), self.b.sub(threads, int64(1)))
+
+        def each(index: Any, _: list[Any]) -> list[Any]:
+            run(self.b.add(thread, self.b.mul(index, threads)))
+            return []
+
+        self.loop(int64(0), self.b.sdiv(left, threads), [], each)
+
 
 def int64(value: int) -> ir.Constant:
     return ir.Constant(I64, value)
