@@ -6,9 +6,12 @@ import sys
 
 
 def main() -> int:
-    from .app.cli import main as run
+    try:
+        from .app.cli import main as run
 
-    return run(sys.argv[1:])
+        return run(sys.argv[1:])
+    except KeyboardInterrupt:  # while the program is being loaded
+        return 130
 
 
 if __name__ == "__main__":

@@ -119,6 +119,8 @@ def _parsed(name: str, described: Setting, value: Any) -> Any:
     kind = described.kind
     words = [value] if kind.many and isinstance(value, str) else value
     if not isinstance(words, str if not kind.many else list):
+        if isinstance(value, int) and abs(value) > 1 << 63:
+            raise SettingError(name, f"must be below 2^63, got {value}")
         return value
     if described.optional and isinstance(value, str) and value.lower() == "none":
         return None

@@ -51,6 +51,8 @@ def test_counts_refuse(text: str) -> None:
 def test_numbers_beyond_all_machines_are_one_sentence(name: str, unit: str) -> None:
     with pytest.raises(SettingError, match=f"{name} must be below 2.63, got '9"):
         build(EngineConfig, {name: "9" * 400 + unit})
+    with pytest.raises(SettingError, match=f"{name} must be below 2.63, got 9"):
+        build(EngineConfig, {name: int("9" * 400)})
 
 
 @pytest.mark.parametrize("network", ["proxy", "10.0.0.1/8", "1.2.3", ""])

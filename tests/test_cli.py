@@ -124,6 +124,22 @@ def test_a_wrong_call_is_one_sentence_and_exit_code_2(words: list[str], sentence
     assert done.stdout == ""
 
 
+def test_ctrl_c_while_the_program_loads_is_no_traceback() -> None:
+    code = """
+import sys
+from importlib.abc import MetaPathFinder
+class Interrupted(MetaPathFinder):
+    def find_spec(self, name, path, target=None):
+        if name == "octavo.app.settings":
+            raise KeyboardInterrupt
+sys.meta_path.insert(0, Interrupted())
+from octavo.__main__ import main
+sys.exit(main())
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (130, "")
+
+
 def test_flags_become_the_configuration(monkeypatch: pytest.MonkeyPatch) -> None:
     engine, server = parsed(
         monkeypatch, "serve", "some/model", "--max-model-len", "8k", "--no-overlap",
