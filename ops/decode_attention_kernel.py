@@ -7,14 +7,14 @@ result. Programs that share a row write partial results; the one that ends last 
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from .decode_runs_kernel import Run, find_run, first_key, num_tiles, run_begin, run_of
+from .decode_parts_kernel import Parts, merge_row, store_heads
+from .decode_runs_kernel import find_run, first_key
 from .dependent_launch import launch_options, let_next_start, wait_for_previous
 from .paged_attention import DecodeRows, PagedKV
 from .paged_attention_kernel import HeadPages, Softmax, fresh_softmax
@@ -22,18 +22,6 @@ from .tuning import DecodeTiles, decode_programs, decode_tiles, num_multiprocess
 
 _ROWS_AT_ONCE = 256
 """Lengths that a program adds up at a time."""
-
-
-class Parts(NamedTuple):
-    """Of one KV head: each program's partial results, one of its first row and one of its last, if another.
-
-    results: [programs, 2, GROUP, HEAD_DIM], lse: [programs, 2, GROUP] float32: a softmax and the logarithm of
-    its denominator in base 2.   counters: [programs] int32, programs done with the row that begins there.
-    """
-
-    results: Any
-    lse: Any
-    counters: Any
 
 
 @triton.jit
@@ -81,73 +69,6 @@ def _attend_tile(
         v = tl.load(head.v + offsets, mask=(column < HEAD_DIM)[None, :], other=0.0)
     values = tl.dot(weights.to(v.dtype), v, seen.numerator * rescale[:, None], input_precision="tf32x3")
     return Softmax(values, denominator, new_maximum)
-
-
-@triton.jit
-def _store_heads(
-    out: tl.tensor,
-    values: tl.tensor,
-    first_head: tl.tensor,
-    row: tl.tensor,
-    GROUP: tl.constexpr,
-    HEAD_DIM: tl.constexpr,
-    HEAD_PAD: tl.constexpr,
-) -> None:
-    column = tl.arange(0, HEAD_PAD)
-    inside = (row < GROUP)[:, None] & (column < HEAD_DIM)[None, :]
-    pointers = out + (first_head + row)[:, None] * HEAD_DIM + column[None, :]
-    tl.store(pointers, values.to(out.dtype.element_ty), mask=inside)
-
-
-@triton.jit
-def _merge_row(
-    out: tl.tensor,
-    parts: Parts,
-    run: Run,
-    row: tl.tensor,
-    row_begin: tl.tensor,
-    seq_len: tl.tensor,
-    NUM_KV_HEADS: tl.constexpr,
-    GROUP: tl.constexpr,
-    GROUP_PAD: tl.constexpr,
-    HEAD_DIM: tl.constexpr,
-    HEAD_PAD: tl.constexpr,
-    BLOCK_N: tl.constexpr,
-    WINDOW: tl.constexpr,
-) -> None:
-    """Count a program that is done with its part of a row; the last one merges, and clears the counter."""
-    num_programs = tl.minimum(tl.num_programs(1), run.total)
-    row_end = row_begin + num_tiles(seq_len, WINDOW, BLOCK_N)
-    if (row_begin < run.begin) | (row_end > run.end):
-        pair = row * NUM_KV_HEADS + tl.program_id(0)
-        first = run_of(row_begin, num_programs, run.total)
-        count = run_of(row_end - 1, num_programs, run.total) - first + 1
-        # The row is the last of the program in which it begins, unless it is the first there, too.
-        first_part = 2 * first + (run_begin(first, num_programs, run.total) < row_begin).to(tl.int32)
-        # One row at most goes on beyond a program, so the program in which a row begins has its counter.
-        counter = parts.counters + tl.program_id(0) * tl.num_programs(1) + first
-        arrived = tl.atomic_add(counter, 1, sem="acq_rel")
-        if arrived == count - 1:
-            head, column = tl.arange(0, GROUP_PAD), tl.arange(0, HEAD_PAD)
-            inside = (head < GROUP)[:, None] & (column < HEAD_DIM)[None, :]
-            maximum = tl.full((GROUP_PAD,), float("-inf"), dtype=tl.float32)
-            denominator = tl.zeros((GROUP_PAD,), dtype=tl.float32)
-            merged = tl.zeros((GROUP_PAD, HEAD_PAD), dtype=tl.float32)
-            for i in tl.range(0, count, loop_unroll_factor=4):
-                part = tl.where(i == 0, first_part, 2 * (first + i))
-                here = part * GROUP + head
-                log = tl.load(parts.lse + here, mask=head < GROUP, other=0.0, cache_modifier=".cg")
-                values = tl.load(
-                    parts.results + here[:, None] * HEAD_DIM + column[None, :],
-                    mask=inside, other=0.0, cache_modifier=".cg",
-                )  # fmt: skip
-                new_maximum = tl.maximum(maximum, log)
-                rescale, weight = tl.math.exp2(maximum - new_maximum), tl.math.exp2(log - new_maximum)
-                denominator = denominator * rescale + weight
-                merged = merged * rescale[:, None] + weight[:, None] * values
-                maximum = new_maximum
-            _store_heads(out, merged / denominator[:, None], pair * GROUP, head, GROUP, HEAD_DIM, HEAD_PAD)
-            tl.store(counter, 0)
 
 
 @triton.jit(
@@ -220,10 +141,10 @@ def _decode_kernel(
         if row_ends | (tile == run.end - 1):
             result = seen.numerator / seen.denominator[:, None]
             if row_ends & (row_begin >= run.begin):
-                _store_heads(out, result, first_head, head, GROUP, HEAD_DIM, HEAD_PAD)
+                store_heads(out, result, first_head, head, GROUP, HEAD_DIM, HEAD_PAD)
             else:
                 part = (2 * program + (row != run.row).to(tl.int32)) * GROUP
-                _store_heads(parts.results, result, part, head, GROUP, HEAD_DIM, HEAD_PAD)
+                store_heads(parts.results, result, part, head, GROUP, HEAD_DIM, HEAD_PAD)
                 part_lse = parts.lse + part + head
                 tl.store(part_lse, seen.maximum + tl.math.log2(seen.denominator), mask=head < GROUP)
         # Selected, not branched, so that the next tiles' loads depend on positions only and can run ahead.
@@ -243,12 +164,12 @@ def _decode_kernel(
 
     # All threads' stores come before the counts, and a count's acquire before the others' are read.
     tl.debug_barrier()
-    _merge_row(
+    merge_row(
         out, parts, run, run.row, run.row_begin, first_len,
         NUM_KV_HEADS, GROUP, GROUP_PAD, HEAD_DIM, HEAD_PAD, BLOCK_N, WINDOW,
     )  # fmt: skip
     if row != run.row:
-        _merge_row(
+        merge_row(
             out, parts, run, row, row_begin, seq_len,
             NUM_KV_HEADS, GROUP, GROUP_PAD, HEAD_DIM, HEAD_PAD, BLOCK_N, WINDOW,
         )  # fmt: skip
