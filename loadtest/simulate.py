@@ -60,11 +60,11 @@ def run(case: Case | ServedCase, lengths: list[tuple[int, int]]) -> tuple[Figure
     """One run, and the processor time that it took. A long one says on the way how far it is."""
     began_s, began_wall_s = time.process_time(), time.perf_counter()
 
-    def progress(num_requests: int, now_s: float) -> None:
+    def progress(num_requests: int, now_s: float, hit_rate: float) -> None:
         took_s, wall_s = time.process_time() - began_s, time.perf_counter() - began_wall_s
         print(
             f"{case.name}: {num_requests:,} of {case.num_requests:,} requests, {now_s:,.0f} s simulated, "
-            f"{took_s:,.0f} s of a processor in {wall_s:,.0f} s",
+            f"{hit_rate:.1%} prefix hits, {took_s:,.0f} s of a processor in {wall_s:,.0f} s",
             file=sys.stderr,
             flush=True,
         )
@@ -77,7 +77,9 @@ def main() -> int:
     """The program."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("studies", nargs="+", choices=STUDIES)
-    parser.add_argument("--requests", type=int, default=10_000, help="of a run, default 10000")
+    parser.add_argument(
+        "--requests", type=int, help="of a run of pool, chunks and replicas (default 10000), or of million"
+    )
     parser.add_argument("--shorten", type=int, default=8, help="divides the length of answers, default 8")
     parser.add_argument("--processes", type=int, default=1, help="runs at the same time, default 1")
     parser.add_argument("--json", type=Path, help="write cases and figures here")

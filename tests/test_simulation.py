@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from simulation import fleet
 from simulation.engine import TOKEN
 from simulation.fleet import Figures
 from simulation.router import CacheAware, RoundRobin
@@ -57,6 +58,29 @@ def test_the_router_follows_prefixes_until_a_replica_has_too_much() -> None:
     assert aware.choose(other, [5, 5, 4]) == 2
 
 
+def test_the_router_forgets_the_prefix_that_was_used_longest_ago() -> None:
+    first, second, third = (
+        replace(request, prompt_token_ids=request.prompt_token_ids[:64])
+        for request in (trace(num_requests=1, seed=seed)[0] for seed in (3, 4, 5))
+    )
+    assert len({tuple(request.prompt_token_ids) for request in (first, second, third)}) == 3
+    aware = CacheAware(capacity=2)
+    for request in (first, second, first, third):
+        aware.choose(request, [0, 1])
+    assert aware.choose(first, [1, 0]) == 0, "it was used again before the third came"
+    assert aware.choose(second, [1, 0]) == 1, "it is forgotten: the idlest gets it"
+
+
+def test_a_long_run_tells_how_far_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fleet, "_TELL_EVERY", 100)
+    told: list[tuple[int, float, float]] = []
+    case = Case(study="", name="", num_requests=250, rate=20.0)
+    end = case.run(LENGTHS, lambda *progress: told.append(progress))
+    assert [num_requests for num_requests, _, _ in told] == [100, 200]
+    assert 0 < told[0][1] < told[1][1] < end.simulated_s
+    assert 0 < told[1][2] < 1
+
+
 def figures(**changes: object) -> Figures:
     settings: dict[str, object] = {"study": "", "name": "", "num_requests": 300, "rate": 20.0} | changes
     return Case(**settings).run(LENGTHS)  # type: ignore[arg-type]
@@ -74,6 +98,7 @@ def test_a_larger_pool_finds_more_and_routing_by_prefix_beats_turns() -> None:
 @pytest.mark.parametrize("study", STUDIES)
 def test_every_study_has_cases_that_can_run(study: str) -> None:
     made = list(cases(study, 80, 8))
+    assert study in ("served", "places", "graphs") or max(case.num_requests for case in made) <= 80 * 4
     assert len({case.name for case in made}) == len(made)
     result = replace(made[-1], num_requests=40).run(LENGTHS)
     assert result.tokens_per_s > 0 and result.ttft_p50_s > 0 and 0 < result.itl_p50_s <= result.itl_p99_s

@@ -81,15 +81,15 @@ class Replica:
                     timings.first_token_s = 0.0  # the end has the same timings
 
 
-Progress = Callable[[int, float], None]
-"""Told how many requests have come, and at which simulated moment the last did."""
+Progress = Callable[[int, float, float], None]
+"""Told how many requests have come, at which simulated moment the last did, and the share of prefix hits."""
 
 
 def simulate(
     replicas: Sequence[Replica],
     router: Router,
     trace: Iterable[Request],
-    progress: Progress = lambda num_requests, now_s: None,
+    progress: Progress = lambda num_requests, now_s, hit_rate: None,
 ) -> Figures:
     """Send the trace through, to the end of its last request."""
     num_requests = num_refused = 0
@@ -105,14 +105,13 @@ def simulate(
         except RequestRefusedError:
             num_refused += 1
         if num_requests % _TELL_EVERY == 0:
-            progress(num_requests, arrival_s)
+            progress(num_requests, arrival_s, _hit_rate(replicas))
     busy_s = sum(replica.engine.busy_s for replica in replicas)
     for replica in replicas:
         replica.engine.run(())
     end_s = max(replica.engine.now_s for replica in replicas)
     ttft_s = sorted(t for replica in replicas for t in replica.ttft_s)
     gaps = [sum(counts) for counts in zip(*(replica.gaps for replica in replicas), strict=True)]
-    caches = [replica.engine.scheduler.prefix_cache for replica in replicas]
     return Figures(
         num_requests=num_requests,
         num_refused=num_refused,
@@ -122,11 +121,16 @@ def simulate(
         itl_p50_s=_quantile_s(gaps, 0.5),
         itl_p99_s=_quantile_s(gaps, 0.99),
         itl_p999_s=_quantile_s(gaps, 0.999),
-        hit_rate=sum(c.hit_tokens for c in caches) / max(1, sum(c.query_tokens for c in caches)),
+        hit_rate=_hit_rate(replicas),
         preemptions=sum(r.engine.scheduler.counters.num_preemptions for r in replicas),
         device_busy=busy_s / (arrival_s * len(replicas)) if arrival_s else 1.0,
         simulated_s=end_s,
     )
+
+
+def _hit_rate(replicas: Sequence[Replica]) -> float:
+    caches = [replica.engine.scheduler.prefix_cache for replica in replicas]
+    return sum(c.hit_tokens for c in caches) / max(1, sum(c.query_tokens for c in caches))
 
 
 def _quantile_s(counts: Sequence[int], share: float) -> float:

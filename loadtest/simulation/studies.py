@@ -42,7 +42,7 @@ class Case:
     def run(
         self,
         lengths: Sequence[tuple[int, int]],
-        progress: Progress = lambda num_requests, now_s: None,
+        progress: Progress = lambda num_requests, now_s, hit_rate: None,
     ) -> Figures:
         """All requests of a trace, to their end."""
         scheduler = SchedulerConfig(
@@ -94,8 +94,17 @@ class ServedCase:
         return load.run(scheduler, CacheConfig(_POOL_BLOCKS[self.model]), device.seconds)
 
 
-def cases(study: str, num_requests: int, shorten: int) -> Iterator[Case | ServedCase]:
-    """The runs of a study."""
+def cases(study: str, num_requests: int | None, shorten: int) -> Iterator[Case | ServedCase]:
+    """The runs of a study. num_requests: None is as many as the study is meant for."""
+    if study == "million":
+        yield from _million(num_requests or 1_000_000, shorten)
+    elif study in ("served", "places", "graphs"):
+        yield from {"served": _served, "places": _places, "graphs": _graphs}[study]()
+    else:
+        yield from _policies(study, num_requests or 10_000, shorten)
+
+
+def _policies(study: str, num_requests: int, shorten: int) -> Iterator[Case]:
     if study == "pool":
         for share in (1 / 16, 1 / 8, 1 / 4, 1 / 2, 1, 2, 4):
             yield Case(
@@ -108,7 +117,7 @@ def cases(study: str, num_requests: int, shorten: int) -> Iterator[Case | Served
             )
     elif study == "chunks":
         yield from _chunks(num_requests // 4)
-    elif study == "replicas":
+    else:
         for replicas in (1, 2, 4, 8):
             for aware in (False, True) if replicas > 1 else (True,):
                 yield Case(
@@ -120,10 +129,6 @@ def cases(study: str, num_requests: int, shorten: int) -> Iterator[Case | Served
                     cache_aware=aware,
                     shorten=shorten,
                 )
-    elif study == "million":
-        yield from _million(shorten)
-    else:
-        yield from {"served": _served, "places": _places, "graphs": _graphs}[study]()
 
 
 def _chunks(num_requests: int) -> Iterator[Case]:
@@ -141,12 +146,12 @@ def _chunks(num_requests: int) -> Iterator[Case]:
         )
 
 
-def _million(shorten: int) -> Iterator[Case]:
+def _million(num_requests: int, shorten: int) -> Iterator[Case]:
     """Blocks of 64, since naming four times as many would take longer than all the rest."""
     usual = Case(
         study="million",
         name="8 replicas, cache-aware",
-        num_requests=1_000_000,
+        num_requests=num_requests,
         rate=45,
         num_replicas=8,
         block_size=64,
