@@ -28,10 +28,13 @@ def _pool(axis: Any, rows: Rows) -> None:
     axis.semilogx(
         blocks, [100 * row["hit_rate"] for row in rows], "o-", color="tab:blue", label="prefix hits"
     )
+    axis.set_xticks(blocks, [f"{thousands:,.0f}" for thousands in blocks])
+    axis.minorticks_off()
     axis.set(xlabel="KV pool, thousand tokens", ylabel="prompt tokens found in the cache, %", ylim=(0, 100))
     axis.set_title("Pool size: prefix hits (blue), TTFT p99 (red)")
     other = axis.twinx()
-    other.loglog(blocks, [1000 * row["ttft_p99_s"] for row in rows], "s--", color="tab:red")
+    other.semilogy(blocks, [1000 * row["ttft_p99_s"] for row in rows], "s--", color="tab:red")
+    other.yaxis.set_major_formatter("{x:,.0f}")
     other.set_ylabel("TTFT p99, ms", color="tab:red")
 
 
@@ -44,6 +47,7 @@ def _chunks(axis: Any, rows: Rows) -> None:
         axis.text(waits[index], index, f" TTFT p99 {row['ttft_p99_s']:.2f} s", va="center", fontsize=8)
     axis.invert_yaxis()
     axis.set(xlabel="ITL p99.9, ms", xscale="log", xlim=(10, 5 * max(waits)))
+    axis.xaxis.set_major_formatter("{x:,.0f}")
     axis.set_title("Chunks: fixed (red) or by a target (blue)")
 
 
@@ -57,6 +61,7 @@ def _replicas(axis: Any, rows: Rows) -> None:
             color=colour,
             label="cache-aware" if aware else "in turn",
         )
+    axis.set_xticks(sorted({row["num_replicas"] for row in rows}))
     axis.set(xlabel="replicas", ylabel="prompt tokens found in the cache, %", ylim=(0, 100))
     axis.set_title("Routing")
     axis.legend()
