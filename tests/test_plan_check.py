@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 
+import numpy as np
 import pytest
 from fakes import FakeExecutor, ToyModel
 from stepper import Stepper
 
 from octavo.cache.config import CacheConfig
-from octavo.model.plan import SequenceSlice, SlotStart, StepPlan
+from octavo.model.plan import PlainRows, SequenceSlice, SlotStart, StepPlan
 from octavo.model.plan_check import PlanCheck, PlanError
 from octavo.model.sampling_params import SamplingParams
 from octavo.scheduler.config import SchedulerConfig
@@ -53,6 +54,31 @@ def test_a_broken_plan_is_named(rows: list[SequenceSlice], starts: list[SlotStar
     check = PlanCheck(4, 10, 4)
     with pytest.raises(PlanError, match=message):
         check.check(StepPlan(tuple(rows), tuple(starts)))
+
+
+@pytest.mark.parametrize(
+    ("slots", "starts", "grown", "blocks", "message"),
+    [
+        ([0, 1], [5, 5], [], [], None),
+        ([0, 1], [8, 5], [0], [9], None),
+        ([0, 0], [5, 5], [], [], r"slots must differ and be in \[0, 4\), got \[0, 0\]"),
+        ([0, 4], [5, 5], [], [], "slots must differ"),
+        ([0, 1], [5, -1], [], [], "begin at 0 or later"),
+        ([0, 1], [5, 8], [0], [9], "slot 1 has room for 8 tokens, and would hold 9"),
+        ([0, 1], [8, 5], [0], [10], r"slot 0 must get blocks in \[0, 10\), got \[10\]"),
+    ],
+)
+def test_plain_rows_are_checked_too(
+    slots: list[int], starts: list[int], grown: list[int], blocks: list[int], message: str | None
+) -> None:
+    check = PlanCheck(4, 10, 4)
+    check.check(StepPlan((ROW, ROW._replace(slot=1, new_blocks=[5, 6])), (START,)))
+    plain = PlainRows(np.array(slots, np.int32), np.array(starts, np.int32), grown, blocks)
+    if message is None:
+        check.check(StepPlan((), plain=plain))
+    else:
+        with pytest.raises(PlanError, match=message):
+            check.check(StepPlan((), plain=plain))
 
 
 def test_an_engine_whose_plan_is_broken_ends_before_the_device_sees_it() -> None:

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from octavo.model.plan import SequenceSlice, SlotStart, StepPlan
+from octavo.model.plan import PlainRows, SequenceSlice, SlotStart, StepPlan
 from octavo.model.sampling_params import SamplingParams
 from octavo.model.step_inputs import (
     FROM_DEVICE,
@@ -66,7 +66,23 @@ def draw_plan(draw: st.DrawFn, sequences: dict[int, Sequence]) -> StepPlan:
         tokens = None if continues else draw(st.lists(st.integers(0, 9), min_size=length, max_size=length))
         rows.append(SequenceSlice(slot, start, length, tokens, new, continues or draw(st.booleans())))
     rows.sort(key=lambda row: row.length != 1)
-    return StepPlan(tuple(rows), tuple(starts))
+    return (
+        with_plain_rows(rows, tuple(starts)) if draw(st.booleans()) else StepPlan(tuple(rows), tuple(starts))
+    )
+
+
+def with_plain_rows(rows: list[SequenceSlice], starts: tuple[SlotStart, ...]) -> StepPlan:
+    """The same step; all that can be a plain row is one."""
+    begun = {start.slot for start in starts}
+    plain = [r for r in rows if r.tokens is None and len(r.new_blocks) < 2 and r.slot not in begun]
+    grown = [row for row in plain if row.new_blocks]
+    made = PlainRows(
+        np.array([row.slot for row in plain], np.int32),
+        np.array([row.start for row in plain], np.int32),
+        [row.slot for row in grown],
+        [row.new_blocks[0] for row in grown],
+    )
+    return StepPlan(tuple(row for row in rows if row not in plain), starts, plain=made)
 
 
 def expected_arrays(plan: StepPlan, tables: dict[int, list[int]]) -> dict[str, list[int]]:
