@@ -233,6 +233,6 @@ PRESETS = {
         _ready("-", None, None),
         _SMALL_FLAGS,
         vocab_size=49_152,
-        share=Goal("share of what products allow", lambda groups: None, must=0.6, less=False),
+        share=Goal("share of what products and argmax allow", lambda groups: None, must=0.6, less=False),
     ),
 }
