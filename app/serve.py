@@ -51,7 +51,7 @@ def run(engine: EngineConfig, server: ServerConfig, compiler: CompilerProcess | 
     compiler: see Start.
     """
     start = Start(compiler)
-    start.mark("interpreter and imports")
+    start.mark("installation, imports")  # scripts/serve becomes this process once it has installed
     set_up_logging(server.log_level, server.log_format)
     check_tracing(server.otlp_endpoint)
     raise_file_limit()
