@@ -18,7 +18,7 @@ CHECKS = (
 
 def test_every_answer_is_as_declared(tmp_path: Path) -> None:
     program = Path(sys.executable).parent / "schemathesis"
-    flags = ["--phases", "fuzzing", "--max-examples", "25", "--max-time", "15", "--seed", "1", "--no-shrink"]
+    flags = ["--phases", "fuzzing", "--max-examples", "25", "--max-time", "25", "--seed", "1", "--no-shrink"]
     flags += ["--suppress-health-check", "all", "--request-timeout", "60", "--no-color", "--warnings", "off"]
     with toy_server(tmp_path, latency=0.0) as server:
         done = subprocess.run(
